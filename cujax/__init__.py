@@ -1,0 +1,79 @@
+"""Contrastive machine unlearning in JAX: make a trained classifier forget, and measure how well it did.
+
+What is public, by name. Importing this starts no device and loads no data, checkpoint or plotting library.
+"""
+
+from cujax.checkpoints import (
+    Checkpoint,
+    CheckpointError,
+    Metadata,
+    describe_lineage,
+    import_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from cujax.data.batches import IndexBatch, Rows, gather, paired_batches
+from cujax.data.requests import (
+    ForgetClass,
+    ForgetClasses,
+    ForgetIds,
+    ForgetRandom,
+    ForgetWhere,
+    Split,
+    make_split,
+)
+from cujax.data.sources import Data, load_source
+from cujax.losses import contrastive_unlearning_loss
+from cujax.methods import ContrastiveUnlearning
+from cujax.model import (
+    Model,
+    Outputs,
+    Variables,
+    abstract_variables,
+    compute_embeddings,
+    from_function,
+    from_linen,
+    from_nnx,
+)
+from cujax.step import Batch, Examples, UnlearnState, make_unlearn_step, unlearn_step
+from cujax.unlearning import Loop, Unlearned
+
+__all__ = [
+    "Batch",
+    "Checkpoint",
+    "CheckpointError",
+    "ContrastiveUnlearning",
+    "Data",
+    "Examples",
+    "ForgetClass",
+    "ForgetClasses",
+    "ForgetIds",
+    "ForgetRandom",
+    "ForgetWhere",
+    "IndexBatch",
+    "Loop",
+    "Metadata",
+    "Model",
+    "Outputs",
+    "Rows",
+    "Split",
+    "UnlearnState",
+    "Unlearned",
+    "Variables",
+    "abstract_variables",
+    "compute_embeddings",
+    "contrastive_unlearning_loss",
+    "describe_lineage",
+    "from_function",
+    "from_linen",
+    "from_nnx",
+    "gather",
+    "import_checkpoint",
+    "load_checkpoint",
+    "load_source",
+    "make_split",
+    "make_unlearn_step",
+    "paired_batches",
+    "save_checkpoint",
+    "unlearn_step",
+]

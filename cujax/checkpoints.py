@@ -1,0 +1,280 @@
+"""Checkpoints through Orbax: parameters that know what they are, what they forgot, and whether they are intact.
+
+The only file that imports Orbax, and only when a checkpoint is written or read. A checkpoint is one Orbax directory;
+Orbax writes it under a temporary name and renames it, so that it is either whole or absent. Orbax does not notice
+damaged array data: a digest over every array and all metadata is kept and verified on loading.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cujax.data.requests import ids_digest
+from cujax.model import Model, PyTree, Variables, abstract_variables
+
+Kind = Literal["original", "retrained", "unlearned", "progress"]
+
+_METADATA_KEY = "cujax"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is damaged, incomplete, of another network, or not ours."""
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of what computes and stores parameters."""
+    return {name: version(name) for name in ("cujax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")}
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """A model that a checkpoint was made from.
+
+    Attributes:
+        kind: Its kind.
+        digest: Its checkpoint's digest.
+        request: What it had been asked to forget; "" for an original.
+        n_forgotten: How many ids it had forgotten in all.
+        forgotten_digest: The digest of those ids.
+    """
+
+    kind: Kind
+    digest: str
+    request: str
+    n_forgotten: int
+    forgotten_digest: str
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a checkpoint knows of itself; plain data, stored as JSON.
+
+    Attributes:
+        kind: "original", "retrained", "unlearned" or "progress".
+        source: Name of the data set.
+        source_version: What identifies its content.
+        config: The experiment's settings.
+        request: What was forgotten last, in words; "" for an original.
+        forgotten_ids: Ids of all that the model must not know, earlier requests included.
+        lineage: What it was made from, the original first.
+        record: How it was made: cost, and for an unlearned model the stop rule and its checks.
+        versions: Of the packages that made it.
+        created: When, in UTC.
+    """
+
+    kind: Kind
+    source: str = ""
+    source_version: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    request: str = ""
+    forgotten_ids: tuple[str, ...] = ()
+    lineage: tuple[Ancestor, ...] = ()
+    record: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=installed_versions)
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"kind must be one of {get_args(Kind)}, but is {self.kind!r}.")
+
+    @property
+    def parent_digest(self) -> str | None:
+        """The digest of the checkpoint that this one was made from."""
+        return self.lineage[-1].digest if self.lineage else None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was read and verified, or just written."""
+
+    variables: Variables
+    metadata: Metadata
+    digest: str
+
+    def as_ancestor(self) -> Ancestor:
+        """This checkpoint as the last entry of the lineage of what is made from it."""
+        ids = self.metadata.forgotten_ids
+        return Ancestor(self.metadata.kind, self.digest, self.metadata.request, len(ids), ids_digest(ids))
+
+
+def save_checkpoint(directory: str | Path, variables: Variables, metadata: Metadata) -> Checkpoint:
+    """Writes a checkpoint; when this returns it is complete on disk.
+
+    Args:
+        directory: Where; it must not exist yet.
+        variables: `(params, model_state)`, trees of arrays.
+        metadata: What it is.
+
+    Raises:
+        FileExistsError: if the directory exists. Nothing is ever overwritten.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    path = Path(directory).absolute()
+    if path.exists():
+        raise FileExistsError(
+            f"{path} exists, and checkpoints are never overwritten; choose another directory, or move it away."
+        )
+    variables = Variables(*variables)
+    arrays = _by_path(variables)
+    stored = {
+        "metadata": asdict(metadata),
+        "arrays": {name: _describe(array) for name, array in arrays.items()},
+    }
+    stored = json.loads(json.dumps(stored))
+    stored["digest"] = _digest(stored)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ocp.save(path, jax.tree.map(jnp.asarray, variables._asdict()), custom_metadata={_METADATA_KEY: stored})
+    return Checkpoint(variables, metadata, stored["digest"])
+
+
+def load_checkpoint(directory: str | Path, *, like: Variables | None = None) -> Checkpoint:
+    """Reads a checkpoint and verifies it, array by array.
+
+    Args:
+        directory: Where it lies.
+        like: Variables of the network it is for, concrete or abstract (`abstract_variables`): names and shapes are
+            compared, and the arrays come in that tree's structure. Without it they come as nested dicts.
+
+    Raises:
+        FileNotFoundError: if the directory does not exist.
+        CheckpointError: if it is not a checkpoint of this library, is damaged, or is of another network.
+    """
+    path = Path(directory).absolute()
+    tree, stored = _read(path)
+    if stored is None:
+        raise CheckpointError(
+            f"{path} was not written by cujax, so it has no digest to verify. If you trust it, read it with "
+            "cujax.import_checkpoint and save it with cujax.save_checkpoint."
+        )
+    arrays = _by_path(tree)
+    remedy = "the file was damaged after it was written. Restore it from a copy, or move it away and run again"
+    try:
+        if _digest(stored) != stored["digest"]:
+            raise CheckpointError(f"the metadata of {path} does not match its digest: {remedy}.")
+        damaged = [name for name, what in stored["arrays"].items() if _describe(arrays.get(name)) != what]
+        if damaged or arrays.keys() - stored["arrays"].keys():
+            raise CheckpointError(f"{damaged or 'an array'} in {path} does not match its digest: {remedy}.")
+        fields = dict(stored["metadata"])
+        fields["lineage"] = tuple(Ancestor(**ancestor) for ancestor in fields["lineage"])
+        fields["forgotten_ids"] = tuple(fields["forgotten_ids"])
+        metadata = Metadata(**fields)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"the metadata of {path} is incomplete ({error!r}): {remedy}.") from error
+    if like is not None:
+        tree = _conform(tree, like, str(path))
+    return Checkpoint(tree, metadata, stored["digest"])
+
+
+def import_checkpoint(source: str | Path | Mapping[str, Any], model: Model, image_shape: tuple[int, int, int]) -> Variables:
+    """Admits parameters that this library did not write, after comparing names and shapes with the model's own.
+
+    Args:
+        source: An Orbax directory, or a tree: `{"params": ..., "model_state": ...}`, flax's
+            `{"params": ..., "batch_stats": ...}`, or the parameters alone if the network keeps no other state.
+        model: The network they are for.
+        image_shape: `(H, W, C)` of its images.
+
+    Returns:
+        Variables of the model. Nothing vouches for them: there was no digest to verify.
+
+    Raises:
+        FileNotFoundError: if the directory does not exist.
+        CheckpointError: if it cannot be read, or a name or shape does not fit; the message lists them.
+    """
+    where = "the given tree"
+    if isinstance(source, str | Path):
+        where = str(Path(source).absolute())
+        source, _ = _read(Path(source).absolute())
+    like = abstract_variables(model, image_shape)
+    tree: Any = source._asdict() if isinstance(source, Variables) else source
+    if "params" not in tree:
+        tree = {"params": tree}
+    state = tree.get("model_state")
+    if state is None:
+        state = {name: value for name, value in tree.items() if name in like.model_state}
+    return _conform(Variables(tree["params"], state), like, where)
+
+
+def describe_lineage(checkpoint: Checkpoint) -> str:
+    """The chain from the original to this checkpoint, a line each."""
+    lines = []
+    for depth, model in enumerate((*checkpoint.metadata.lineage, checkpoint.as_ancestor())):
+        request = f"forgot {model.request}" if model.request else "nothing forgotten"
+        lines.append(
+            f"{'  ' * depth}{model.kind} {model.digest[:12]}: {request} ({model.n_forgotten} ids in all, "
+            f"digest {model.forgotten_digest[:12]})"
+        )
+    return "\n".join(lines)
+
+
+def _read(path: Path) -> tuple[Any, dict[str, Any] | None]:
+    """The arrays of an Orbax directory, and what `save_checkpoint` stored beside them, if it wrote it."""
+    from orbax.checkpoint import v1 as ocp
+
+    if not path.is_dir():
+        raise FileNotFoundError(f"checkpoint {path} does not exist or is not a directory.")
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    try:
+        found = ocp.metadata(path)
+        abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), found.metadata)
+        tree = ocp.load(path, abstract)
+    except Exception as error:  # Orbax raises many types, and hides the cause behind some of them
+        raise CheckpointError(
+            f"{path} cannot be read as an Orbax checkpoint ({type(error).__name__}: {str(error)[:200]}); it is damaged, "
+            "incomplete or something else. Restore it from a copy, or move it away and run again."
+        ) from error
+    stored = (found.custom_metadata or {}).get(_METADATA_KEY)
+    if stored is None:
+        return tree, None
+    if not isinstance(tree, Mapping) or not isinstance(stored, dict):
+        raise CheckpointError(f"{path} is damaged. Restore it from a copy, or move it away and run again.")
+    return Variables(tree.get("params", {}), tree.get("model_state") or {}), stored
+
+
+def _by_path(variables: PyTree) -> dict[str, Any]:
+    """Leaves by their path, such as "params/head/kernel"; lists and dicts with the same keys give the same paths."""
+    tree = variables._asdict() if isinstance(variables, Variables) else variables
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def _describe(array: Any) -> dict[str, Any] | None:
+    if array is None:
+        return None
+    values = np.asarray(array)
+    digest = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+    return {"dtype": str(values.dtype), "shape": list(values.shape), "sha256": digest}
+
+
+def _digest(stored: dict[str, Any]) -> str:
+    content = {name: value for name, value in stored.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _conform(variables: Variables, like: Variables, where: str) -> Variables:
+    """The arrays of `variables` in the structure of `like`, if names, shapes and dtypes agree."""
+    found, wanted = _by_path(variables), _by_path(like)
+    missing, surplus = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    differing = [
+        f"{name} is {found[name].dtype} {found[name].shape}, the network's is {leaf.dtype} {leaf.shape}"
+        for name, leaf in wanted.items()
+        if name in found and (found[name].shape, found[name].dtype) != (leaf.shape, leaf.dtype)
+    ]
+    if missing or surplus or differing:
+        lines = [f"{where} is of another network than the one given:"]
+        lines += [f"  missing: {', '.join(missing[:5])} ({len(missing)} in all)"] if missing else []
+        lines += [f"  unknown to the network: {', '.join(surplus[:5])} ({len(surplus)} in all)"] if surplus else []
+        lines += [f"  {line}" for line in differing[:5]]
+        raise CheckpointError("\n".join([*lines, "Give the network (--network) and data that it was trained with."]))
+    leaves = [jnp.asarray(found[name]) for name in wanted]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)

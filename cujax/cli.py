@@ -1,0 +1,98 @@
+"""Command lines: a configuration file, flags that override its fields, and errors that a person can act on."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from cujax.experiment import Experiment, Run, load_python_file, prepare
+from cujax.progress import bar
+
+INTERRUPTED = 130
+
+
+def main(work: Callable[[Run], None], *, configs: Path, description: str, arguments: Sequence[str] | None = None) -> int:
+    """Parses the command line, prepares the experiment, does the work, and gives the exit status.
+
+    Status 0: done. 1: the computation failed. 2: bad input, told before anything was computed. 130: interrupted.
+
+    Args:
+        work: What to do with the prepared run.
+        configs: Folder of the configurations that `--config NAME` finds.
+        description: What the script does; shown by `--help`.
+        arguments: The command line, `sys.argv[1:]` where not given.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        experiment = parse(arguments, configs=configs, description=description)
+        from cujax.sharding import unused_accelerator
+
+        warning = unused_accelerator()
+        if warning:
+            print(f"warning: {warning}", file=sys.stderr)
+        run = prepare(experiment, bar)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted before anything was computed.", file=sys.stderr)
+        return INTERRUPTED
+    try:
+        work(run)
+    except KeyboardInterrupt:
+        saved = sorted(path.name for path in (run.workdir / "checkpoints").glob("*") if "." not in path.name)
+        print(
+            f"\nInterrupted. Complete and kept in {run.workdir}: {', '.join(saved) or 'nothing yet'}. "
+            "Run the same command again to continue.",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+    except (FloatingPointError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse(arguments: Sequence[str], *, configs: Path, description: str) -> Experiment:
+    """The experiment that a command line describes.
+
+    Raises:
+        ValueError: if the configuration does not exist, or is not one.
+        SystemExit: with status 2, after a message, if flags are wrong; with 0 after `--help`.
+    """
+    names = sorted(path.stem for path in configs.glob("*.py") if path.stem != "__init__")
+    config, rest = _take_config(list(arguments), default="digits_class")
+    path = Path(config) if config.endswith(".py") else configs / f"{config}.py"
+    if not path.is_file():
+        raise ValueError(
+            f"configuration {config!r} does not exist; choose one of {', '.join(names)}, or give a path to your own .py "
+            "file with CONFIG = Experiment(...)."
+        )
+    default = getattr(load_python_file(path), "CONFIG", None)
+    if not isinstance(default, Experiment):
+        raise ValueError(f"{path} must define CONFIG = cujax.experiment.Experiment(...), but it does not.")
+    help_text = (
+        f"{description}\n\n--config NAME or PATH.py sets the defaults below (now: {config}; there are {', '.join(names)}); "
+        "give it first."
+    )
+    return tyro.cli(
+        Annotated[Experiment, tyro.conf.arg(name="")],
+        args=rest,
+        default=default,
+        description=help_text,
+        config=(tyro.conf.ConsolidateSubcommandArgs,),
+    )
+
+
+def _take_config(arguments: list[str], default: str) -> tuple[str, list[str]]:
+    """Takes `--config X` or `--config=X` off the arguments."""
+    for position, argument in enumerate(arguments):
+        if argument == "--config":
+            if position + 1 == len(arguments):
+                raise ValueError("--config needs a name or a path.")
+            return arguments[position + 1], arguments[:position] + arguments[position + 2 :]
+        if argument.startswith("--config="):
+            return argument.removeprefix("--config="), arguments[:position] + arguments[position + 1 :]
+    return default, arguments

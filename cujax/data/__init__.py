@@ -1,0 +1,1 @@
+"""Where images come from (`sources`), what to forget (`requests`), and how both are fed (`batches`)."""

@@ -1,0 +1,159 @@
+"""How images are fed: they stay on the device, a batch is an array of indices, and every draw comes from one key."""
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cujax.data.sources import Images, Source
+from cujax.step import Batch, Examples
+
+Augmentation = Literal["none", "crop", "crop_flip"]
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("images", "labels", "mean", "std"),
+    meta_fields=("augmentation",),
+)
+@dataclass(frozen=True)
+class DeviceImages:
+    """Images of one split on the device, not yet normalised.
+
+    Attributes:
+        images: `[n, H, W, C]` uint8, or float32 if already preprocessed.
+        labels: `[n]` int32.
+        mean: `[C]` float32 of pixels in [0, 1].
+        std: `[C]` float32, likewise.
+        augmentation: What is done to each image as it is drawn: "crop" pads it by an eighth of its side and crops at
+            random, "crop_flip" mirrors it at random besides.
+    """
+
+    images: jax.Array
+    labels: jax.Array
+    mean: jax.Array
+    std: jax.Array
+    augmentation: Augmentation = "none"
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=("indices", "mask"), meta_fields=())
+@dataclass(frozen=True)
+class Rows:
+    """`indices` `[B]` int32 of images, and `mask` `[B]` bool, False where a row only fills a short batch."""
+
+    indices: jax.Array | np.ndarray
+    mask: jax.Array | np.ndarray
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=("forget", "retain"), meta_fields=())
+@dataclass(frozen=True)
+class IndexBatch:
+    """A `Batch` before its images are gathered."""
+
+    forget: Rows
+    retain: Rows
+
+
+def to_device(source: Source, images: Images) -> DeviceImages:
+    """Places the images of one split of a source on the default device, as they are stored."""
+    return DeviceImages(
+        jnp.asarray(images.images), jnp.asarray(images.labels), jnp.asarray(source.mean), jnp.asarray(source.std)
+    )
+
+
+def preprocess(arrays: DeviceImages, rows: Rows, key: jax.Array) -> Examples:
+    """The rows as a network takes them: augmented, float32, normalised per channel.
+
+    Pure; compiled with what uses it. `key` is read where there is augmentation.
+    """
+    images = jnp.take(arrays.images, rows.indices, axis=0)
+    if arrays.augmentation != "none":
+        augment = functools.partial(_augment, flip=arrays.augmentation == "crop_flip")
+        images = jax.vmap(augment)(images, jax.random.split(key, len(images)))
+    if images.dtype == jnp.uint8:
+        mean, std = arrays.mean[None, None, None, :], arrays.std[None, None, None, :]
+        images = (images.astype(jnp.float32) * (1 / 255) - mean) / std
+    return Examples(images, jnp.take(arrays.labels, rows.indices), jnp.asarray(rows.mask))
+
+
+def _augment(image: jax.Array, key: jax.Array, *, flip: bool) -> jax.Array:
+    crop_key, flip_key = jax.random.split(key)
+    height, width, _ = image.shape
+    pad = (height // 8, width // 8)
+    offset = jax.random.randint(crop_key, (2,), 0, 2 * jnp.array(pad) + 1)
+    padded = jnp.pad(image, [(pad[0], pad[0]), (pad[1], pad[1]), (0, 0)])
+    cropped = jax.lax.dynamic_slice(padded, (offset[0], offset[1], 0), image.shape)
+    return jnp.where(jax.random.bernoulli(flip_key), cropped[:, ::-1], cropped) if flip else cropped
+
+
+def gather(arrays: DeviceImages, index_batch: IndexBatch, key: jax.Array) -> Batch:
+    """The `Batch` at some indices. Pure; compiled together with the step."""
+    forget_key, retain_key = jax.random.split(key)
+    return Batch(preprocess(arrays, index_batch.forget, forget_key), preprocess(arrays, index_batch.retain, retain_key))
+
+
+def batches_of_all(rows: np.ndarray, batch_size: int, key: jax.Array | None = None) -> Iterator[Rows]:
+    """Every row once, shuffled if a key is given, in batches of one static size.
+
+    The last batch, if short, is filled with rows of the same set, masked out: they pass through the network, and its
+    batch statistics, as real images do, and count in no loss.
+    """
+    order = np.asarray(rows if key is None else jax.random.permutation(key, rows), np.int32)
+    for start in range(0, len(order), batch_size):
+        indices = order[start : start + batch_size]
+        n = len(indices)
+        yield Rows(np.concatenate([indices, np.resize(order, batch_size - n)]), np.arange(batch_size) < n)
+
+
+def paired_batches(
+    forget: np.ndarray,
+    retain: np.ndarray,
+    *,
+    forget_batch_size: int,
+    retain_batch_size: int,
+    retain_draws: int,
+    forget_pass: int,
+    key: jax.Array,
+) -> Iterator[IndexBatch]:
+    """The index batches of one pass of Algorithm 1 over the forget set.
+
+    Every forget row comes once a pass, in fresh order; each forget batch is repeated `retain_draws` times (the paper's
+    omega), each time beside the next batch of a shuffled stream over the whole retain set, which goes on from pass to
+    pass and is shuffled anew each time around.
+
+    Args:
+        forget: Indices of the forget set.
+        retain: Indices of the retain set.
+        forget_batch_size: Rows of each forget batch; a smaller forget set is one batch.
+        retain_batch_size: Rows of each retain batch.
+        retain_draws: Retain batches for each forget batch.
+        forget_pass: The number of the pass, from 0.
+        key: The run's key; the same key gives the same batches, wherever one begins.
+
+    Raises:
+        ValueError: if the retain batch is larger than the retain set.
+    """
+    if retain_batch_size > len(retain):
+        raise ValueError(
+            f"retain_batch_size is {retain_batch_size}, but the retain set has only {len(retain)} images; "
+            f"make it at most {len(retain)}."
+        )
+    forget_key, retain_key = jax.random.split(key)
+    forget_batch_size = min(forget_batch_size, len(forget))
+    forget_batches = list(batches_of_all(forget, forget_batch_size, jax.random.fold_in(forget_key, forget_pass)))
+    draws_per_round = len(retain) // retain_batch_size
+    draw = forget_pass * len(forget_batches) * retain_draws
+    order, in_round = retain, -1
+    for forget_rows in forget_batches:
+        for _ in range(retain_draws):
+            if draw // draws_per_round != in_round:
+                in_round = draw // draws_per_round
+                order = np.asarray(jax.random.permutation(jax.random.fold_in(retain_key, in_round), retain), np.int32)
+            start = draw % draws_per_round * retain_batch_size
+            retain_rows = Rows(order[start : start + retain_batch_size], np.ones(retain_batch_size, bool))
+            yield IndexBatch(forget_rows, retain_rows)
+            draw += 1

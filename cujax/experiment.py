@@ -1,0 +1,364 @@
+"""An experiment from data to report: what the scripts run. Everything is checked before anything is computed.
+
+A run keeps all it makes in one folder. Each model is saved as soon as it is complete, so the same command continues
+where an interrupted one stopped, and a finished one only shows its report.
+"""
+
+import importlib.util
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from cujax.audit.rows import Answers
+from cujax.checkpoints import (
+    Ancestor,
+    Checkpoint,
+    CheckpointError,
+    Kind,
+    Metadata,
+    load_checkpoint,
+    save_checkpoint,
+)
+from cujax.data.batches import DeviceImages, to_device
+from cujax.data.requests import ForgetClass, Part, Request, Split, ids_digest, make_split
+from cujax.data.sources import Data, Source, load_source
+from cujax.inference import Predictions, predict
+from cujax.methods import ContrastiveUnlearning
+from cujax.metrics_file import MetricsFile
+from cujax.model import Model, Variables, abstract_variables
+from cujax.networks import NETWORKS
+from cujax.progress import Progress, silent
+from cujax.training import Trained, Trainer, Training
+from cujax.unlearning import Loop
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Train a classifier, make it forget, and compare it with models retrained from scratch.
+
+    Attributes:
+        data: Which images to learn from.
+        network: "cnn", "small_cnn", or your own as PATH.py:FUNCTION, where FUNCTION(num_classes) makes a cujax Model.
+        training: How the original and the retrained models are trained.
+        forget: What to forget.
+        method: How to forget it.
+        retrained: How many models to retrain from scratch for comparison; 0 for a plain deletion request.
+        retain_tolerance: Unlearning ends if validation accuracy on what stays falls by more than this.
+        seed: Of initialisation, order and everything else random.
+        workdir: Folder for checkpoints, metrics and the report.
+        original: Checkpoint to start from, original or unlearned earlier; trained here where not given.
+        tensorboard: Also write metrics as TensorBoard events (extra [tensorboard]).
+    """
+
+    data: Data = Data()  # noqa: RUF009 - frozen
+    network: str | Callable[[int], Model] = "small_cnn"
+    training: Training = Training()  # noqa: RUF009 - frozen
+    forget: Request = ForgetClass()  # noqa: RUF009 - frozen
+    method: ContrastiveUnlearning = ContrastiveUnlearning()  # noqa: RUF009 - frozen
+    retrained: int = 1
+    retain_tolerance: float = 0.05
+    seed: int = 0
+    workdir: str = "runs/experiment"
+    original: str | None = None
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        if self.retrained < 0:
+            raise ValueError(f"retrained must be 0 or more models, but is {self.retrained}.")
+        if not 0 < self.retain_tolerance <= 1:
+            raise ValueError(f"retain_tolerance must lie in (0, 1], but is {self.retain_tolerance}.")
+
+
+# Where something lies and how it is shown does not change what is computed.
+_NOT_IDENTITY = ("workdir", "tensorboard", "original")
+
+
+def describe(value: Any) -> Any:
+    """A configuration as plain data: dataclasses become dicts with a "type", functions their names."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {"type": type(value).__name__} | {item.name: describe(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, list | tuple):
+        return [describe(item) for item in value]
+    if callable(value):
+        return getattr(value, "__qualname__", repr(value))
+    return value
+
+
+def describe_request(request: Request) -> str:
+    """A request in a few words, such as "ForgetClass(label=5)"."""
+    parts = {name: value for name, value in describe(request).items() if name != "type" and value is not None}
+    return f"{type(request).__name__}({', '.join(f'{name}={value}' for name, value in parts.items())})"
+
+
+@dataclass
+class Run:
+    """An experiment that was checked and is ready to compute. Made by `prepare`."""
+
+    experiment: Experiment
+    source: Source
+    split: Split
+    model: Model
+    given_original: Checkpoint | None
+    progress: Progress = silent
+    checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
+
+    @property
+    def workdir(self) -> Path:
+        """The run's folder."""
+        return Path(self.experiment.workdir).expanduser()
+
+    @cached_property
+    def train_images(self) -> DeviceImages:
+        """The training images on the device."""
+        return to_device(self.source, self.source.train)
+
+    @cached_property
+    def test_images(self) -> DeviceImages:
+        """The test images on the device."""
+        return to_device(self.source, self.source.test)
+
+    def original(self) -> Checkpoint:
+        """The model that is to forget: given, made earlier, or trained now on forget and retain set."""
+        if self.given_original is not None:
+            return self.given_original
+        indices = np.sort(np.concatenate([self.split.forget.indices, self.split.retain.indices]))
+        return self._trained("original", "original", indices, fold=0)
+
+    def retrained(self) -> list[Checkpoint]:
+        """Models trained without the forget set, each with an initialisation and order of its own."""
+        return [
+            self._trained("retrained", f"retrained_{number}", self.split.retain.indices, fold=2 + number)
+            for number in range(self.experiment.retrained)
+        ]
+
+    def unlearned(self) -> Checkpoint:
+        """The model after unlearning."""
+
+        def make(log: MetricsFile) -> tuple[Variables, Metadata]:
+            original = self.original()
+            loop = Loop(self.train_images, self.experiment.retain_tolerance, self.progress, log)
+            result = self.experiment.method(self.model, original.variables, self.split, key=self._key(1), loop=loop)
+            metadata = self._metadata("unlearned", asdict(result.history))
+            return result.variables, metadata
+
+        return self._once("unlearned", make)
+
+    def answers(self, variables: Variables) -> Answers:
+        """What a model answers on each part of the split."""
+
+        def of_training_images(part: Part) -> Predictions:
+            return predict(self.model, variables, self.train_images, part.indices)
+
+        return Answers(
+            forget=of_training_images(self.split.forget),
+            retain=of_training_images(self.split.retain),
+            validation=of_training_images(self.split.validation),
+            test=predict(self.model, variables, self.test_images, self.split.test.indices),
+        )
+
+    def _key(self, fold: int) -> jax.Array:
+        return jax.random.fold_in(jax.random.key(self.experiment.seed), fold)
+
+    def _trained(self, kind: Kind, name: str, indices: np.ndarray, fold: int) -> Checkpoint:
+        def make(log: MetricsFile) -> tuple[Variables, Metadata]:
+            trainer = Trainer(self.experiment.training, self.train_images, self.progress, log)
+            trained: Trained = trainer.train(self.model, indices, self._key(fold), description=f"training {name}")
+            return trained.variables, self._metadata(kind, {"cost": asdict(trained.cost)})
+
+        return self._once(name, make)
+
+    def _once(self, name: str, make: Callable[[MetricsFile], tuple[Variables, Metadata]]) -> Checkpoint:
+        """The checkpoint of this name: as in memory, as saved, or made and saved now."""
+        if name not in self.checkpoints:
+            path = self.workdir / "checkpoints" / name
+            if path.exists():
+                like = abstract_variables(self.model, self.source.train.images.shape[1:])
+                self.checkpoints[name] = load_checkpoint(path, like=like)
+            else:
+                with MetricsFile(self.workdir / "metrics" / f"{name}.jsonl", self.experiment.tensorboard) as log:
+                    variables, metadata = make(log)
+                self.checkpoints[name] = save_checkpoint(path, variables, metadata)
+        return self.checkpoints[name]
+
+    def _metadata(self, kind: Kind, record: dict[str, Any]) -> Metadata:
+        ids = self.split.previously_forgotten.ids.tolist()
+        lineage: tuple[Ancestor, ...] = ()
+        if kind == "unlearned":
+            parent = self.original()
+            lineage = (*parent.metadata.lineage, parent.as_ancestor())
+        if kind != "original":
+            ids += self.split.forget.ids.tolist()
+        return Metadata(
+            kind,
+            self.source.name,
+            self.source.version,
+            describe(self.experiment),
+            request="" if kind == "original" else describe_request(self.experiment.forget),
+            forgotten_ids=tuple(ids),
+            lineage=lineage,
+            record=record,
+        )
+
+
+def prepare(experiment: Experiment, progress: Progress = silent) -> Run:
+    """Reads the data, resolves the request and checks everything that can be checked before computing.
+
+    Args:
+        experiment: What to run.
+        progress: Shows progress.
+
+    Raises:
+        ValueError: if the data, the request, the network, a batch size or the given original do not fit together.
+        FileNotFoundError: if data, a file of ids or a checkpoint is not there.
+        FileExistsError: if the workdir holds another experiment, or something else.
+    """
+    if experiment.tensorboard and importlib.util.find_spec("tensorboardX") is None:
+        raise ValueError("tensorboard needs tensorboardX: run the command as uv run --extra tensorboard ...")
+    source = load_source(experiment.data, progress)
+    model = build_model(experiment.network, source.num_classes)
+    image_shape = source.train.images.shape[1:]
+    like = abstract_variables(model, image_shape)
+    if model.num_classes < source.num_classes:
+        raise ValueError(
+            f"{source.name} has {source.num_classes} classes, but the network has {model.num_classes} logits; give a "
+            f"network with at least {source.num_classes}."
+        )
+    given = None
+    if experiment.original is not None:
+        given = load_checkpoint(experiment.original, like=like)
+        _check_given_original(given, source, experiment)
+    split = make_split(source, experiment.forget, given.metadata.forgotten_ids if given else ())
+    _check_batch_sizes(experiment, split, trains_original=given is None)
+    run = Run(experiment, source, split, model, given, progress)
+    _claim_workdir(run)
+    return run
+
+
+def build_model(network: str | Callable[[int], Model], num_classes: int) -> Model:
+    """The network of an experiment.
+
+    Raises:
+        ValueError: if the name is unknown, or what it names is not a function that makes a `Model`.
+        FileNotFoundError: if the file is not there.
+    """
+    make: Any = network
+    if isinstance(network, str):
+        path, separator, name = network.rpartition(":")
+        if network in NETWORKS:
+            make = NETWORKS[network]
+        elif not separator or not path.endswith(".py"):
+            raise ValueError(
+                f"network {network!r} is unknown; choose one of {', '.join(sorted(NETWORKS))}, or give your own as "
+                "PATH.py:FUNCTION."
+            )
+        else:
+            module = load_python_file(Path(path))
+            make = getattr(module, name, None)
+            if make is None:
+                raise ValueError(f"{path} defines no {name}; it must be a function of the number of classes.")
+    model = make(num_classes) if callable(make) else make
+    if not isinstance(model, Model):
+        raise ValueError(
+            f"network {network!r} must be a function that, given the number of classes, returns a cujax Model (from_linen, "
+            f"from_nnx or from_function), but it gives {type(model).__name__}."
+        )
+    return model
+
+
+def load_python_file(path: Path) -> Any:
+    """Imports a Python file that the user named: a configuration or a network."""
+    if not path.is_file():
+        raise FileNotFoundError(f"file {path} does not exist.")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _check_given_original(given: Checkpoint, source: Source, experiment: Experiment) -> None:
+    metadata, where = given.metadata, experiment.original
+    if metadata.kind not in ("original", "unlearned", "retrained"):
+        raise CheckpointError(f"{where} is a {metadata.kind} checkpoint of an unfinished run; it cannot be unlearned.")
+    expected = (source.name, source.version)
+    if metadata.source and (metadata.source, metadata.source_version) != expected:
+        raise ValueError(
+            f"{where} was trained on {metadata.source} ({metadata.source_version}), but the data is {source.name} "
+            f"({source.version}); its samples cannot be told apart in other data. Give the data it was trained on."
+        )
+    trained_with = metadata.config.get("data", {})
+    for name in ("limit", "label_noise", "label_noise_seed"):
+        now = getattr(experiment.data, name)
+        if name in trained_with and trained_with[name] != now:
+            raise ValueError(
+                f"{where} was trained with --data.{name.replace('_', '-')} {trained_with[name]}, but it is {now} now; "
+                "give the same, so that the samples it saw are known."
+            )
+
+
+def _check_batch_sizes(experiment: Experiment, split: Split, *, trains_original: bool) -> None:
+    n_retain = len(split.retain)
+    if experiment.method.retain_batch_size > n_retain:
+        raise ValueError(
+            f"method.retain_batch_size is {experiment.method.retain_batch_size}, but the retain set has only {n_retain} "
+            f"images; make it at most {n_retain}."
+        )
+    smallest = n_retain if experiment.retrained else n_retain + len(split.forget)
+    if (trains_original or experiment.retrained) and experiment.training.batch_size > smallest:
+        raise ValueError(
+            f"training.batch_size is {experiment.training.batch_size}, but there are only {smallest} images to train on; "
+            f"make it at most {smallest}."
+        )
+
+
+def _claim_workdir(run: Run) -> None:
+    """Writes the configuration into the workdir, or checks that it is the one that is there."""
+    identity = {name: value for name, value in describe(run.experiment).items() if name not in _NOT_IDENTITY}
+    identity["data"].pop("data_dir")
+    identity |= {
+        "source_version": run.source.version,
+        "forget_digest": run.split.digest,
+        "previously_forgotten_digest": ids_digest(run.split.previously_forgotten.ids.tolist()),
+        "original_digest": run.given_original.digest if run.given_original else None,
+    }
+    identity = json.loads(json.dumps(identity))
+    workdir, path = run.workdir, run.workdir / "config.json"
+    if path.is_file():
+        earlier = _flat(json.loads(path.read_text("utf-8")))
+        now = _flat(identity)
+        differing = [
+            f"  {name}: {earlier.get(name)} there, {now.get(name)} now"
+            for name in sorted(earlier.keys() | now.keys())
+            if earlier.get(name) != now.get(name)
+        ]
+        if differing:
+            raise FileExistsError(
+                f"workdir {workdir} holds a run of another configuration:\n" + "\n".join(differing) + "\n"
+                f"Give this one a folder of its own, such as --workdir {workdir}-2."
+            )
+    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise FileExistsError(
+            f"workdir {workdir} is not empty and holds no run of cujax; give another folder with --workdir."
+        )
+    else:
+        workdir.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(identity, indent=2) + "\n", "utf-8")
+        if run.source.redrawn_ids:
+            (workdir / "redrawn_ids.txt").write_text("\n".join(run.source.redrawn_ids) + "\n", "utf-8")
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {
+        name: value
+        for key, child in tree.items()
+        for name, value in _flat(child, f"{prefix}.{key}" if prefix else key).items()
+    }

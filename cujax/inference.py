@@ -1,0 +1,57 @@
+"""What a model answers, in eval mode, for any number of images."""
+
+import functools
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from cujax.data.batches import DeviceImages, Rows, batches_of_all, preprocess
+from cujax.model import Model, Outputs, Variables
+
+_LARGEST_BATCH = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """A model's outputs on some images, with their labels.
+
+    Attributes:
+        logits: `[n, C]` float32.
+        embeddings: `[n, d]` float32.
+        labels: `[n]` int32.
+    """
+
+    logits: np.ndarray
+    embeddings: np.ndarray
+    labels: np.ndarray
+
+    def take(self, rows: np.ndarray) -> "Predictions":
+        """The predictions at some rows (indices or a mask)."""
+        return Predictions(self.logits[rows], self.embeddings[rows], self.labels[rows])
+
+
+def predict(model: Model, variables: Variables, arrays: DeviceImages, indices: np.ndarray) -> Predictions:
+    """Runs the model on `arrays` at `indices`, in their order, in batches of one static size.
+
+    Batches are powers of two, so that sets of all sizes share a few compilations.
+    """
+    logits, embeddings = [], []
+    batch_size = min(_LARGEST_BATCH, 1 << max(len(indices) - 1, 0).bit_length())
+    for rows in batches_of_all(indices, batch_size):
+        outputs = _forward(model, variables, arrays, rows)
+        counted = np.asarray(rows.mask)
+        logits.append(np.asarray(outputs.logits, np.float32)[counted])
+        embeddings.append(np.asarray(outputs.embedding, np.float32)[counted])
+    labels = np.asarray(arrays.labels)[indices]
+    if not logits:
+        return Predictions(np.zeros((0, model.num_classes), np.float32), np.zeros((0, 0), np.float32), labels)
+    return Predictions(np.concatenate(logits), np.concatenate(embeddings), labels)
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _forward(model: Model, variables: Variables, arrays: DeviceImages, rows: Rows) -> Outputs:
+    # Evaluation never augments, so no randomness is drawn.
+    examples = preprocess(arrays, rows, jax.random.key(0))
+    outputs, _ = model.apply(*variables, examples.images, train=False)
+    return outputs

@@ -1,0 +1,204 @@
+"""Pure losses: arrays in, a float32 scalar out.
+
+Everything here is computed in float32 whatever the dtype of the arguments, takes masks, and stays finite in value and
+in gradient for every input whose counted rows are finite. Nothing here knows about networks, data or devices.
+"""
+
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+Denominator = Literal["paper", "official"]
+
+# Embeddings with no entry larger than this count as zero: below it 1 / norm, times 1 / temperature, leaves float32.
+_ZERO_NORM = 1e-30
+
+
+def normalize(embeddings: ArrayLike) -> jax.Array:
+    """Scales each row to unit L2 norm, in float32; rows of zero norm stay zero and pass no gradient.
+
+    Each row is divided by its largest entry first, so that no square overflows or underflows.
+
+    Args:
+        embeddings: `[..., d]`, any floating dtype.
+
+    Returns:
+        `[..., d]` float32.
+
+    >>> normalize(jnp.array([[3.0, 4.0], [0.0, 0.0], [3e-20, 4e-20]]))
+    Array([[0.6, 0.8],
+           [0. , 0. ],
+           [0.6, 0.8]], dtype=float32)
+    """
+    embeddings = jnp.asarray(embeddings).astype(jnp.float32)
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(embeddings), axis=-1, keepdims=True))
+    nonzero = largest > _ZERO_NORM
+    scaled = jnp.where(nonzero, embeddings / jnp.where(nonzero, largest, 1.0), 0.0)
+    squared_norm = jnp.sum(scaled * scaled, axis=-1, keepdims=True)
+    return scaled * jax.lax.rsqrt(jnp.where(nonzero, squared_norm, 1.0))
+
+
+def contrastive_unlearning_loss(
+    forget_embeddings: ArrayLike,
+    forget_labels: ArrayLike,
+    retain_embeddings: ArrayLike,
+    retain_labels: ArrayLike,
+    *,
+    temperature: ArrayLike = 0.7,
+    denominator: Denominator = "paper",
+    forget_mask: ArrayLike | None = None,
+    retain_mask: ArrayLike | None = None,
+) -> jax.Array:
+    r"""The contrastive unlearning loss of Lee et al., which pushes forget samples out of their own class.
+
+    With L2-normalised embeddings, `s_ij = z_i · z_j / temperature`, and for a forget sample (anchor) i the positives
+    `P_i` (retain rows of its class) and negatives `N_i` (retain rows of other classes), the loss of an anchor is
+
+    - Equation 5: `logsumexp_{p in P_i} s_ip - mean_{a in N_i} s_ia`: away from its class, towards the others;
+    - Equation 6, where `P_i` is empty, as for every anchor when a whole class is forgotten:
+      `log |N_i| - mean_{a in N_i} s_ia`.
+
+    The result is the mean over the anchors that count. Gradients flow into both sets of embeddings.
+
+    | case | contribution |
+    |---|---|
+    | anchor or retain row masked out | exactly 0, whatever it holds, NaN included |
+    | no negatives in the retain batch | the anchor contributes 0 and does not count |
+    | no anchor that counts | the loss is 0 |
+    | embedding of zero norm | similarity 0, gradient 0 |
+
+    Memory is O(B_f · B_r + (B_f + B_r) · d).
+
+    Args:
+        forget_embeddings: `[B_f, d]`, any floating dtype; need not be normalised.
+        forget_labels: `[B_f]` integer.
+        retain_embeddings: `[B_r, d]`.
+        retain_labels: `[B_r]` integer.
+        temperature: Positive scalar; may be traced. At least 0.01 for the stated precision.
+        denominator: "paper" is the loss above. "official" is what the authors' code computes: the first term times
+            `B_r / |N_i|` (B_r the number of retain rows that count), and 0 where there are no positives.
+        forget_mask: `[B_f]` bool, True where the row counts; all rows where not given.
+        retain_mask: `[B_r]` bool, likewise.
+
+    Returns:
+        A float32 scalar.
+
+    Raises:
+        ValueError: if shapes do not fit, `temperature` is a Python number and not positive, or `denominator` is unknown.
+
+    Reference:
+        Lee et al., "Contrastive Unlearning: A Contrastive Approach to Machine Unlearning", IJCAI 2025,
+        arXiv:2401.10458, Equations 5 and 6.
+
+    >>> own, other = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]])
+    >>> retain, labels = jnp.concatenate([own, other]), jnp.array([3, 7])
+    >>> loss = lambda forget: contrastive_unlearning_loss(forget, jnp.array([3]), retain, labels, temperature=0.5)
+    >>> print(loss(own), loss(other))  # an embedding among its own class; one that has left it
+    2.0 -2.0
+    """
+    losses, counts = anchor_losses(
+        forget_embeddings,
+        forget_labels,
+        retain_embeddings,
+        retain_labels,
+        temperature=temperature,
+        denominator=denominator,
+        forget_mask=forget_mask,
+        retain_mask=retain_mask,
+    )
+    return masked_mean(losses, counts)
+
+
+def anchor_losses(
+    forget_embeddings: ArrayLike,
+    forget_labels: ArrayLike,
+    retain_embeddings: ArrayLike,
+    retain_labels: ArrayLike,
+    *,
+    temperature: ArrayLike,
+    denominator: Denominator,
+    forget_mask: ArrayLike | None,
+    retain_mask: ArrayLike | None,
+) -> tuple[jax.Array, jax.Array]:
+    """The terms whose mean is `contrastive_unlearning_loss`, whose arguments these are.
+
+    Returns:
+        `[B_f]` float32 loss of each anchor, 0 where it does not count, and `[B_f]` bool, whether it counts.
+    """
+    forget_z, retain_z = jnp.asarray(forget_embeddings), jnp.asarray(retain_embeddings)
+    forget_y, retain_y = jnp.asarray(forget_labels), jnp.asarray(retain_labels)
+    forget_counts = _mask_or_ones("forget", forget_z, forget_y, forget_mask)
+    retain_counts = _mask_or_ones("retain", retain_z, retain_y, retain_mask)
+    if forget_z.shape[1] != retain_z.shape[1]:
+        raise ValueError(
+            f"forget and retain embeddings must have the same width, but have {forget_z.shape[1]} and {retain_z.shape[1]}."
+        )
+    if isinstance(temperature, int | float) and not temperature > 0:
+        raise ValueError(f"temperature must be positive, but is {temperature}; the paper uses 0.7.")
+    if denominator not in get_args(Denominator):
+        raise ValueError(f"denominator must be one of {get_args(Denominator)}, but is {denominator!r}.")
+
+    forget_z = normalize(jnp.where(forget_counts[:, None], forget_z, 0))
+    retain_z = normalize(jnp.where(retain_counts[:, None], retain_z, 0))
+    similarity = jnp.matmul(forget_z, retain_z.T, precision=jax.lax.Precision.HIGHEST)
+    similarity = similarity / jnp.asarray(temperature, jnp.float32)
+    same_class = forget_y[:, None] == retain_y[None, :]
+    positives = same_class & retain_counts[None, :]
+    negatives = ~same_class & retain_counts[None, :]
+    n_negatives = jnp.sum(negatives, axis=1).astype(jnp.float32)
+    has_positives = jnp.any(positives, axis=1)
+    counts = forget_counts & (n_negatives > 0)
+
+    # A row without positives runs through logsumexp whole and is then discarded: an empty one would have gradient NaN.
+    among = positives | ~has_positives[:, None]
+    push = jax.nn.logsumexp(jnp.where(among, similarity, -jnp.inf), axis=1)
+    safe_n_negatives = jnp.maximum(n_negatives, 1.0)
+    if denominator == "paper":
+        push = jnp.where(has_positives, push, jnp.log(safe_n_negatives))
+    else:
+        n_retain = jnp.sum(retain_counts).astype(jnp.float32)
+        push = jnp.where(has_positives, push * (n_retain / safe_n_negatives), 0.0)
+    pull = jnp.sum(jnp.where(negatives, similarity, 0.0), axis=1) / safe_n_negatives
+    return jnp.where(counts, push - pull, 0.0), counts
+
+
+def cross_entropy(logits: ArrayLike, labels: ArrayLike, mask: ArrayLike | None = None) -> jax.Array:
+    """Mean softmax cross-entropy over the rows that count; 0 where none does.
+
+    Args:
+        logits: `[B, C]`, any floating dtype.
+        labels: `[B]` integer in `[0, C)`.
+        mask: `[B]` bool, True where the row counts; all rows where not given. Other rows may hold NaN.
+
+    Returns:
+        A float32 scalar, in nats.
+
+    >>> print(cross_entropy(jnp.array([[0.0, 0.0], [jnp.nan, 0.0]]), jnp.array([1, 0]), jnp.array([True, False])))
+    0.6931472
+    """
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    counts = _mask_or_ones("cross-entropy", logits, labels, mask)
+    log_probabilities = jax.nn.log_softmax(jnp.where(counts[:, None], logits, 0).astype(jnp.float32))
+    losses = -jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)[:, 0]
+    return masked_mean(losses, counts)
+
+
+def masked_mean(values: jax.Array, counts: jax.Array) -> jax.Array:
+    """Mean of the values (`[B]`) that count (`[B]` bool), in float32; 0 where none does."""
+    total = jnp.sum(jnp.where(counts, values, 0).astype(jnp.float32))
+    return total / jnp.maximum(jnp.sum(counts), 1).astype(jnp.float32)
+
+
+def _mask_or_ones(name: str, rows: jax.Array, labels: jax.Array, mask: ArrayLike | None) -> jax.Array:
+    """The mask as an array, all True where it is not given, after checking that rows, labels and mask fit."""
+    mask = jnp.ones(labels.shape, bool) if mask is None else jnp.asarray(mask)
+    if rows.ndim != 2 or labels.shape != rows.shape[:1] or mask.shape != labels.shape:
+        raise ValueError(
+            f"{name} rows must be [batch, width] with labels and mask of shape [batch], "
+            f"but the shapes are {rows.shape}, {labels.shape} and {mask.shape}."
+        )
+    if mask.dtype != jnp.bool_:
+        raise ValueError(f"the {name} mask must be bool (True where a row counts), but is {mask.dtype}.")
+    return mask

@@ -1,0 +1,246 @@
+"""The unlearning step: one optimiser update on a batch of forget and retain samples. Pure, and jitted.
+
+State in, state out: `make_unlearn_step` gives the pure function for those who compile it themselves, `unlearn_step` is
+the same, compiled, with its state donated. Many-device placement, data and the outer loop are elsewhere.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cujax.losses import Denominator, anchor_losses, cross_entropy, masked_mean
+from cujax.model import Model, Outputs, PyTree
+
+if TYPE_CHECKING:
+    from cujax.methods.contrastive import ContrastiveUnlearning
+
+BatchNorm = Literal["joint", "retain_only", "frozen"]
+Metrics = dict[str, jax.Array]
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=("images", "labels", "mask"), meta_fields=())
+@dataclass(frozen=True)
+class Examples:
+    """Preprocessed samples.
+
+    Attributes:
+        images: `[B, H, W, C]` float32.
+        labels: `[B]` int32.
+        mask: `[B]` bool, True where the row counts in losses and metrics. The other rows fill a short batch: they pass
+            through the network like any other. None: all rows count.
+    """
+
+    images: jax.Array
+    labels: jax.Array
+    mask: jax.Array | None = None
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=("forget", "retain"), meta_fields=())
+@dataclass(frozen=True)
+class Batch:
+    """Samples to forget beside samples to keep."""
+
+    forget: Examples
+    retain: Examples
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("step", "params", "model_state", "opt_state", "key"),
+    meta_fields=(),
+)
+@dataclass(frozen=True)
+class UnlearnState:
+    """All that a step changes, and the key from which its randomness comes.
+
+    Attributes:
+        step: int32 scalar, the number of updates made.
+        params: The network's parameters.
+        model_state: Its batch statistics, `{}` if there are none.
+        opt_state: The optimiser's state.
+        key: One typed key for the whole run; step n uses `fold_in(key, n)`.
+    """
+
+    step: jax.Array
+    params: PyTree
+    model_state: PyTree
+    opt_state: PyTree
+    key: jax.Array
+
+    @classmethod
+    def create(cls, params: PyTree, model_state: PyTree, tx: optax.GradientTransformation, key: jax.Array) -> Self:
+        """The state before the first step.
+
+        Arrays are copied, because the jitted step donates its state, and donation deletes the original.
+
+        Raises:
+            ValueError: if `key` is not a typed key (`jax.random.key(0)`).
+        """
+        if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+            raise ValueError(f"key must be a typed key such as jax.random.key(0), but its dtype is {key.dtype}.")
+        params, model_state, key = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), (params, model_state, key))
+        return cls(jnp.zeros((), jnp.int32), params, model_state, tx.init(params), key)
+
+
+class LossWeights(NamedTuple):
+    """The traced part of a `ContrastiveUnlearning`: changing these does not compile anew."""
+
+    unlearn_weight: float | jax.Array
+    retain_weight: float | jax.Array
+    temperature: float | jax.Array
+
+
+Step = Callable[[UnlearnState, Batch], tuple[UnlearnState, Metrics]]
+
+
+def make_unlearn_step(model: Model, tx: optax.GradientTransformation, config: "ContrastiveUnlearning") -> Step:
+    """The pure update of Algorithm 1: un-jitted, un-donated.
+
+    The objective is Equation 7 of Lee et al. (arXiv:2401.10458),
+    `config.unlearn_weight · contrastive_unlearning_loss + config.retain_weight · cross-entropy of the retain batch`.
+
+    Returns:
+        `step(state, batch) -> (state, metrics)`. Metrics are float32 scalars: `loss`, `contrastive_loss`,
+        `retain_loss`, `forget_accuracy`, `retain_accuracy` (of the batch, before the update), `gradient_norm`, and
+        `finite`, bool: where the loss or a gradient is not finite, the state is returned as it was.
+
+        It is a `jax.tree_util.Partial`: passed to a compiled function as an argument, its weights and temperature are
+        traced, and the rest is compared by value.
+    """
+    weights = LossWeights(config.unlearn_weight, config.retain_weight, config.temperature)
+    return jax.tree_util.Partial(_UnlearnStep(model, tx, config.denominator, config.batch_norm), weights)
+
+
+def unlearn_step(
+    state: UnlearnState,
+    batch: Batch,
+    *,
+    model: Model,
+    tx: optax.GradientTransformation,
+    config: "ContrastiveUnlearning",
+) -> tuple[UnlearnState, Metrics]:
+    """`make_unlearn_step(model, tx, config)(state, batch)`, compiled, its state donated.
+
+    One compilation serves every setting of the loss weights and the temperature. Donated arrays are gone after the
+    call: keep no reference to `state`, use the one that is returned.
+
+    Args:
+        state: From `UnlearnState.create`, or from the step before.
+        batch: Samples to forget and to retain, of the same shapes in every call.
+        model: The network.
+        tx: The optimiser, such as `config.optimizer()`. Build it once: two calls of `optax.sgd` are two values to jit.
+        config: The method's settings.
+
+    Returns:
+        The new state and the metrics of `make_unlearn_step`.
+    """
+    return _jitted(make_unlearn_step(model, tx, config), state, batch)
+
+
+@functools.partial(jax.jit, donate_argnums=1)
+def _jitted(step: Step, state: UnlearnState, batch: Batch) -> tuple[UnlearnState, Metrics]:
+    return step(state, batch)
+
+
+@dataclass(frozen=True)
+class _UnlearnStep:
+    """The static part of the step; equal values are one compilation."""
+
+    model: Model
+    tx: optax.GradientTransformation
+    denominator: Denominator
+    batch_norm: BatchNorm
+
+    def __call__(self, weights: LossWeights, state: UnlearnState, batch: Batch) -> tuple[UnlearnState, Metrics]:
+        key = jax.random.fold_in(state.key, state.step)
+
+        def objective(params: PyTree) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
+            forget, retain, model_state = apply_to_batch(self.model, params, state.model_state, batch, key, self.batch_norm)
+            losses, counts = anchor_losses(
+                forget.embedding,
+                batch.forget.labels,
+                retain.embedding,
+                batch.retain.labels,
+                temperature=weights.temperature,
+                denominator=self.denominator,
+                forget_mask=batch.forget.mask,
+                retain_mask=batch.retain.mask,
+            )
+            contrastive_loss = masked_mean(losses, counts)
+            retain_loss = cross_entropy(retain.logits, batch.retain.labels, batch.retain.mask)
+            loss = weights.unlearn_weight * contrastive_loss + weights.retain_weight * retain_loss
+            metrics = {
+                "loss": loss,
+                "contrastive_loss": contrastive_loss,
+                "retain_loss": retain_loss,
+                "forget_accuracy": accuracy(forget.logits, batch.forget),
+                "retain_accuracy": accuracy(retain.logits, batch.retain),
+            }
+            return loss, (model_state, metrics)
+
+        gradients, (model_state, metrics) = jax.grad(objective, has_aux=True)(state.params)
+        return update(self.tx, state, gradients, model_state, metrics)
+
+
+def apply_to_batch(
+    model: Model, params: PyTree, model_state: PyTree, batch: Batch, key: jax.Array, batch_norm: BatchNorm
+) -> tuple[Outputs, Outputs, PyTree]:
+    """Passes forget and retain rows through the network.
+
+    Args:
+        model: The network.
+        params: Its parameters.
+        model_state: Its batch statistics.
+        batch: Both sets of rows.
+        key: Randomness of dropout.
+        batch_norm: "joint": one batch in train mode, normalised by the statistics of both. "retain_only": two passes
+            in train mode, each normalised by its own, of which only the retain pass moves the running statistics.
+            "frozen": both in eval mode; the running statistics stay.
+
+    Returns:
+        Outputs of the forget rows and of the retain rows, and the new model state.
+    """
+    if batch_norm == "retain_only":
+        forget_key, retain_key = jax.random.split(key)
+        forget, _ = model.apply(params, model_state, batch.forget.images, train=True, key=forget_key)
+        retain, new_state = model.apply(params, model_state, batch.retain.images, train=True, key=retain_key)
+        return forget, retain, new_state
+    images = jnp.concatenate([batch.forget.images, batch.retain.images])
+    outputs, new_state = model.apply(params, model_state, images, train=batch_norm == "joint", key=key)
+    n_forget = batch.forget.images.shape[0]
+    forget = jax.tree.map(lambda rows: rows[:n_forget], outputs)
+    retain = jax.tree.map(lambda rows: rows[n_forget:], outputs)
+    return forget, retain, new_state
+
+
+def update(
+    tx: optax.GradientTransformation,
+    state: UnlearnState,
+    gradients: PyTree,
+    model_state: PyTree,
+    metrics: Metrics,
+) -> tuple[UnlearnState, Metrics]:
+    """Takes one optimiser step, unless `metrics["loss"]` or a gradient is not finite: then the state stays as it was.
+
+    Returns:
+        The state, and the metrics with `gradient_norm` and `finite` added.
+    """
+    leaves = [metrics["loss"], *jax.tree.leaves(gradients)]
+    finite = functools.reduce(jnp.logical_and, [jnp.all(jnp.isfinite(leaf)) for leaf in leaves])
+    updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    stepped = UnlearnState(state.step + 1, params, model_state, opt_state, state.key)
+    state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), stepped, state)
+    return state, {**metrics, "gradient_norm": optax.tree.norm(gradients), "finite": finite}
+
+
+def accuracy(logits: jax.Array, examples: Examples) -> jax.Array:
+    """The share of rows that count whose largest logit is their label's; a float32 scalar."""
+    correct = jnp.argmax(logits, axis=1) == examples.labels
+    mask = jnp.ones_like(correct) if examples.mask is None else examples.mask
+    return masked_mean(correct, mask)

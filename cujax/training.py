@@ -1,0 +1,137 @@
+"""Supervised training: the original model, and models retrained without the forget set, by one recipe."""
+
+import functools
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import jax
+import numpy as np
+import optax
+
+from cujax.data.batches import Augmentation, DeviceImages, batches_of_all, preprocess
+from cujax.losses import cross_entropy
+from cujax.model import Model, PyTree, Variables
+from cujax.progress import Progress, silent
+from cujax.step import Examples, Metrics, Step, UnlearnState, accuracy, update
+from cujax.stepping import Cost, Log, NotFiniteError, Stepper
+
+
+@dataclass(frozen=True)
+class Training:
+    """The recipe of supervised training.
+
+    Attributes:
+        epochs: Passes over the training images.
+        batch_size: Images a step.
+        optimizer: "adam" (decoupled weight decay), or "sgd" with Nesterov-free momentum 0.9.
+        learning_rate: At the start; it falls to 0 along half a cosine.
+        weight_decay: Strength of L2 decay.
+        augmentation: "none", "crop" or "crop_flip".
+    """
+
+    epochs: int = 20
+    batch_size: int = 64
+    optimizer: Literal["adam", "sgd"] = "adam"
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.0
+    augmentation: Augmentation = "none"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"training.{name} must be at least 1, but is {getattr(self, name)}.")
+        if not self.learning_rate > 0:
+            raise ValueError(f"training.learning_rate must be positive, but is {self.learning_rate}.")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"training.weight_decay must not be negative, but is {self.weight_decay}.")
+
+    def make_optimizer(self, steps: int) -> optax.GradientTransformation:
+        """The optimiser for a run of so many steps; the same value for equal settings."""
+        return _optimizer(self.optimizer, self.learning_rate, self.weight_decay, steps)
+
+
+@functools.cache
+def _optimizer(name: str, learning_rate: float, weight_decay: float, steps: int) -> optax.GradientTransformation:
+    schedule = optax.cosine_decay_schedule(learning_rate, steps)
+    if name == "adam":
+        return optax.adamw(schedule, weight_decay=weight_decay)
+    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(schedule, momentum=0.9))
+
+
+def make_train_step(model: Model, tx: optax.GradientTransformation) -> Step:
+    """The pure supervised update: `step(state, examples) -> (state, metrics)`, on the masked cross-entropy."""
+    return jax.tree_util.Partial(_TrainStep(model, tx))
+
+
+@dataclass(frozen=True)
+class _TrainStep:
+    model: Model
+    tx: optax.GradientTransformation
+
+    def __call__(self, state: UnlearnState, examples: Examples) -> tuple[UnlearnState, Metrics]:
+        key = jax.random.fold_in(state.key, state.step)
+
+        def objective(params: PyTree) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
+            outputs, model_state = self.model.apply(params, state.model_state, examples.images, train=True, key=key)
+            loss = cross_entropy(outputs.logits, examples.labels, examples.mask)
+            metrics = {"loss": loss, "accuracy": accuracy(outputs.logits, examples)}
+            return loss, (model_state, metrics)
+
+        gradients, (model_state, metrics) = jax.grad(objective, has_aux=True)(state.params)
+        return update(self.tx, state, gradients, model_state, metrics)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network and what it took."""
+
+    variables: Variables
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """What the training runs of an experiment share.
+
+    Attributes:
+        recipe: The recipe.
+        images: The training images on the device.
+        progress: Shows progress.
+        log: Takes a record (a dict) of each step.
+    """
+
+    recipe: Training
+    images: DeviceImages
+    progress: Progress = silent
+    log: Log = field(default=lambda record: None)
+
+    def train(self, model: Model, indices: np.ndarray, key: jax.Array, *, description: str = "training") -> Trained:
+        """Trains fresh parameters on the images at `indices`; initialisation and order both come from `key`.
+
+        Raises:
+            ValueError: if the batch is larger than the number of images.
+            FloatingPointError: if the loss stops being finite.
+        """
+        recipe = self.recipe
+        if recipe.batch_size > len(indices):
+            raise ValueError(
+                f"training.batch_size is {recipe.batch_size}, but there are only {len(indices)} images to train on; "
+                f"make it at most {len(indices)}."
+            )
+        init_key, state_key, order_key = jax.random.split(key, 3)
+        tx = recipe.make_optimizer(recipe.epochs * -(-len(indices) // recipe.batch_size))
+        sample = preprocess(self.images, next(batches_of_all(indices[:1], 1)), init_key)
+        state = UnlearnState.create(*model.init(init_key, sample.images), tx, state_key)
+        images = replace(self.images, augmentation=recipe.augmentation)
+        stepper = Stepper(preprocess, make_train_step(model, tx), images, self.log)
+        with self.progress(description, recipe.epochs) as advance:
+            for epoch in range(recipe.epochs):
+                batches = batches_of_all(indices, recipe.batch_size, jax.random.fold_in(order_key, epoch))
+                try:
+                    state = stepper.run(state, batches)
+                except NotFiniteError as error:
+                    raise FloatingPointError(
+                        f"{description} diverged: {error} Lower training.learning_rate, now {recipe.learning_rate}."
+                    ) from error
+                advance()
+        return Trained(Variables(state.params, state.model_state), stepper.cost)

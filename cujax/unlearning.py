@@ -1,0 +1,188 @@
+"""The run of a method: passes over the forget set, the stop rule on validation data, and the guard."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cujax.audit.accuracy import accuracy
+from cujax.data.batches import DeviceImages
+from cujax.data.requests import Split
+from cujax.inference import predict
+from cujax.model import Model, PyTree, Variables
+from cujax.progress import Progress, silent
+from cujax.step import Step, UnlearnState
+from cujax.stepping import Cost, Log, NotFiniteError, Stepper
+
+StopRule = Literal["forgotten", "max_passes", "retain_tolerance", "not_finite"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """What the stop rule saw after a pass; all accuracies are fractions.
+
+    Attributes:
+        step: Optimiser steps so far.
+        forget_accuracy: Class task: on validation samples of the forgotten classes or on the forget set, whichever is
+            higher (a small class has too few validation samples to decide alone). Sample task: on the forget set.
+        target: The run ends when `forget_accuracy` is at most this. Sample task: the accuracy on validation samples of
+            the same classes, now.
+        retain_accuracy: On validation samples of the classes that stay.
+    """
+
+    step: int
+    forget_accuracy: float
+    target: float
+    retain_accuracy: float
+
+
+@dataclass(frozen=True)
+class History:
+    """How a run went.
+
+    Attributes:
+        checks: Before the first pass, and after each.
+        stop_rule: Why it ended: "forgotten", "max_passes", "retain_tolerance" or "not_finite".
+        stop_reason: The same in a sentence with its figures.
+        step: The optimiser step whose parameters were returned.
+        cost: What the whole run took, checks included.
+    """
+
+    checks: tuple[Check, ...]
+    stop_rule: StopRule
+    stop_reason: str
+    step: int
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class Unlearned:
+    """What a method returns: the model to use from now on (usually the given one), its arrays, and how it went."""
+
+    model: Model
+    params: PyTree
+    model_state: PyTree
+    history: History
+
+    @property
+    def variables(self) -> Variables:
+        """The arrays together."""
+        return Variables(self.params, self.model_state)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What every run of a method shares: the images, when to stop, and where progress and metrics go.
+
+    Attributes:
+        images: The training images on the device.
+        retain_tolerance: The run ends when validation accuracy on the classes that stay has fallen by more than this.
+        progress: Shows progress.
+        log: Takes a record (a dict) of each step and check.
+    """
+
+    images: DeviceImages
+    retain_tolerance: float = 0.05
+    progress: Progress = silent
+    log: Log = field(default=lambda record: None)
+
+    def run(
+        self,
+        model: Model,
+        step: Step,
+        prepare: Callable,
+        state: UnlearnState,
+        batches: Callable[[int], Iterable[Any]],
+        split: Split,
+        *,
+        max_passes: int,
+        forgotten_accuracy: float | None,
+    ) -> Unlearned:
+        """Runs passes of `step` until the stop rule holds, which is looked at after each pass, on validation data.
+
+        The state returned is the first that satisfies the rule; if none does, the last one within the retain
+        tolerance.
+
+        Args:
+            model: The network.
+            step: The pure step.
+            prepare: Turns an index batch into what the step takes (`cujax.data.batches.gather`).
+            state: Before the first step; it is used up.
+            batches: The index batches of pass 0, 1, ...
+            split: What is forgotten and what is retained.
+            max_passes: When to end at the latest.
+            forgotten_accuracy: Class task: accuracy at which the class counts as forgotten; None for 1 / classes.
+        """
+        stepper = Stepper(prepare, step, self.images, self.log)
+        first = self._check(model, state, split, 0, forgotten_accuracy)
+        checks, good = [first], _Snapshot.of(state)
+        started_at = first.retain_accuracy
+        rule: StopRule = "max_passes"
+        reason = f"{max_passes} passes were made without forgetting; raise max_passes or unlearn_weight"
+        with self.progress("unlearning", max_passes) as advance:
+            for forget_pass in range(max_passes):
+                try:
+                    state = stepper.run(state, batches(forget_pass))
+                except NotFiniteError as error:
+                    rule = "not_finite"
+                    reason = f"{error} The parameters of step {good.step} are kept; lower the learning rate"
+                    break
+                check = self._check(model, state, split, stepper.steps, forgotten_accuracy)
+                checks.append(check)
+                advance(
+                    1,
+                    f"forget {check.forget_accuracy:.3f} of {check.target:.3f}, retain {check.retain_accuracy:.3f}",
+                )
+                if check.retain_accuracy < started_at - self.retain_tolerance:
+                    rule = "retain_tolerance"
+                    reason = (
+                        f"validation accuracy on what stays fell from {started_at:.3f} to {check.retain_accuracy:.3f}, "
+                        f"more than {self.retain_tolerance}; the parameters of step {good.step} are kept; lower the "
+                        "learning rate or unlearn_weight"
+                    )
+                    break
+                good = _Snapshot.of(state)
+                if check.forget_accuracy <= check.target:
+                    rule = "forgotten"
+                    reason = f"accuracy {check.forget_accuracy:.3f} on what to forget is at most {check.target:.3f}"
+                    break
+        history = History(tuple(checks), rule, reason, good.step, stepper.cost)
+        return Unlearned(model, good.variables.params, good.variables.model_state, history)
+
+    def _check(self, model: Model, state: UnlearnState, split: Split, step: int, forgotten_accuracy: float | None) -> Check:
+        variables = Variables(state.params, state.model_state)
+        validation = predict(model, variables, self.images, split.validation.indices)
+        stays = ~np.isin(validation.labels, split.absent_classes)
+        forget = predict(model, variables, self.images, split.forget.indices)
+        same_classes = validation.take(np.isin(validation.labels, forget.labels))
+        forget_accuracy, retain_accuracy = accuracy(forget), accuracy(validation.take(stays))
+        held_out_accuracy = accuracy(same_classes) if len(same_classes.labels) else None
+        if split.is_class_task:
+            forget_accuracy = max(forget_accuracy, held_out_accuracy or 0.0)
+            target = 1 / model.num_classes if forgotten_accuracy is None else forgotten_accuracy
+        else:
+            target = retain_accuracy if held_out_accuracy is None else held_out_accuracy
+        check = Check(step, forget_accuracy, target, retain_accuracy)
+        self.log(
+            {
+                "check": step,
+                **{name: getattr(check, name) for name in ("forget_accuracy", "target", "retain_accuracy")},
+            }
+        )
+        return check
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    """A copy of the parameters, which the next donated step cannot delete."""
+
+    step: int
+    variables: Variables
+
+    @classmethod
+    def of(cls, state: UnlearnState) -> "_Snapshot":
+        copies = jax.tree.map(jnp.copy, Variables(state.params, state.model_state))
+        return cls(int(state.step), copies)
