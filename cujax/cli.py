@@ -11,6 +11,7 @@ from cujax.experiment import Experiment, Run, load_python_file, prepare
 from cujax.progress import bar
 
 INTERRUPTED = 130
+DEFAULT_CONFIG = "digits_class"
 
 
 def main(work: Callable[[Run], None], *, configs: Path, description: str, arguments: Sequence[str] | None = None) -> int:
@@ -63,7 +64,8 @@ def parse(arguments: Sequence[str], *, configs: Path, description: str) -> Exper
         SystemExit: with status 2, after a message, if flags are wrong; with 0 after `--help`.
     """
     names = sorted(path.stem for path in configs.glob("*.py") if path.stem != "__init__")
-    config, rest = _take_config(list(arguments), default="digits_class")
+    config, rest = take_option(arguments, "--config")
+    config = config or DEFAULT_CONFIG
     path = Path(config) if config.endswith(".py") else configs / f"{config}.py"
     if not path.is_file():
         raise ValueError(
@@ -86,13 +88,18 @@ def parse(arguments: Sequence[str], *, configs: Path, description: str) -> Exper
     )
 
 
-def _take_config(arguments: list[str], default: str) -> tuple[str, list[str]]:
-    """Takes `--config X` or `--config=X` off the arguments."""
+def take_option(arguments: Sequence[str], option: str) -> tuple[str | None, list[str]]:
+    """Takes `OPTION X` or `OPTION=X` off the arguments: its value, None where it is not given, and the others.
+
+    Raises:
+        ValueError: if the option has no value.
+    """
+    arguments = list(arguments)
     for position, argument in enumerate(arguments):
-        if argument == "--config":
+        if argument.startswith(f"{option}="):
+            return argument.removeprefix(f"{option}="), arguments[:position] + arguments[position + 1 :]
+        if argument == option:
             if position + 1 == len(arguments):
-                raise ValueError("--config needs a name or a path.")
+                raise ValueError(f"{option} needs a value.")
             return arguments[position + 1], arguments[:position] + arguments[position + 2 :]
-        if argument.startswith("--config="):
-            return argument.removeprefix("--config="), arguments[:position] + arguments[position + 1 :]
-    return default, arguments
+    return None, arguments

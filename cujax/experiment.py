@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
+import tyro
 
 from cujax.audit.rows import Answers
 from cujax.checkpoints import (
@@ -26,7 +27,18 @@ from cujax.checkpoints import (
     save_checkpoint,
 )
 from cujax.data.batches import DeviceImages, to_device
-from cujax.data.requests import ForgetClass, Part, Request, Split, ids_digest, make_split
+from cujax.data.requests import (
+    ForgetClass,
+    ForgetClasses,
+    ForgetIds,
+    ForgetRandom,
+    ForgetWhere,
+    Part,
+    Request,
+    Split,
+    ids_digest,
+    make_split,
+)
 from cujax.data.sources import Data, Source, load_source
 from cujax.inference import Predictions, predict
 from cujax.methods import ContrastiveUnlearning
@@ -36,6 +48,15 @@ from cujax.networks import NETWORKS
 from cujax.progress import Progress, silent
 from cujax.training import Trained, Trainer, Training
 from cujax.unlearning import Loop
+
+# The requests as the command line names them: forget:class --forget.label 3.
+_Request = (
+    Annotated[ForgetClass, tyro.conf.subcommand("class")]
+    | Annotated[ForgetClasses, tyro.conf.subcommand("classes")]
+    | Annotated[ForgetRandom, tyro.conf.subcommand("random")]
+    | Annotated[ForgetIds, tyro.conf.subcommand("ids")]
+    | Annotated[ForgetWhere, tyro.conf.subcommand("where"), tyro.conf.Suppress]
+)
 
 
 @dataclass(frozen=True)
@@ -57,9 +78,9 @@ class Experiment:
     """
 
     data: Data = Data()  # noqa: RUF009 - frozen
-    network: str | Callable[[int], Model] = "small_cnn"
+    network: str = "small_cnn"
     training: Training = Training()  # noqa: RUF009 - frozen
-    forget: Request = ForgetClass()  # noqa: RUF009 - frozen
+    forget: _Request = ForgetClass()  # noqa: RUF009 - frozen
     method: ContrastiveUnlearning = ContrastiveUnlearning()  # noqa: RUF009 - frozen
     retrained: int = 1
     retain_tolerance: float = 0.05
@@ -148,6 +169,13 @@ class Run:
             return result.variables, metadata
 
         return self._once("unlearned", make)
+
+    def missing(self, *, unlearned: bool = True) -> list[str]:
+        """Names of the checkpoints of this run that are not on disk yet."""
+        names = ["original"] if self.given_original is None else []
+        names += [f"retrained_{number}" for number in range(self.experiment.retrained)]
+        names += ["unlearned"] if unlearned else []
+        return [name for name in names if not (self.workdir / "checkpoints" / name).exists()]
 
     def answers(self, variables: Variables) -> Answers:
         """What a model answers on each part of the split."""
@@ -240,33 +268,27 @@ def prepare(experiment: Experiment, progress: Progress = silent) -> Run:
     return run
 
 
-def build_model(network: str | Callable[[int], Model], num_classes: int) -> Model:
+def build_model(network: str, num_classes: int) -> Model:
     """The network of an experiment.
 
     Raises:
         ValueError: if the name is unknown, or what it names is not a function that makes a `Model`.
         FileNotFoundError: if the file is not there.
     """
-    make: Any = network
-    if isinstance(network, str):
-        path, separator, name = network.rpartition(":")
-        if network in NETWORKS:
-            make = NETWORKS[network]
-        elif not separator or not path.endswith(".py"):
+    make: Any = NETWORKS.get(network)
+    if make is None:
+        path, _, name = network.rpartition(":")
+        if not path.endswith(".py"):
             raise ValueError(
                 f"network {network!r} is unknown; choose one of {', '.join(sorted(NETWORKS))}, or give your own as "
                 "PATH.py:FUNCTION."
             )
-        else:
-            module = load_python_file(Path(path))
-            make = getattr(module, name, None)
-            if make is None:
-                raise ValueError(f"{path} defines no {name}; it must be a function of the number of classes.")
+        make = getattr(load_python_file(Path(path)), name, None)
     model = make(num_classes) if callable(make) else make
     if not isinstance(model, Model):
         raise ValueError(
-            f"network {network!r} must be a function that, given the number of classes, returns a cujax Model (from_linen, "
-            f"from_nnx or from_function), but it gives {type(model).__name__}."
+            f"network {network!r} must name a function that, given the number of classes, returns a cujax Model "
+            f"(from_linen, from_nnx or from_function), but it gives {type(model).__name__}."
         )
     return model
 

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
 
 from cujax.audit.membership import confidences
 from cujax.audit.rows import Answers
@@ -45,7 +46,8 @@ def embeddings_figure(models: dict[str, Answers], split: Split, class_names: Seq
         for row, (title, projection) in enumerate(
             (("PCA", PCA(2)), ("t-SNE", TSNE(2, init="pca", random_state=0, perplexity=perplexity)))
         ):
-            points = projection.fit_transform(embeddings)
+            with threadpool_limits(1):  # t-SNE's threads spin while other work holds the cores: 10 times slower
+                points = projection.fit_transform(embeddings)
             _scatter(axes[row, column], points, forget.labels, kept.labels, class_names)
             axes[row, column].set_title(f"{name} ({title})")
     axes[0, 0].legend(loc="best", fontsize="small")
@@ -86,7 +88,7 @@ def stopping_figure(checks: Sequence[dict[str, float]], step: int, rule: str, is
     axis.axvline(step, color="#999999", linewidth=1)
     axis.annotate(f" {rule}: step {step}", (step, 0.5), rotation=90, va="center", ha="right", color="#555555")
     axis.set(xlabel="optimiser steps", ylabel="accuracy", ylim=(-0.03, 1.03))
-    axis.legend(loc="center left", fontsize="small")
+    axis.legend(loc="center right", fontsize="small")
     axis.grid(alpha=0.3)
     return figure
 

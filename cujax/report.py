@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from rich.console import Console
 from rich.table import Table
 
 from cujax.audit.rows import Answers, audit_rows
@@ -63,6 +64,16 @@ _COLUMNS = (
         "How near do the embeddings of the forget samples lie to the former mean of their class?",
     ),
 )
+
+
+def report_on(run: Run, original: Checkpoint, retrained: list[Checkpoint], unlearned: Checkpoint, directory: Path) -> None:
+    """Audits the models, writes `report.json` and `report.html` into a directory, and prints the table."""
+    made = make_report(run, original, retrained, unlearned)
+    _, page = write_report(directory, made)
+    console = Console()
+    console.print(terminal_table(made["report"]))
+    console.print(summary(made["report"]), highlight=False, soft_wrap=True)
+    console.print(f"Checkpoints and metrics: {run.workdir}. Pictures: {page}", highlight=False, soft_wrap=True)
 
 
 def make_report(run: Run, original: Checkpoint, retrained: list[Checkpoint], unlearned: Checkpoint) -> dict[str, Any]:

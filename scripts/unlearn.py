@@ -1,24 +1,20 @@
-"""Trains a classifier, makes it forget, compares it with models retrained from scratch, and reports."""
+"""Trains a classifier, makes it forget, compares it with models retrained from scratch, and reports.
+
+Without flags: scikit-learn's digits forget class 5, in less than a minute on two cores. What is complete is kept, so the
+same command continues an interrupted run. Start from a model of your own with --original.
+"""
 
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
 from cujax.cli import main
 from cujax.experiment import Run
-from cujax.report import make_report, summary, terminal_table, write_report
+from cujax.report import report_on
 
 
 def unlearn(run: Run) -> None:
     """Original, retrained and unlearned model, each saved as soon as it is complete; then the report."""
-    original, retrained, unlearned = run.original(), run.retrained(), run.unlearned()
-    made = make_report(run, original, retrained, unlearned)
-    _, page = write_report(run.workdir, made)
-    console = Console()
-    console.print(terminal_table(made["report"]))
-    console.print(summary(made["report"]), highlight=False)
-    console.print(f"Checkpoints, metrics and report: {run.workdir}; open {page}", highlight=False)
+    report_on(run, run.original(), run.retrained(), run.unlearned(), run.workdir)
 
 
 if __name__ == "__main__":

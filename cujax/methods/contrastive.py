@@ -38,17 +38,17 @@ class ContrastiveUnlearning:
         forgotten_accuracy: Class task: the run ends when accuracy on the class is at most this. None: 1 / classes.
     """
 
-    learning_rate: float = 0.01
+    learning_rate: float = 0.02
     momentum: float = 0.9
-    unlearn_weight: float = 0.3
+    unlearn_weight: float = 0.05
     retain_weight: float = 1.0
-    temperature: float = 0.7
+    temperature: float = 0.4
     denominator: Denominator = "paper"
     batch_norm: BatchNorm = "joint"
     retain_draws: int = 4
     forget_batch_size: int = 64
     retain_batch_size: int = 64
-    max_passes: int = 60
+    max_passes: int = 100
     forgotten_accuracy: float | None = 0.01
 
     def __post_init__(self) -> None:
@@ -74,6 +74,7 @@ class ContrastiveUnlearning:
         return cls(
             learning_rate=1e-3,
             unlearn_weight=3.0,
+            temperature=0.7,
             denominator="official",
             forget_batch_size=batch_size,
             retain_batch_size=batch_size,

@@ -1,0 +1,24 @@
+"""Trains the original model of a configuration, and the models retrained without what is to be forgotten."""
+
+import sys
+from pathlib import Path
+
+from cujax.audit.accuracy import accuracy
+from cujax.cli import main
+from cujax.experiment import Run
+
+
+def train(run: Run) -> None:
+    """Trains and saves each model that is not there yet, and prints its accuracies."""
+    for name, checkpoint in {
+        "original": run.original(),
+        **{f"retrained {n}": c for n, c in enumerate(run.retrained())},
+    }.items():
+        answers = run.answers(checkpoint.variables)
+        figures = {"forget": answers.forget, "retain": answers.retain, "test": answers.test}
+        print(f"{name:<12}", *(f"{part} {accuracy(predictions):.4f}" for part, predictions in figures.items()))
+    print(f"Checkpoints and metrics: {run.workdir}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(train, configs=Path(__file__).parents[1] / "configs", description=__doc__))
