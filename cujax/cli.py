@@ -2,11 +2,12 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
+from cujax.data.requests import ForgetClass, ForgetWhere
 from cujax.experiment import Experiment, Run, load_python_file, prepare
 from cujax.progress import bar
 
@@ -79,13 +80,16 @@ def parse(arguments: Sequence[str], *, configs: Path, description: str) -> Exper
         f"{description}\n\n--config NAME or PATH.py sets the defaults below (now: {config}; there are {', '.join(names)}); "
         "give it first."
     )
-    return tyro.cli(
-        Annotated[Experiment, tyro.conf.arg(name="")],
+    # A predicate cannot come from a command line: it stays as configured unless another request is named.
+    keeps_predicate = isinstance(default.forget, ForgetWhere) and not any(word.startswith("forget:") for word in rest)
+    experiment = tyro.cli(
+        Experiment,
         args=rest,
-        default=default,
+        default=replace(default, forget=ForgetClass()) if isinstance(default.forget, ForgetWhere) else default,
         description=help_text,
         config=(tyro.conf.ConsolidateSubcommandArgs,),
     )
+    return replace(experiment, forget=default.forget) if keeps_predicate else experiment
 
 
 def take_option(arguments: Sequence[str], option: str) -> tuple[str | None, list[str]]:

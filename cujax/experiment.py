@@ -55,7 +55,7 @@ _Request = (
     | Annotated[ForgetClasses, tyro.conf.subcommand("classes")]
     | Annotated[ForgetRandom, tyro.conf.subcommand("random")]
     | Annotated[ForgetIds, tyro.conf.subcommand("ids")]
-    | Annotated[ForgetWhere, tyro.conf.subcommand("where"), tyro.conf.Suppress]
+    | Annotated[ForgetWhere, tyro.conf.Suppress]
 )
 
 

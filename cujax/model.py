@@ -207,6 +207,13 @@ def from_linen(
             f"{type(module).__name__}.__call__ takes {extra} beside the images, but not train_argument="
             f"{train_argument!r}; name the one that sets train mode, or train_argument=None if none does."
         )
+    try:
+        hash(module)
+    except TypeError as error:
+        raise ValueError(
+            f"{type(module).__name__} has a field that is not hashable ({error}), so compiled steps cannot know it again; "
+            "use tuples for lists and frozen dicts for dicts."
+        ) from error
     layers = tuple(layers) or tuple(getattr(module, "layers", ()))
     return _LinenModel(num_classes, layers, None, module, embedding, train_argument)
 

@@ -134,7 +134,7 @@ class Loop:
                 checks.append(check)
                 advance(
                     1,
-                    f"forget {check.forget_accuracy:.3f} of {check.target:.3f}, retain {check.retain_accuracy:.3f}",
+                    f"forget {check.forget_accuracy:.2f} > {check.target:.2f}, retain {check.retain_accuracy:.2f}",
                 )
                 if check.retain_accuracy < started_at - self.retain_tolerance:
                     rule = "retain_tolerance"

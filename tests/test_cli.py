@@ -1,0 +1,129 @@
+"""Command lines: configurations, overrides, exit statuses, and messages a person can act on."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from cujax.cli import INTERRUPTED, main, parse, take_option
+from cujax.data.requests import ForgetClass, ForgetRandom
+from cujax.experiment import Experiment
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def parsed(*arguments):
+    return parse(arguments, configs=CONFIGS, description="")
+
+
+def status(work, *arguments):
+    return main(work, configs=CONFIGS, description="", arguments=arguments)
+
+
+def test_without_flags_digits_forget_class_5():
+    experiment = parsed()
+    assert experiment.data.source == "digits"
+    assert experiment.forget == ForgetClass(5)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
+def test_every_configuration_loads_and_names_its_launch_line(path):
+    experiment = parsed("--config", path.stem)
+    assert isinstance(experiment, Experiment)
+    assert experiment.workdir == f"runs/{path.stem}"
+    assert "uv run scripts/unlearn.py" in path.read_text()
+
+
+def test_flags_override_fields_of_the_configuration():
+    experiment = parsed("--config=digits_class", "--seed", "3", "--method.temperature", "0.1", "--training.epochs", "2")
+    default = parsed()
+    assert (experiment.seed, experiment.method.temperature, experiment.training.epochs) == (3, 0.1, 2)
+    assert experiment.training.augmentation == default.training.augmentation
+
+
+def test_the_request_is_chosen_by_name():
+    experiment = parsed("--seed", "1", "forget:random", "--forget.count", "12")
+    assert experiment.forget == ForgetRandom(count=12)
+    assert experiment.seed == 1
+
+
+def test_a_configuration_of_ones_own_is_a_file(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("from cujax.experiment import Experiment\nCONFIG = Experiment(seed=11)\n")
+    assert parsed("--config", str(path)).seed == 11
+
+
+def test_a_request_by_predicate_comes_from_a_configuration_file(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from cujax.experiment import Experiment\nfrom cujax.data.requests import ForgetWhere\n"
+        "CONFIG = Experiment(forget=ForgetWhere(lambda name, label: label == 2))\n"
+    )
+    assert parsed("--config", str(path), "--seed", "4").forget.predicate("x", 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "nothing"], "'nothing' does not exist; choose one of digits_class"),
+        (["--config"], "--config needs a value"),
+        (["forget:class", "--forget.label", "77"], "class 77 does not exist"),
+        (["--method.temperature", "0"], "temperature must be positive"),
+        (["--data.source", "no_such_set", "--data.data-dir", "/nonexistent"], "no_such_set' is not in /nonexistent"),
+        (["--sed", "3"], "sed"),
+    ],
+)
+def test_bad_input_ends_with_status_2_and_says_why(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def never(run):
+        raise AssertionError("computed")
+
+    try:
+        code = status(never, *arguments)
+    except SystemExit as stopped:
+        code = stopped.code
+    shown = capsys.readouterr()
+    assert code == 2
+    assert message in " ".join((shown.err + shown.out).replace("│", " ").split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_configuration_file_without_config_is_told(tmp_path, capsys):
+    path = tmp_path / "mine.py"
+    path.write_text("x = 1\n")
+    assert status(lambda run: None, "--config", str(path)) == 2
+    assert "must define CONFIG" in capsys.readouterr().err
+
+
+def test_interrupting_says_what_is_kept_and_how_to_go_on(tmp_path, capsys):
+    def interrupted(run):
+        (run.workdir / "checkpoints" / "original").mkdir(parents=True)
+        (run.workdir / "checkpoints" / "unlearned.orbax-checkpoint-tmp").mkdir()
+        raise KeyboardInterrupt
+
+    assert status(interrupted, "--workdir", str(tmp_path / "run")) == INTERRUPTED
+    message = capsys.readouterr().err
+    assert "kept" in message
+    assert "original." in message
+    assert "Run the same command again" in message
+
+
+def test_a_failed_computation_ends_with_status_1(tmp_path, capsys):
+    def diverge(run):
+        raise FloatingPointError("training diverged")
+
+    assert status(diverge, "--workdir", str(tmp_path / "run")) == 1
+    assert "error: training diverged" in capsys.readouterr().err
+
+
+def test_work_gets_the_prepared_run(tmp_path):
+    seen = []
+    assert status(seen.append, "--workdir", str(tmp_path / "run"), "--seed", "5") == 0
+    assert seen[0].experiment == dataclasses.replace(parsed(), workdir=str(tmp_path / "run"), seed=5)
+
+
+def test_taking_an_option_leaves_the_others():
+    assert take_option(["a", "--x", "1", "b"], "--x") == ("1", ["a", "b"])
+    assert take_option(["a", "--x=1"], "--x") == ("1", ["a"])
+    assert take_option(["a"], "--x") == (None, ["a"])

@@ -1,0 +1,25 @@
+"""Metrics on disk."""
+
+import json
+
+import pytest
+
+from cujax.metrics_file import MetricsFile
+
+
+def test_each_record_is_a_line_and_reopening_starts_anew(tmp_path):
+    path = tmp_path / "metrics" / "original.jsonl"
+    for loss in (2.0, 1.0):
+        with MetricsFile(path) as log:
+            log({"step": 1, "loss": loss, "finite": True})
+            log({"check": 1, "forget_accuracy": 0.5})
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert records == [{"step": 1, "loss": 1.0, "finite": True}, {"check": 1, "forget_accuracy": 0.5}]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboardX")
+def test_tensorboard_events_are_written_where_asked_for(tmp_path):
+    with MetricsFile(tmp_path / "unlearned.jsonl", tensorboard=True) as log:
+        log({"step": 1, "loss": 2.0})
+    (events,) = (tmp_path / "unlearned").iterdir()
+    assert b"step/loss" in events.read_bytes()
