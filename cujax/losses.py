@@ -187,7 +187,7 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike, mask: ArrayLike | None =
 
 def masked_mean(values: jax.Array, counts: jax.Array) -> jax.Array:
     """Mean of the values (`[B]`) that count (`[B]` bool), in float32; 0 where none does."""
-    total = jnp.sum(jnp.where(counts, values, 0).astype(jnp.float32))
+    total = jnp.sum(jnp.where(counts, values.astype(jnp.float32), 0.0))
     return total / jnp.maximum(jnp.sum(counts), 1).astype(jnp.float32)
 
 

@@ -40,9 +40,9 @@ class ContrastiveUnlearning:
 
     learning_rate: float = 0.02
     momentum: float = 0.9
-    unlearn_weight: float = 0.05
+    unlearn_weight: float = 0.2
     retain_weight: float = 1.0
-    temperature: float = 0.4
+    temperature: float = 0.7
     denominator: Denominator = "paper"
     batch_norm: BatchNorm = "joint"
     retain_draws: int = 4
@@ -74,7 +74,6 @@ class ContrastiveUnlearning:
         return cls(
             learning_rate=1e-3,
             unlearn_weight=3.0,
-            temperature=0.7,
             denominator="official",
             forget_batch_size=batch_size,
             retain_batch_size=batch_size,

@@ -1,0 +1,299 @@
+"""The contract of a Model, for linen modules, nnx modules and plain functions."""
+
+import functools
+from collections import OrderedDict
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from cujax.model import Outputs, abstract_variables, compute_embeddings, from_function, from_linen, from_nnx
+
+IMAGES = jax.random.normal(jax.random.key(7), (8, 4, 4, 1))
+
+
+def flat(images):
+    return images.reshape(images.shape[0], -1)
+
+
+class Pair(nn.Module):
+    """An (embedding, logits) pair; alike in both modes."""
+
+    @nn.compact
+    def __call__(self, images):
+        embedding = nn.relu(nn.Dense(6, name="hidden")(flat(images)))
+        return embedding, nn.Dense(3, name="head")(embedding)
+
+
+class Normed(nn.Module):
+    """Logits alone, with batch statistics and dropout."""
+
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, images, train):
+        x = nn.Dense(6)(flat(images))
+        x = nn.BatchNorm(use_running_average=not train, axis_name=self.axis_name, name="norm")(x)
+        x = nn.Dropout(0.5, deterministic=not train)(x)
+        return nn.Dense(3, name="head")(x)
+
+
+class WithoutAxisName(nn.Module):
+    @nn.compact
+    def __call__(self, images, train):
+        x = nn.BatchNorm(use_running_average=not train)(flat(images))
+        return x, nn.Dense(3)(x)
+
+
+class Deterministic(nn.Module):
+    @nn.compact
+    def __call__(self, images, deterministic):
+        x = nn.Dropout(0.5, deterministic=deterministic)(flat(images))
+        return x, nn.Dense(3)(x)
+
+
+class Nested(nn.Module):
+    @nn.compact
+    def __call__(self, images):
+        class Classifier(nn.Module):
+            @nn.compact
+            def __call__(self, x):
+                return nn.Dense(3, name="last")(nn.relu(nn.Dense(5, name="first")(x)))
+
+        return Classifier(name="classifier")(flat(images))
+
+
+class Tapped(nn.Module):
+    @nn.compact
+    def __call__(self, images):
+        z = flat(images)
+        return Outputs(z, nn.Dense(3)(z), OrderedDict(zebra=z, ape=2 * z))
+
+
+class NnxNet(nnx.Module):
+    def __init__(self, rngs):
+        self.first = nnx.Linear(16, 6, rngs=rngs)
+        self.norm = nnx.BatchNorm(6, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.blocks = nnx.List([nnx.Linear(6, 6, rngs=rngs) for _ in range(12)])
+        self.head = nnx.Linear(6, 3, rngs=rngs)
+
+    def __call__(self, images):
+        x = self.dropout(self.norm(self.first(flat(images))))
+        for block in self.blocks:
+            x = x + nnx.tanh(block(x))
+        return x, self.head(x)
+
+
+def make(model):
+    return model, model.init(jax.random.key(0), IMAGES)
+
+
+def test_a_pair_becomes_outputs():
+    model, variables = make(from_linen(Pair()))
+    outputs, state = model.apply(*variables, IMAGES, train=True)
+    hidden, head = variables.params["hidden"], variables.params["head"]
+    embedding = np.maximum(flat(IMAGES) @ hidden["kernel"] + hidden["bias"][None], 0)
+    np.testing.assert_allclose(outputs.embedding, embedding, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(outputs.logits, embedding @ head["kernel"] + head["bias"][None], rtol=1e-4, atol=1e-5)
+    assert outputs.taps == OrderedDict()
+    assert state == {} == variables.model_state
+
+
+@pytest.mark.parametrize(("module", "name", "width"), [(Normed(), "head", 6), (Nested(), "classifier/last", 5)])
+def test_the_input_of_a_named_submodule_is_the_embedding(module, name, width):
+    model, variables = make(from_linen(module, embedding=name))
+    outputs, _ = model.apply(*variables, IMAGES, train=False)
+    assert outputs.embedding.shape == (8, width)
+    head = functools.reduce(lambda tree, key: tree[key], name.split("/"), variables.params)
+    logits = outputs.embedding @ head["kernel"] + head["bias"][None]
+    np.testing.assert_allclose(outputs.logits, logits, rtol=1e-5, atol=1e-6)
+
+
+def test_a_wrong_submodule_is_told_with_those_that_are_called():
+    with pytest.raises(ValueError, match=r"embedding='haed'.*'classifier/first'.*'classifier/last'"):
+        make(from_linen(Nested(), embedding="haed"))
+
+
+def test_logits_alone_without_a_named_embedding_are_refused():
+    with pytest.raises(ValueError, match=r"must return cujax.Outputs or an .*embedding="):
+        make(from_linen(Nested()))
+
+
+def test_deterministic_is_the_opposite_of_train():
+    model, variables = make(from_linen(Deterministic(), train_argument="deterministic"))
+    still, _ = model.apply(*variables, IMAGES, train=False)
+    np.testing.assert_array_equal(still.embedding, flat(IMAGES))
+    moving, _ = model.apply(*variables, IMAGES, train=True, key=jax.random.key(1))
+    assert (np.asarray(moving.embedding) == 0).any()
+
+
+def test_an_unknown_mode_argument_is_told():
+    with pytest.raises(ValueError, match=r"takes \['deterministic'\].*train_argument='train'"):
+        from_linen(Deterministic())
+
+
+def test_unhashable_fields_are_told():
+    class Listed(nn.Module):
+        widths: list
+
+        def __call__(self, images):
+            return images, images
+
+    with pytest.raises(ValueError, match="not hashable"):
+        from_linen(Listed([1, np.zeros(2)]))
+
+
+def test_batch_statistics_move_in_train_mode_alone():
+    model, variables = make(from_linen(Normed(), embedding="head"))
+    _, moved = model.apply(*variables, IMAGES, train=True, key=jax.random.key(0))
+    _, kept = model.apply(*variables, IMAGES, train=False)
+    dense = variables.params["Dense_0"]
+    batch_mean = (flat(IMAGES) @ dense["kernel"] + dense["bias"][None]).mean(axis=0)
+    np.testing.assert_allclose(moved["batch_stats"]["norm"]["mean"], 0.01 * batch_mean, rtol=1e-4, atol=1e-7)
+    chex.assert_trees_all_equal(kept, variables.model_state)
+
+
+@pytest.mark.parametrize("model", [from_linen(Normed(), embedding="head"), from_nnx(NnxNet)], ids=["linen", "nnx"])
+def test_dropout_follows_the_key_in_train_mode_and_is_off_in_eval_mode(model):
+    model, variables = make(model)
+    apply = jax.jit(functools.partial(model.apply, *variables, IMAGES), static_argnames="train")
+    first, again, other = (apply(train=True, key=jax.random.key(seed))[0].logits for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, other)
+    np.testing.assert_array_equal(
+        apply(train=False, key=jax.random.key(1))[0].logits, apply(train=False, key=jax.random.key(2))[0].logits
+    )
+
+
+def test_nnx_gives_what_the_module_gives():
+    model, variables = make(from_nnx(NnxNet))
+    module = NnxNet(nnx.Rngs(jax.random.key(0)))
+    module.eval()
+    outputs, _ = model.apply(*variables, IMAGES, train=False)
+    np.testing.assert_allclose(outputs.logits, module(IMAGES)[1], rtol=1e-5, atol=1e-6)
+    module.train()
+    module(IMAGES)
+    _, state = model.apply(*variables, IMAGES, train=True, key=jax.random.key(3))
+    np.testing.assert_allclose(state["norm"]["mean"], module.norm.mean[...], rtol=1e-5, atol=1e-7)
+    assert not np.allclose(state["norm"]["mean"], variables.model_state["norm"]["mean"])
+    assert all(isinstance(key, str) for key in variables.params["blocks"])
+
+
+def test_nnx_initialisation_follows_the_key():
+    model = from_nnx(NnxNet)
+    first, second = (model.init(jax.random.key(seed), IMAGES).params["head"]["kernel"] for seed in (0, 1))
+    assert not np.allclose(first, second)
+
+
+def linear_init(key, images):
+    return {"w": jax.random.normal(key, (16, 3))}, {}
+
+
+def linear_apply(params, model_state, images, *, train, key):
+    return (flat(images), flat(images) @ params["w"]), model_state
+
+
+def test_plain_functions_become_a_model():
+    model, variables = make(from_function(linear_init, linear_apply, layers=("w",)))
+    np.testing.assert_allclose(
+        model.apply(*variables, IMAGES, train=False)[0].logits, flat(IMAGES) @ variables.params["w"], rtol=1e-5, atol=1e-5
+    )
+    assert model.layers == ("w",)
+
+
+@pytest.mark.parametrize(
+    "make_model",
+    [
+        lambda: from_linen(Normed(), embedding="head"),
+        lambda: from_nnx(NnxNet),
+        lambda: from_function(linear_init, linear_apply),
+    ],
+    ids=["linen", "nnx", "function"],
+)
+def test_equal_arguments_make_equal_models_and_one_compilation(make_model):
+    first, second = make_model(), make_model()
+    assert first == second
+    assert hash(first) == hash(second)
+    traces = []
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def logits(model, variables):
+        traces.append(model)
+        return model.apply(*variables, IMAGES, train=False)[0].logits
+
+    variables = first.init(jax.random.key(0), IMAGES)
+    logits(first, variables)
+    logits(second, variables)
+    assert len(traces) == 1
+    assert from_linen(Pair()) != from_linen(Pair(), layers=("head",))
+
+
+def test_the_number_of_classes_is_seen_or_declared():
+    def apply(params, model_state, images, *, train, key):
+        return linear_apply(params, model_state, images, train=train, key=key)
+
+    model = from_function(linear_init, apply)
+    with pytest.raises(ValueError, match="num_classes is not known before"):
+        _ = model.num_classes
+    make(model)
+    assert model.num_classes == 3
+    assert from_linen(Pair(), num_classes=3).num_classes == 3
+    with pytest.raises(ValueError, match="num_classes is 4, but the network returns 3 logits"):
+        make(from_linen(Pair(), num_classes=4))
+
+
+def test_outputs_of_another_rank_are_told():
+    def apply(params, model_state, images, *, train, key):
+        return (images, flat(images)), model_state
+
+    with pytest.raises(ValueError, match=r"embedding \[batch, d\]"):
+        make(from_function(linear_init, apply))
+
+
+def test_taps_keep_their_order_through_jit():
+    model, variables = make(from_linen(Tapped()))
+    outputs = jax.jit(lambda variables: model.apply(*variables, IMAGES, train=False)[0])(variables)
+    assert list(outputs.taps) == ["zebra", "ape"]
+
+
+@pytest.mark.parametrize("model", [from_linen(Normed(), embedding="head"), from_nnx(NnxNet)], ids=["linen", "nnx"])
+def test_batch_statistics_are_averaged_over_the_named_axis(model):
+    _, variables = make(model)
+    named = model.with_axis_name("devices")
+    parts = IMAGES.reshape(4, 2, *IMAGES.shape[1:])
+
+    def statistics(images):
+        return named.apply(*variables, images, train=True, key=jax.random.key(0))[1]
+
+    mapped = jax.vmap(statistics, axis_name="devices")(parts)
+    whole = model.apply(*variables, IMAGES, train=True, key=jax.random.key(0))[1]
+    for device in range(4):
+        chex.assert_trees_all_close(jax.tree.map(lambda leaf, d=device: leaf[d], mapped), whole, rtol=1e-4, atol=1e-6)
+
+
+def test_batch_norm_without_an_axis_name_is_told():
+    model, variables = make(from_linen(WithoutAxisName()))
+    with pytest.raises(ValueError, match="no field axis_name: add `axis_name"):
+        model.with_axis_name("devices").apply(*variables, IMAGES, train=True)
+
+
+def test_embeddings_are_those_of_eval_mode_and_compile_once():
+    model, variables = make(from_linen(Normed(), embedding="head"))
+    expected = model.apply(*variables, IMAGES, train=False)[0].embedding
+    before = compute_embeddings._cache_size()
+    for _ in range(3):
+        np.testing.assert_allclose(compute_embeddings(model, *variables, IMAGES), expected, rtol=1e-5, atol=1e-6)
+    assert compute_embeddings._cache_size() == before + 1
+
+
+def test_abstract_variables_have_the_shapes_and_compute_nothing():
+    model, variables = make(from_linen(Normed(), embedding="head"))
+    abstract = abstract_variables(model, IMAGES.shape[1:])
+    chex.assert_trees_all_equal_shapes_and_dtypes(abstract, variables)
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(abstract))
+    assert isinstance(jnp.zeros(1), jax.Array)
