@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cujax.data.requests import ids_digest
-from cujax.model import Model, PyTree, Variables, abstract_variables
+from cujax.model import Model, Variables, abstract_variables
 
 Kind = Literal["original", "retrained", "unlearned", "progress"]
 
@@ -143,7 +143,7 @@ def load_checkpoint(directory: str | Path, *, like: Variables | None = None) -> 
     Args:
         directory: Where it lies.
         like: Variables of the network it is for, concrete or abstract (`abstract_variables`): names and shapes are
-            compared, and the arrays come in that tree's structure. Without it they come as nested dicts.
+            compared, and the arrays come in that tree's structure. Without it they come as dicts and lists.
 
     Raises:
         FileNotFoundError: if the directory does not exist.
@@ -153,8 +153,9 @@ def load_checkpoint(directory: str | Path, *, like: Variables | None = None) -> 
     tree, stored = _read(path)
     if stored is None:
         raise CheckpointError(
-            f"{path} was not written by cujax, so it has no digest to verify. If you trust it, read it with "
-            "cujax.import_checkpoint and save it with cujax.save_checkpoint."
+            f"{path} was not written by cujax, or its metadata is damaged: it has no digest to verify. Restore a "
+            "damaged one from a copy. If it comes from elsewhere and you trust it, read it with cujax.import_checkpoint "
+            "and save it with cujax.save_checkpoint."
         )
     arrays = _by_path(tree)
     remedy = "the file was damaged after it was written. Restore it from a copy, or move it away and run again"
@@ -241,10 +242,9 @@ def _read(path: Path) -> tuple[Any, dict[str, Any] | None]:
     return Variables(tree.get("params", {}), tree.get("model_state") or {}), stored
 
 
-def _by_path(variables: PyTree) -> dict[str, Any]:
+def _by_path(variables: Variables) -> dict[str, Any]:
     """Leaves by their path, such as "params/head/kernel"; lists and dicts with the same keys give the same paths."""
-    tree = variables._asdict() if isinstance(variables, Variables) else variables
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    leaves = jax.tree_util.tree_flatten_with_path(variables)[0]
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 

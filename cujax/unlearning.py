@@ -1,7 +1,7 @@
 """The run of a method: passes over the forget set, the stop rule on validation data, and the guard."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import jax
@@ -29,7 +29,8 @@ class Check:
         forget_accuracy: Class task: on validation samples of the forgotten classes or on the forget set, whichever is
             higher (a small class has too few validation samples to decide alone). Sample task: on the forget set.
         target: The run ends when `forget_accuracy` is at most this. Sample task: the accuracy on validation samples of
-            the same classes, now.
+            the same classes, now or before the first step, whichever is higher: a run that harms the model must not
+            lower its own bar.
         retain_accuracy: On validation samples of the classes that stay.
     """
 
@@ -117,7 +118,7 @@ class Loop:
             forgotten_accuracy: Class task: accuracy at which the class counts as forgotten; None for 1 / classes.
         """
         stepper = Stepper(prepare, step, self.images, self.log)
-        first = self._check(model, state, split, 0, forgotten_accuracy)
+        first = self._check(model, state, split, 0, forgotten_accuracy, lowest_target=0.0)
         checks, good = [first], _Snapshot.of(state)
         started_at = first.retain_accuracy
         rule: StopRule = "max_passes"
@@ -130,7 +131,7 @@ class Loop:
                     rule = "not_finite"
                     reason = f"{error} The parameters of step {good.step} are kept; lower the learning rate"
                     break
-                check = self._check(model, state, split, stepper.steps, forgotten_accuracy)
+                check = self._check(model, state, split, stepper.steps, forgotten_accuracy, first.target)
                 checks.append(check)
                 advance(
                     1,
@@ -152,7 +153,15 @@ class Loop:
         history = History(tuple(checks), rule, reason, good.step, stepper.cost)
         return Unlearned(model, good.variables.params, good.variables.model_state, history)
 
-    def _check(self, model: Model, state: UnlearnState, split: Split, step: int, forgotten_accuracy: float | None) -> Check:
+    def _check(
+        self,
+        model: Model,
+        state: UnlearnState,
+        split: Split,
+        step: int,
+        forgotten_accuracy: float | None,
+        lowest_target: float,
+    ) -> Check:
         variables = Variables(state.params, state.model_state)
         validation = predict(model, variables, self.images, split.validation.indices)
         stays = ~np.isin(validation.labels, split.absent_classes)
@@ -164,14 +173,10 @@ class Loop:
             forget_accuracy = max(forget_accuracy, held_out_accuracy or 0.0)
             target = 1 / model.num_classes if forgotten_accuracy is None else forgotten_accuracy
         else:
-            target = retain_accuracy if held_out_accuracy is None else held_out_accuracy
+            target = max(retain_accuracy if held_out_accuracy is None else held_out_accuracy, lowest_target)
         check = Check(step, forget_accuracy, target, retain_accuracy)
-        self.log(
-            {
-                "check": step,
-                **{name: getattr(check, name) for name in ("forget_accuracy", "target", "retain_accuracy")},
-            }
-        )
+        figures = asdict(check)
+        self.log({"check": figures.pop("step"), **figures})
         return check
 
 

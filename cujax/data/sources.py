@@ -164,7 +164,7 @@ def _npz(path: Path) -> Source:
             f"np.savez('{path.name}', images=..., labels=...), images [n, H, W] or [n, H, W, C]."
         )
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (ValueError, zipfile.BadZipFile, EOFError, OSError) as error:
         raise ValueError(

@@ -40,7 +40,7 @@ class ContrastiveUnlearning:
 
     learning_rate: float = 0.02
     momentum: float = 0.9
-    unlearn_weight: float = 0.2
+    unlearn_weight: float = 0.3
     retain_weight: float = 1.0
     temperature: float = 0.7
     denominator: Denominator = "paper"

@@ -1,7 +1,6 @@
 """A strided convolutional network with the paper's kind of head, small enough to train on a CPU."""
 
 from collections import OrderedDict
-from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -28,7 +27,10 @@ class CNN(nn.Module):
     hidden_dim: int = 256
     embedding_dim: int = 128
 
-    layers: ClassVar[tuple[str, ...]] = ("conv_0", "conv_1", "conv_2", "hidden", "embedding", "head")
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Parameter-path prefixes in order of depth; the last is the head."""
+        return (*(f"conv_{depth}" for depth in range(len(self.features))), "hidden", "embedding", "head")
 
     @nn.compact
     def __call__(self, images: jax.Array) -> Outputs:

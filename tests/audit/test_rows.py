@@ -1,0 +1,140 @@
+"""The rows of a report on answers that are made up, so that every figure is known."""
+
+import numpy as np
+import pytest
+
+from cujax.audit.rows import KEYS, Answers, audit_rows
+from cujax.data.requests import ForgetClass, ForgetRandom, make_split
+from cujax.data.sources import Images, Source
+from cujax.inference import Predictions
+
+N, CLASSES = 600, 4
+RNG = np.random.default_rng(0)
+
+
+def make_source():
+    def images(n, prefix):
+        labels = np.arange(n, dtype=np.int32) % CLASSES
+        return Images(np.zeros((n, 1, 1, 1), np.uint8), labels, np.array([f"{prefix}-{row}" for row in range(n)]))
+
+    return Source("made", "1", images(N, "a"), images(N, "t"), tuple("wxyz"), np.zeros(1), np.ones(1))
+
+
+SOURCE = make_source()
+
+
+def answer(labels, right, confidence, seed):
+    """Predictions of which a share is right, with logits of a given size."""
+    rng = np.random.default_rng(seed)
+    n_right = round(right * len(labels))
+    answers = np.where(rng.permutation(len(labels)) < n_right, labels, (labels + 1) % CLASSES)
+    logits = confidence * np.eye(CLASSES)[answers] + 0.1 * rng.normal(size=(len(labels), CLASSES))
+    return Predictions(logits.astype(np.float32), rng.normal(size=(len(labels), 3)) + np.eye(4)[labels][:, :3] * 5, labels)
+
+
+def answers(split, *, forget, test, seed=0, confidence=(5.0, 2.0)):
+    labels = SOURCE.train.labels
+    return Answers(
+        forget=answer(labels[split.forget.indices], forget, confidence[0] if forget == 1 else confidence[1], seed),
+        retain=answer(labels[split.retain.indices], 1.0, 5.0, seed + 1),
+        validation=answer(labels[split.validation.indices], test, confidence[1], seed + 2),
+        test=answer(SOURCE.test.labels, test, confidence[1], seed + 3),
+    )
+
+
+def rows_of(split, n_retrained=3, **options):
+    return audit_rows(
+        split,
+        original=answers(split, forget=1.0, test=0.9),
+        retrained=[answers(split, forget=0.9, test=0.9, seed=10 * (1 + number)) for number in range(n_retrained)],
+        unlearned=answers(split, forget=0.9, test=0.85, seed=99),
+        **{"clean_test_only": False} | options,
+    )
+
+
+CLASS_TASK, SAMPLE_TASK = make_split(SOURCE, ForgetClass(2)), make_split(SOURCE, ForgetRandom(count=100))
+
+
+@pytest.mark.parametrize("split", [CLASS_TASK, SAMPLE_TASK], ids=["class", "samples"])
+@pytest.mark.parametrize("n_retrained", [0, 1, 3])
+def test_every_figure_is_a_fraction_or_absent_with_a_reason(split, n_retrained):
+    rows = rows_of(split, n_retrained)
+    assert list(rows) == ["original", "retrained", "unlearned", *(["masked"] if split.is_class_task else [])]
+    for row in rows.values():
+        for key in KEYS:
+            if row[key] is None:
+                assert len(row["reasons"][key]) > 10
+            else:
+                assert key not in row["reasons"]
+                assert -1 <= row[key] <= 1 if key.startswith("cosine") else 0 <= row[key] <= 1
+    if n_retrained == 0:
+        assert all(rows["retrained"][key] is None for key in KEYS)
+        assert "--retrained is 0" in rows["unlearned"]["reasons"]["mean_gap"]
+    if n_retrained == 1:
+        assert "only one retrained model" in rows["retrained"]["reasons"]["js_to_retrained"]
+
+
+def test_accuracies_are_of_the_parts_they_name():
+    rows = rows_of(CLASS_TASK)
+    made = answers(CLASS_TASK, forget=1.0, test=0.9)
+    right = made.test.logits.argmax(1) == made.test.labels
+    of_class = made.test.labels == 2
+    assert rows["original"]["forget_train_accuracy"] == 1.0
+    assert rows["original"]["forget_test_accuracy"] == pytest.approx(right[of_class].mean())
+    assert rows["original"]["retain_test_accuracy"] == pytest.approx(right[~of_class].mean())
+    assert rows["original"]["test_accuracy"] == pytest.approx(right.mean())
+
+
+def test_classes_forgotten_earlier_do_not_count_as_kept():
+    first = make_split(SOURCE, ForgetClass(1))
+    second = make_split(SOURCE, ForgetClass(2), first.forget.ids.tolist())
+    made = answers(second, forget=1.0, test=0.9)
+    rows = audit_rows(second, original=made, retrained=[], unlearned=made, clean_test_only=False)
+    kept = ~np.isin(made.test.labels, (1, 2))
+    right = made.test.logits.argmax(1) == made.test.labels
+    assert rows["original"]["retain_test_accuracy"] == pytest.approx(right[kept].mean())
+    assert rows["original"]["forget_test_accuracy"] == pytest.approx(right[made.test.labels == 2].mean())
+
+
+def test_several_models_give_mean_spread_and_range():
+    row = rows_of(SAMPLE_TASK)["retrained"]
+    models = [answers(SAMPLE_TASK, forget=0.9, test=0.9, seed=10 * (1 + number)) for number in range(3)]
+    values = [np.mean(model.test.logits.argmax(1) == model.test.labels) for model in models]
+    assert row["test_accuracy"] == pytest.approx(np.mean(values))
+    assert row["test_accuracy_std"] == pytest.approx(np.std(values, ddof=1))
+    assert (row["test_accuracy_min"], row["test_accuracy_max"]) == pytest.approx((min(values), max(values)))
+
+
+def test_memorised_samples_stand_out_and_unseen_ones_do_not():
+    rows = rows_of(SAMPLE_TASK)
+    assert rows["original"]["mia_loss_auc"] > 0.85
+    assert rows["retrained"]["mia_loss_auc"] == pytest.approx(0.5, abs=0.06)
+    assert rows["original"]["mean_gap"] > 3 * rows["retrained"]["mean_gap"]
+
+
+def test_the_masked_control_has_no_membership_figures_and_moves_no_embedding():
+    rows = rows_of(CLASS_TASK)
+    assert rows["masked"]["forget_test_accuracy"] == rows["masked"]["forget_train_accuracy"] == 0.0
+    for key in ("mia_loss_auc", "mia_loss_accuracy", "mia_confidence"):
+        assert rows["masked"][key] is None
+    key = "cosine_to_former_class_mean"
+    assert rows["masked"][key] == rows["original"][key]
+    assert rows["retrained"][key] is None
+
+
+def test_with_noisy_labels_validation_is_held_out():
+    clean, noisy = rows_of(SAMPLE_TASK), rows_of(SAMPLE_TASK, clean_test_only=True)
+    made = answers(SAMPLE_TASK, forget=0.9, test=0.85, seed=99)
+    losses = [
+        np.log(np.exp(p.logits.astype(float)).sum(1)) - p.logits[np.arange(len(p.labels)), p.labels]
+        for p in (made.forget, made.validation)
+    ]
+    expected = np.mean([(f < v) + 0.5 * (f == v) for f in losses[0] for v in losses[1]])
+    assert noisy["unlearned"]["mia_loss_auc"] == pytest.approx(expected)
+    assert noisy["unlearned"]["mia_loss_auc"] != clean["unlearned"]["mia_loss_auc"]
+
+
+def test_the_floor_of_a_distance_is_oracle_against_the_other_oracles():
+    rows = rows_of(SAMPLE_TASK, 2)
+    assert rows["retrained"]["js_to_retrained_std"] == pytest.approx(0.0, abs=1e-12)
+    assert 0 < rows["retrained"]["js_to_retrained"] < np.log(2)
