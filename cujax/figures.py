@@ -88,7 +88,7 @@ def stopping_figure(checks: Sequence[dict[str, float]], step: int, rule: str, is
     axis.axvline(step, color="#999999", linewidth=1)
     axis.annotate(f" {rule}: step {step}", (step, 0.5), rotation=90, va="center", ha="right", color="#555555")
     axis.set(xlabel="optimiser steps", ylabel="accuracy", ylim=(-0.03, 1.03))
-    axis.legend(loc="center right", fontsize="small")
+    axis.legend(loc="lower left", fontsize="small")
     axis.grid(alpha=0.3)
     return figure
 
