@@ -87,6 +87,11 @@ class Metadata:
             raise ValueError(f"kind must be one of {get_args(Kind)}, but is {self.kind!r}.")
 
     @property
+    def forgotten_digest(self) -> str:
+        """The digest of the forgotten ids, as `Split.digest` has it."""
+        return ids_digest(self.forgotten_ids)
+
+    @property
     def parent_digest(self) -> str | None:
         """The digest of the checkpoint that this one was made from."""
         return self.lineage[-1].digest if self.lineage else None
@@ -102,8 +107,9 @@ class Checkpoint:
 
     def as_ancestor(self) -> Ancestor:
         """This checkpoint as the last entry of the lineage of what is made from it."""
-        ids = self.metadata.forgotten_ids
-        return Ancestor(self.metadata.kind, self.digest, self.metadata.request, len(ids), ids_digest(ids))
+        metadata = self.metadata
+        n_forgotten = len(metadata.forgotten_ids)
+        return Ancestor(metadata.kind, self.digest, metadata.request, n_forgotten, metadata.forgotten_digest)
 
 
 def save_checkpoint(directory: str | Path, variables: Variables, metadata: Metadata) -> Checkpoint:

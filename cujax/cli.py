@@ -15,6 +15,10 @@ INTERRUPTED = 130
 DEFAULT_CONFIG = "digits_class"
 
 
+class BadInputError(ValueError):
+    """What was asked for cannot be done; raised by work that has not computed anything yet."""
+
+
 def main(work: Callable[[Run], None], *, configs: Path, description: str, arguments: Sequence[str] | None = None) -> int:
     """Parses the command line, prepares the experiment, does the work, and gives the exit status.
 
@@ -53,7 +57,7 @@ def main(work: Callable[[Run], None], *, configs: Path, description: str, argume
         return INTERRUPTED
     except (FloatingPointError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, BadInputError) else 1
     return 0
 
 

@@ -23,6 +23,9 @@ CAVEAT = (
     "not that everything was."
 )
 
+_STOPPING = "Unlearning, pass by pass"
+UNRECORDED = "the checkpoint does not record it"
+
 # Key, heading, and what it asks.
 _COLUMNS = (
     (
@@ -96,7 +99,7 @@ def make_report(run: Run, original: Checkpoint, retrained: list[Checkpoint], unl
         noisy = bool(source.redrawn_ids)
         rows = audit_rows(split, original=of_original, retrained=of_retrained, unlearned=of_unlearned, clean_test_only=noisy)
         advance()
-        history = unlearned.metadata.record
+        history = {"stop_rule": None, "stop_reason": UNRECORDED, "step": None, "checks": ()} | unlearned.metadata.record
         report = {
             "rows": rows,
             "cost": _costs(original, retrained, unlearned, rows),
@@ -148,7 +151,7 @@ def make_report(run: Run, original: Checkpoint, retrained: list[Checkpoint], unl
                 lambda: destination_figure(several, split, source.class_names),
             ),
             (
-                "Unlearning, pass by pass",
+                _STOPPING,
                 f"What the stop rule saw on validation data. It ended because {history['stop_reason']}.",
                 lambda: stopping_figure(history["checks"], history["step"], history["stop_rule"], split.is_class_task),
             ),
@@ -159,7 +162,8 @@ def make_report(run: Run, original: Checkpoint, retrained: list[Checkpoint], unl
                 lambda: confidence_figure(models, split),
             ),
         ):
-            figures[title] = (explanation, _png(draw()))
+            if history["checks"] or title != _STOPPING:
+                figures[title] = (explanation, _png(draw()))
             advance()
     return {"report": json.loads(json.dumps(report)), "figures": figures}
 
@@ -174,7 +178,7 @@ def _costs(original: Checkpoint, retrained: list[Checkpoint], unlearned: Checkpo
             columns = {key: [cost[key] for cost in known] for key in keys}
             costs[name] = {key: None if None in column else sum(column) / len(column) for key, column in columns.items()}
         else:
-            reason = "the checkpoint does not record it" if checkpoints else "no retrained model: --retrained is 0"
+            reason = UNRECORDED if checkpoints else "no retrained model: --retrained is 0"
             costs[name] = {**dict.fromkeys(keys), "reason": reason}
     if "masked" in rows:
         costs["masked"] = dict.fromkeys(keys, 0)
@@ -193,13 +197,18 @@ def summary(report: dict[str, Any]) -> str:
     what = (
         f"{noun} {', '.join(names)} ({split['forget']} training images)" if names else f"{split['forget']} training images"
     )
-    cost, retraining = report["cost"]["unlearned"], report["cost"]["retrained"]
-    time = f"{cost['seconds']:.1f} s"
-    if retraining["seconds"]:
-        time += f" (retraining took {retraining['seconds']:.1f} s)"
-    verb = "Forgot" if stop["rule"] == "forgotten" else "Did NOT reach the stop rule for"
+    if stop["rule"] is None:
+        happened = f"{what} of {report['source']['name']} were to be forgotten; how, {UNRECORDED}."
+    else:
+        cost, retraining = report["cost"]["unlearned"], report["cost"]["retrained"]
+        compared = f" (retraining took {retraining['seconds']:.1f} s)" if retraining["seconds"] else ""
+        verb = "Forgot" if stop["rule"] == "forgotten" else "Did NOT reach the stop rule for"
+        happened = (
+            f"{verb} {what} of {report['source']['name']} in {stop['step']} steps, {cost['seconds']:.1f} s{compared}: "
+            f"{stop['reason']}."
+        )
     lines = [
-        f"{verb} {what} of {report['source']['name']} in {stop['step']} steps, {time}: {stop['reason']}.",
+        happened,
         f"Accuracy on {'test samples of the forgotten ' + noun if key == 'forget_test_accuracy' else 'the forget set'}: "
         f"{_figure(rows['original'], key)} before, {_figure(rows['unlearned'], key)} after"
         + (f", {_figure(rows['retrained'], key)} retrained." if report["retrained_models"] else "."),

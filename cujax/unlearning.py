@@ -1,7 +1,8 @@
 """The run of a method: passes over the forget set, the stop rule on validation data, and the guard."""
 
+import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import jax
@@ -49,7 +50,7 @@ class History:
         stop_rule: Why it ended: "forgotten", "max_passes", "retain_tolerance" or "not_finite".
         stop_reason: The same in a sentence with its figures.
         step: The optimiser step whose parameters were returned.
-        cost: What the whole run took, checks included.
+        cost: What the whole run took, checks after the first included.
     """
 
     checks: tuple[Check, ...]
@@ -121,6 +122,7 @@ class Loop:
         first = self._check(model, state, split, 0, forgotten_accuracy, lowest_target=0.0)
         checks, good = [first], _Snapshot.of(state)
         started_at = first.retain_accuracy
+        checking = 0.0
         rule: StopRule = "max_passes"
         reason = f"{max_passes} passes were made without forgetting; raise max_passes or unlearn_weight"
         with self.progress("unlearning", max_passes) as advance:
@@ -131,7 +133,9 @@ class Loop:
                     rule = "not_finite"
                     reason = f"{error} The parameters of step {good.step} are kept; lower the learning rate"
                     break
+                started = time.perf_counter()
                 check = self._check(model, state, split, stepper.steps, forgotten_accuracy, first.target)
+                checking += time.perf_counter() - started
                 checks.append(check)
                 advance(
                     1,
@@ -150,7 +154,8 @@ class Loop:
                     rule = "forgotten"
                     reason = f"accuracy {check.forget_accuracy:.3f} on what to forget is at most {check.target:.3f}"
                     break
-        history = History(tuple(checks), rule, reason, good.step, stepper.cost)
+        cost = replace(stepper.cost, seconds=stepper.cost.seconds + checking)
+        history = History(tuple(checks), rule, reason, good.step, cost)
         return Unlearned(model, good.variables.params, good.variables.model_state, history)
 
     def _check(

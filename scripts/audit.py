@@ -9,8 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from cujax.checkpoints import load_checkpoint
-from cujax.cli import main, take_option
-from cujax.data.requests import ids_digest
+from cujax.cli import BadInputError, main, take_option
 from cujax.experiment import Run
 from cujax.model import abstract_variables
 from cujax.report import report_on
@@ -20,7 +19,7 @@ def audit(run: Run, checkpoint: str | None) -> None:
     """Loads the models and writes the report anew; `checkpoint` takes the place of the run's own unlearned model."""
     missing = run.missing(unlearned=checkpoint is None)
     if missing:
-        raise FileNotFoundError(
+        raise BadInputError(
             f"{run.workdir} has no complete {', '.join(missing)}; make it with scripts/unlearn.py and the same flags."
         )
     if checkpoint is None:
@@ -28,10 +27,10 @@ def audit(run: Run, checkpoint: str | None) -> None:
         return
     like = abstract_variables(run.model, run.source.train.images.shape[1:])
     unlearned = load_checkpoint(checkpoint, like=like)
-    forgotten = set(unlearned.metadata.forgotten_ids)
-    if not set(run.split.forget.ids.tolist()) <= forgotten:
-        raise ValueError(
-            f"{checkpoint} forgot other samples (digest {ids_digest(forgotten)[:12]}) than this configuration names "
+    metadata = unlearned.metadata
+    if not set(run.split.forget.ids.tolist()) <= set(metadata.forgotten_ids):
+        raise BadInputError(
+            f"{checkpoint} forgot other samples (digest {metadata.forgotten_digest[:12]}) than this configuration names "
             f"({run.split.digest[:12]}); give the configuration it was made with."
         )
     report_on(run, run.original(), run.retrained(), unlearned, run.workdir / f"audit-{unlearned.digest[:12]}")

@@ -68,6 +68,18 @@ def test_costs_are_those_of_the_checkpoints(class_run, sample_run):
     assert sample_run[1]["report"]["cost"]["retrained"]["reason"] == "no retrained model: --retrained is 0"
 
 
+def test_a_checkpoint_that_does_not_say_how_it_was_unlearned_is_reported_all_the_same(class_run):
+    run, _ = class_run
+    unlearned = run.unlearned()
+    silent = dataclasses.replace(unlearned, metadata=dataclasses.replace(unlearned.metadata, record={}))
+    made = make_report(run, run.original(), run.retrained(), silent)
+    assert made["report"]["stop"]["rule"] is None
+    assert made["report"]["cost"]["unlearned"]["steps"] is None
+    assert len(made["figures"]) == 3
+    assert "does not record it" in summary(made["report"])
+    assert "does not record it" in html_page(made["report"], made["figures"])
+
+
 def test_what_is_written_is_valid_and_stands_alone(class_run, tmp_path):
     _, made = class_run
     data, page = write_report(tmp_path, made)

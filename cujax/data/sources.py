@@ -200,7 +200,7 @@ def _npz(path: Path) -> Source:
     for part in (train, test):
         digest.update(part.images.tobytes() + part.labels.tobytes() + "\n".join(part.ids).encode())
     names = tuple(str(label) for label in range(classes))
-    return Source(str(path), f"sha256 {digest.hexdigest()[:16]}", train, test, names, mean, std)
+    return Source(path.name, f"sha256 {digest.hexdigest()[:16]}", train, test, names, mean, std)
 
 
 def _checked_images(where: str, arrays: dict[str, np.ndarray], prefix: str) -> Images:

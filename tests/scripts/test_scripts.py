@@ -71,7 +71,7 @@ def test_another_checkpoint_of_the_split_can_be_audited(finished):
 
 def test_auditing_what_is_not_there_names_it(tmp_path):
     result = script("audit", *QUICK, cwd=tmp_path)
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert "no complete original, retrained_0, retrained_1, unlearned" in result.stderr
     assert "Traceback" not in result.stderr
 
