@@ -66,7 +66,7 @@ class Stepper:
     _seconds: float = field(default=0.0, init=False)
     _timed_steps: int = field(default=0, init=False)
     _steps: int = field(default=0, init=False)
-    _samples: int = field(default=0, init=False)
+    _step_samples: int = field(default=0, init=False)
     _step_flops: float | None = field(default=None, init=False)
 
     def run(self, state: UnlearnState, batches: Iterable[Any]) -> UnlearnState:
@@ -81,10 +81,9 @@ class Stepper:
             first = self._steps == 0
             if first:
                 self._step_flops = _flops(_advance.lower(self.prepare, self.step, state, self.arrays, index_batch))
-                self._samples_per_step = sum(leaf.size for leaf in jax.tree.leaves(index_batch)) // 2
+                self._step_samples = sum(leaf.size for leaf in jax.tree.leaves(index_batch)) // 2  # indices and masks
             state, metrics = _advance(self.prepare, self.step, state, self.arrays, index_batch)
             self._steps += 1
-            self._samples += self._samples_per_step
             if first:  # the first call compiles: it is not timed
                 jax.block_until_ready(state.params)
                 started = time.perf_counter()
@@ -115,7 +114,7 @@ class Stepper:
         """The cost so far; the first step, which compiles, counts as long as the mean of the others."""
         seconds = self._seconds * self._steps / max(self._timed_steps, 1)
         flops = None if self._step_flops is None else self._step_flops * self._steps
-        return Cost(seconds, self._steps, self._samples, flops)
+        return Cost(seconds, self._steps, self._step_samples * self._steps, flops)
 
 
 def _flops(lowered: jax.stages.Lowered) -> float | None:

@@ -139,7 +139,7 @@ class Loop:
                 checks.append(check)
                 advance(
                     1,
-                    f"forget {check.forget_accuracy:.2f} > {check.target:.2f}, retain {check.retain_accuracy:.2f}",
+                    f"forget {check.forget_accuracy:.2f} (to {check.target:.2f}), retain {check.retain_accuracy:.2f}",
                 )
                 if check.retain_accuracy < started_at - self.retain_tolerance:
                     rule = "retain_tolerance"
