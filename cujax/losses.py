@@ -34,7 +34,7 @@ def normalize(embeddings: ArrayLike) -> jax.Array:
     """
     embeddings = jnp.asarray(embeddings).astype(jnp.float32)
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(embeddings), axis=-1, keepdims=True))
-    nonzero = largest > _ZERO_NORM
+    nonzero = ~(largest <= _ZERO_NORM)  # so that NaN is no zero, and is seen
     scaled = jnp.where(nonzero, embeddings / jnp.where(nonzero, largest, 1.0), 0.0)
     squared_norm = jnp.sum(scaled * scaled, axis=-1, keepdims=True)
     return scaled * jax.lax.rsqrt(jnp.where(nonzero, squared_norm, 1.0))

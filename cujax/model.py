@@ -254,7 +254,7 @@ class _LinenModel(Model):
             if context.method_name == "__call__" and path:
                 seen.append(path)
                 if path == self.embedding:
-                    inputs.append(args[0])
+                    inputs.append(args[0] if args else next(iter(kwargs.values())))
             return next_method(*args, **kwargs)
 
         with nn.intercept_methods(record):

@@ -83,8 +83,13 @@ class UnlearnState:
         """
         if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
             raise ValueError(f"key must be a typed key such as jax.random.key(0), but its dtype is {key.dtype}.")
-        params, model_state, key = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), (params, model_state, key))
-        return cls(jnp.zeros((), jnp.int32), params, model_state, tx.init(params), key)
+        params, model_state, opt_state = jax.tree.map(_owned, (params, model_state, tx.init(params)))
+        return cls(jnp.zeros((), jnp.int32), params, model_state, opt_state, jnp.array(key, copy=True))
+
+
+def _owned(leaf: jax.Array) -> jax.Array:
+    """A copy that nobody else holds, of the type that a step gives back: a weak type would compile twice."""
+    return jnp.array(leaf, dtype=jnp.asarray(leaf).dtype, copy=True)
 
 
 class LossWeights(NamedTuple):

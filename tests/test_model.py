@@ -56,6 +56,43 @@ class Deterministic(nn.Module):
         return x, nn.Dense(3)(x)
 
 
+class RunningAverage(nn.Module):
+    @nn.compact
+    def __call__(self, images, *, use_running_average):
+        x = nn.BatchNorm(use_running_average=use_running_average, name="norm")(flat(images))
+        return x, nn.Dense(3)(x)
+
+
+class Scaled(nn.Module):
+    """Takes something else than a mode beside the images."""
+
+    @nn.compact
+    def __call__(self, images, scale=2.0):
+        x = scale * flat(images)
+        return x, nn.Dense(3)(x)
+
+
+class AnyArguments(nn.Module):
+    """Hands its keywords on."""
+
+    @nn.compact
+    def __call__(self, images, **kwargs):
+        return Normed(name="inner")(images, **kwargs)
+
+
+class Repeated(nn.Module):
+    @nn.compact
+    def __call__(self, images):
+        head = nn.Dense(16, name="head")
+        return head(head(flat(images)))
+
+
+class ByKeyword(nn.Module):
+    @nn.compact
+    def __call__(self, images):
+        return nn.Dense(3, name="head")(inputs=flat(images))
+
+
 class Nested(nn.Module):
     @nn.compact
     def __call__(self, images):
@@ -119,6 +156,34 @@ def test_a_wrong_submodule_is_told_with_those_that_are_called():
         make(from_linen(Nested(), embedding="haed"))
 
 
+def test_a_submodule_called_twice_is_no_embedding():
+    with pytest.raises(ValueError, match=r"embedding='head' must name a submodule called once, but it is called 2 times"):
+        make(from_linen(Repeated(), embedding="head"))
+
+
+def test_the_input_of_a_submodule_called_by_keyword_is_the_embedding():
+    model, variables = make(from_linen(ByKeyword(), embedding="head"))
+    np.testing.assert_array_equal(model.apply(*variables, IMAGES, train=False)[0].embedding, flat(IMAGES))
+
+
+def test_a_spatial_embedding_is_flattened():
+    class Convolutional(nn.Module):
+        @nn.compact
+        def __call__(self, images):
+            return nn.Conv(3, (4, 4), padding="VALID", name="head")(images)[:, 0, 0]
+
+    model, variables = make(from_linen(Convolutional(), embedding="head"))
+    np.testing.assert_array_equal(model.apply(*variables, IMAGES, train=False)[0].embedding, flat(IMAGES))
+
+
+def test_outputs_pass_as_they_are():
+    model, variables = make(from_linen(Tapped(), embedding="ignored"))
+    outputs, _ = model.apply(*variables, IMAGES, train=False)
+    assert isinstance(outputs, Outputs)
+    np.testing.assert_array_equal(outputs.embedding, flat(IMAGES))
+    np.testing.assert_array_equal(outputs.taps["ape"], 2 * flat(IMAGES))
+
+
 def test_logits_alone_without_a_named_embedding_are_refused():
     with pytest.raises(ValueError, match=r"must return cujax.Outputs or an .*embedding="):
         make(from_linen(Nested()))
@@ -132,9 +197,38 @@ def test_deterministic_is_the_opposite_of_train():
     assert (np.asarray(moving.embedding) == 0).any()
 
 
-def test_an_unknown_mode_argument_is_told():
-    with pytest.raises(ValueError, match=r"takes \['deterministic'\].*train_argument='train'"):
-        from_linen(Deterministic())
+def test_use_running_average_is_the_opposite_of_train():
+    model, variables = make(from_linen(RunningAverage(), train_argument="use_running_average"))
+    running, kept = model.apply(*variables, IMAGES, train=False)
+    np.testing.assert_allclose(running.embedding, flat(IMAGES) / np.sqrt(1 + 1e-5), rtol=1e-5)
+    chex.assert_trees_all_equal(kept, variables.model_state)
+    batch_wise, moved = model.apply(*variables, IMAGES, train=True)
+    np.testing.assert_allclose(np.mean(batch_wise.embedding, axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(moved["batch_stats"]["norm"]["mean"], 0.01 * flat(IMAGES).mean(axis=0), rtol=1e-4, atol=1e-7)
+
+
+def test_no_mode_argument_leaves_other_arguments_at_their_defaults():
+    model, variables = make(from_linen(Scaled(), train_argument=None))
+    for train in (False, True):
+        outputs, _ = model.apply(*variables, IMAGES, train=train)
+        np.testing.assert_array_equal(outputs.embedding, 2 * flat(IMAGES))
+
+
+def test_a_module_of_any_keywords_is_given_the_mode():
+    model, variables = make(from_linen(AnyArguments(), embedding="inner/head"))
+    still, moving = (
+        model.apply(*variables, IMAGES, train=train, key=jax.random.key(1))[0].embedding for train in (False, True)
+    )
+    assert (np.asarray(still) != 0).all()
+    assert (np.asarray(moving) == 0).any()
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [(Deterministic(), "train"), (Normed(), "training"), (Scaled(), "train")], ids=str
+)
+def test_an_unknown_mode_argument_is_told(module, name):
+    with pytest.raises(ValueError, match=rf"takes \['\w+'\].*train_argument='{name}'.*train_argument=None"):
+        from_linen(module, train_argument=name)
 
 
 def test_unhashable_fields_are_told():
@@ -170,18 +264,39 @@ def test_dropout_follows_the_key_in_train_mode_and_is_off_in_eval_mode(model):
     )
 
 
-def test_nnx_gives_what_the_module_gives():
+def test_nnx_gives_in_eval_mode_what_the_module_gives():
     model, variables = make(from_nnx(NnxNet))
     module = NnxNet(nnx.Rngs(jax.random.key(0)))
     module.eval()
-    outputs, _ = model.apply(*variables, IMAGES, train=False)
-    np.testing.assert_allclose(outputs.logits, module(IMAGES)[1], rtol=1e-5, atol=1e-6)
+    outputs, kept = model.apply(*variables, IMAGES, train=False)
+    chex.assert_trees_all_close((outputs.embedding, outputs.logits), module(IMAGES), rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_equal(kept, variables.model_state)
+
+
+def test_nnx_gives_in_train_mode_what_the_module_gives_with_the_dropout_of_the_key():
+    model, variables = make(from_nnx(NnxNet))
+    module = NnxNet(nnx.Rngs(jax.random.key(3)))  # the dropout of key 3, the parameters of key 0
+    nnx.update(module, nnx.state(NnxNet(nnx.Rngs(jax.random.key(0))), nnx.Param))
     module.train()
-    module(IMAGES)
-    _, state = model.apply(*variables, IMAGES, train=True, key=jax.random.key(3))
-    np.testing.assert_allclose(state["norm"]["mean"], module.norm.mean[...], rtol=1e-5, atol=1e-7)
-    assert not np.allclose(state["norm"]["mean"], variables.model_state["norm"]["mean"])
-    assert all(isinstance(key, str) for key in variables.params["blocks"])
+    outputs, state = model.apply(*variables, IMAGES, train=True, key=jax.random.key(3))
+    chex.assert_trees_all_close((outputs.embedding, outputs.logits), module(IMAGES), rtol=1e-5, atol=1e-6)
+    for name in ("mean", "var"):
+        np.testing.assert_allclose(state["norm"][name], getattr(module.norm, name)[...], rtol=1e-5, atol=1e-7)
+        assert not np.allclose(state["norm"][name], variables.model_state["norm"][name])
+
+
+def test_nnx_lists_longer_than_ten_have_string_keys_and_keep_their_order():
+    model, variables = make(from_nnx(NnxNet))
+    assert set(variables.params["blocks"]) == {str(depth) for depth in range(12)}
+    blocks = NnxNet(nnx.Rngs(jax.random.key(0))).blocks
+    for depth in range(12):
+        np.testing.assert_array_equal(variables.params["blocks"][str(depth)]["kernel"], blocks[depth].kernel[...])
+    changed = jax.tree.map(lambda leaf: leaf, variables.params)
+    changed["blocks"]["2"] = variables.params["blocks"]["10"]
+    first, second = (
+        model.apply(params, variables.model_state, IMAGES, train=False)[0].logits for params in (variables.params, changed)
+    )
+    assert not np.allclose(first, second)
 
 
 def test_nnx_initialisation_follows_the_key():
@@ -219,18 +334,29 @@ def test_equal_arguments_make_equal_models_and_one_compilation(make_model):
     first, second = make_model(), make_model()
     assert first == second
     assert hash(first) == hash(second)
-    traces = []
+    chex.clear_trace_counter()
 
     @functools.partial(jax.jit, static_argnums=0)
+    @chex.assert_max_traces(n=1)
     def logits(model, variables):
-        traces.append(model)
         return model.apply(*variables, IMAGES, train=False)[0].logits
 
     variables = first.init(jax.random.key(0), IMAGES)
-    logits(first, variables)
-    logits(second, variables)
-    assert len(traces) == 1
-    assert from_linen(Pair()) != from_linen(Pair(), layers=("head",))
+    np.testing.assert_array_equal(logits(first, variables), logits(second, variables))
+
+
+def test_other_arguments_make_another_model():
+    models = [
+        from_linen(Pair()),
+        from_linen(Pair(), layers=("head",)),
+        from_linen(Pair(), num_classes=3),
+        from_linen(Pair()).with_axis_name("devices"),
+        from_linen(Normed(), embedding="head"),
+        from_linen(Normed(), embedding="norm"),
+        from_nnx(NnxNet),
+        from_function(linear_init, linear_apply),
+    ]
+    assert len(set(models)) == len(models)
 
 
 def test_the_number_of_classes_is_seen_or_declared():
@@ -253,6 +379,44 @@ def test_outputs_of_another_rank_are_told():
 
     with pytest.raises(ValueError, match=r"embedding \[batch, d\]"):
         make(from_function(linear_init, apply))
+
+
+@pytest.mark.parametrize("model", [from_linen(Normed(), embedding="head"), from_nnx(NnxNet)], ids=["linen", "nnx"])
+def test_statistics_under_pmap_are_those_of_the_full_batch(model):
+    _, variables = make(model)
+    named = model.with_axis_name("devices")
+
+    def statistics(variables, images):
+        return named.apply(*variables, images, train=True, key=jax.random.key(0))[1]
+
+    parts = IMAGES.reshape(4, 2, *IMAGES.shape[1:])
+    mapped = jax.pmap(statistics, axis_name="devices", in_axes=(None, 0), out_axes=None)(variables, parts)
+    whole = model.apply(*variables, IMAGES, train=True, key=jax.random.key(0))[1]
+    chex.assert_trees_all_close(mapped, whole, rtol=1e-4, atol=1e-6)
+    alone = model.apply(*variables, parts[0], train=True, key=jax.random.key(0))[1]
+    largest = max(float(jnp.abs(x - y).max()) for x, y in zip(*map(jax.tree.leaves, (alone, whole)), strict=True))
+    assert largest > 1e-4  # the devices' own statistics differ
+
+
+def test_a_function_with_state_is_given_the_axis_name():
+    def mean_apply(params, model_state, images, *, train, key, axis_name=None):
+        mean = flat(images).mean(axis=0)
+        mean = mean if axis_name is None else jax.lax.pmean(mean, axis_name)
+        return linear_apply(params, model_state, images, train=train, key=key)[0], {"mean": mean}
+
+    def without(params, model_state, images, *, train, key):
+        return mean_apply(params, model_state, images, train=train, key=key)
+
+    def mean_init(key, images):
+        return linear_init(key, images)[0], {"mean": jnp.zeros(16)}
+
+    model, variables = make(from_function(mean_init, mean_apply))
+    named = model.with_axis_name("devices")
+    parts = IMAGES.reshape(4, 2, *IMAGES.shape[1:])
+    mapped = jax.vmap(lambda part: named.apply(*variables, part, train=True)[1], axis_name="devices")(parts)
+    np.testing.assert_allclose(mapped["mean"][0], flat(IMAGES).mean(axis=0), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"without keeps state.*'devices'.*no argument axis_name"):
+        from_function(mean_init, without).with_axis_name("devices").apply(*variables, IMAGES, train=True)
 
 
 def test_taps_keep_their_order_through_jit():
@@ -278,15 +442,21 @@ def test_batch_statistics_are_averaged_over_the_named_axis(model):
 
 def test_batch_norm_without_an_axis_name_is_told():
     model, variables = make(from_linen(WithoutAxisName()))
-    with pytest.raises(ValueError, match="no field axis_name: add `axis_name"):
+    advice = r"WithoutAxisName keeps \['batch_stats'\].*'devices'.*no field axis_name: add `axis_name"
+    with pytest.raises(ValueError, match=advice):
         model.with_axis_name("devices").apply(*variables, IMAGES, train=True)
 
 
 def test_embeddings_are_those_of_eval_mode_and_compile_once():
     model, variables = make(from_linen(Normed(), embedding="head"))
+    _, moved = model.apply(*variables, IMAGES, train=True, key=jax.random.key(0))
+    variables = variables._replace(model_state=moved)
     expected = model.apply(*variables, IMAGES, train=False)[0].embedding
+    in_train_mode = model.apply(*variables, IMAGES, train=True, key=jax.random.key(0))[0].embedding
+    assert not np.allclose(expected, in_train_mode)
     before = compute_embeddings._cache_size()
     for _ in range(3):
+        model = from_linen(Normed(), embedding="head")
         np.testing.assert_allclose(compute_embeddings(model, *variables, IMAGES), expected, rtol=1e-5, atol=1e-6)
     assert compute_embeddings._cache_size() == before + 1
 
@@ -296,4 +466,3 @@ def test_abstract_variables_have_the_shapes_and_compute_nothing():
     abstract = abstract_variables(model, IMAGES.shape[1:])
     chex.assert_trees_all_equal_shapes_and_dtypes(abstract, variables)
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(abstract))
-    assert isinstance(jnp.zeros(1), jax.Array)
