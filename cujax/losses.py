@@ -1,7 +1,8 @@
 """Pure losses: arrays in, a float32 scalar out.
 
 Everything here is computed in float32 whatever the dtype of the arguments, takes masks, and stays finite in value and
-in gradient for every input whose counted rows are finite. Nothing here knows about networks, data or devices.
+in gradient for every input whose counted rows are finite (gradients of float16 inputs are cast back to float16, where those
+of very short rows may overflow). Nothing here knows about networks, data or devices.
 """
 
 from typing import Literal, get_args
@@ -151,7 +152,7 @@ def anchor_losses(
     has_positives = jnp.any(positives, axis=1)
     counts = forget_counts & (n_negatives > 0)
 
-    # A row without positives runs through logsumexp whole and is then discarded: an empty one would have gradient NaN.
+    # A row without positives runs through logsumexp whole and is then discarded: an empty one would be -inf.
     among = positives | ~has_positives[:, None]
     push = jax.nn.logsumexp(jnp.where(among, similarity, -jnp.inf), axis=1)
     safe_n_negatives = jnp.maximum(n_negatives, 1.0)

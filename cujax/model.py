@@ -118,7 +118,7 @@ class Model(ABC):
         classes = result.logits.shape[1]
         if self.declared_num_classes not in (None, classes):
             raise ValueError(f"num_classes is {self.declared_num_classes}, but the network returns {classes} logits.")
-        _seen_num_classes[self] = classes
+        _seen_num_classes[replace(self, axis_name=None)] = classes
         return result, new_state if train else model_state
 
     @property
@@ -128,7 +128,7 @@ class Model(ABC):
         Raises:
             ValueError: if it was not declared and the model has not been called yet.
         """
-        classes = self.declared_num_classes or _seen_num_classes.get(self)
+        classes = self.declared_num_classes or _seen_num_classes.get(replace(self, axis_name=None))
         if classes is None:
             raise ValueError(
                 "num_classes is not known before the first init or apply of this model; give num_classes=... "

@@ -367,7 +367,7 @@ def test_the_number_of_classes_is_seen_or_declared():
     with pytest.raises(ValueError, match="num_classes is not known before"):
         _ = model.num_classes
     make(model)
-    assert model.num_classes == 3
+    assert model.num_classes == model.with_axis_name("devices").num_classes == 3
     assert from_linen(Pair(), num_classes=3).num_classes == 3
     with pytest.raises(ValueError, match="num_classes is 4, but the network returns 3 logits"):
         make(from_linen(Pair(), num_classes=4))
