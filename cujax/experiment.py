@@ -262,6 +262,7 @@ def prepare(experiment: Experiment, progress: Progress = silent) -> Run:
         given = load_checkpoint(experiment.original, like=like)
         _check_given_original(given, source, experiment)
     split = make_split(source, experiment.forget, given.metadata.forgotten_ids if given else ())
+    _check_held_out(source, split)
     _check_batch_sizes(experiment, split, trains_original=given is None)
     run = Run(experiment, source, split, model, given, progress)
     _claim_workdir(run)
@@ -322,6 +323,18 @@ def _check_given_original(given: Checkpoint, source: Source, experiment: Experim
             raise ValueError(
                 f"{where} was trained with --data.{name.replace('_', '-')} {trained_with[name]}, but it is {now} now; "
                 "give the same, so that the samples it saw are known."
+            )
+
+
+def _check_held_out(source: Source, split: Split) -> None:
+    for name, labels in (
+        ("validation", source.train.labels[split.validation.indices]),
+        ("test", source.test.labels[split.test.indices]),
+    ):
+        if np.isin(labels, split.absent_classes).all():
+            raise ValueError(
+                f"{source.name} has no {name} sample of the classes that stay, so nothing tells whether they are kept; give "
+                "more images: a class needs 6 training images for one of validation, and test images of its own."
             )
 
 

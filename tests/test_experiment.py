@@ -193,6 +193,15 @@ def test_too_few_logits_are_told(experiment, tmp_path):
         prepare(dataclasses.replace(experiment, network=f"{path}:mine"))
 
 
+@pytest.mark.parametrize("n", [16, 24])
+def test_too_few_images_to_hold_any_out_are_told(experiment, tmp_path, n):
+    np.savez(tmp_path / "few.npz", images=np.zeros((n, 8, 8), np.uint8), labels=np.arange(n) % 4)
+    with pytest.raises(
+        ValueError, match=r"few\.npz has no (validation|test) sample of the classes that stay.*6 training images"
+    ):
+        prepare(dataclasses.replace(experiment, data=Data(str(tmp_path / "few.npz")), forget=ForgetClass(1)))
+
+
 def test_configurations_and_requests_become_plain_data():
     experiment = Experiment(forget=ForgetClasses((1, 2)))
     plain = json.loads(json.dumps(describe(experiment)))

@@ -1,7 +1,9 @@
 """The report: what it holds, that it stands alone, and its pictures."""
 
 import dataclasses
+import html.parser
 import json
+import math
 import re
 
 import numpy as np
@@ -9,16 +11,30 @@ import pytest
 from rich.console import Console
 
 from cujax.data.requests import ForgetRandom
-from cujax.experiment import Experiment, prepare
+from cujax.data.sources import Data
+from cujax.experiment import Experiment, describe, prepare
 from cujax.figures import confidence_figure, destination_figure, embeddings_figure, stopping_figure
 from cujax.methods import ContrastiveUnlearning
-from cujax.report import html_page, make_report, summary, terminal_table, write_report
+from cujax.report import html_page, make_report, report_on, summary, terminal_table, write_report
 from cujax.training import Training
+
+
+NETWORK = """
+from cujax import from_linen
+from cujax.networks.cnn import CNN
+
+def tiny(num_classes):
+    return from_linen(CNN(num_classes, features=(4, 8), hidden_dim=16, embedding_dim=8))
+"""
 
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
+    network = tmp_path_factory.mktemp("network") / "network.py"
+    network.write_text(NETWORK)
     return Experiment(
+        network=f"{network}:tiny",
+        seed=3,
         training=Training(epochs=2),
         method=ContrastiveUnlearning(max_passes=2),
         retrained=2,
@@ -29,7 +45,9 @@ def quick(tmp_path_factory):
 @pytest.fixture(scope="module")
 def class_run(quick):
     run = prepare(quick)
-    return run, make_report(run, run.original(), run.retrained(), run.unlearned())
+    checkpoints = run.original(), run.retrained(), run.unlearned()
+    assert "test_images" not in vars(run), "test images were read before the audit"
+    return run, make_report(run, *checkpoints)
 
 
 @pytest.fixture(scope="module")
@@ -38,23 +56,52 @@ def sample_run(quick):
     return run, make_report(run, run.original(), run.retrained(), run.unlearned())
 
 
+ROW_KEYS = {
+    "forget_train_accuracy", "forget_test_accuracy", "retain_train_accuracy", "retain_test_accuracy", "test_accuracy",
+    "mia_loss_auc", "mia_confidence", "js_to_retrained", "reasons",
+}  # fmt: skip
+
+
 def test_the_fixed_keys_are_there(class_run, sample_run):
     for run, made in (class_run, sample_run):
         report = made["report"]
-        for row in report["rows"].values():
-            assert {"forget_train_accuracy", "forget_test_accuracy", "retain_train_accuracy", "retain_test_accuracy"} <= set(
-                row
-            )
-            assert {"test_accuracy", "mia_loss_auc", "mia_confidence", "js_to_retrained", "reasons"} <= set(row)
-        for name in report["rows"]:
+        assert list(report["cost"]) == list(report["rows"])
+        for name, row in report["rows"].items():
+            assert set(row) >= ROW_KEYS
             assert {"seconds", "steps", "samples", "flops"} <= set(report["cost"][name])
-        assert {"rule", "step"} <= set(report["stop"])
-        assert report["split"]["digest"] == run.split.digest
-        assert report["split"]["forget"] == len(run.split.forget)
-        assert report["seed"] == 0
-        assert {"config", "versions"} <= set(report)
-    assert "masked" in class_run[1]["report"]["rows"]
-    assert "masked" not in sample_run[1]["report"]["rows"]
+        split, parts = report["split"], ("forget", "retain", "validation", "previously_forgotten")
+        for part in (*parts, "test"):
+            assert split[part] == len(getattr(run.split, part))
+        assert sum(split[part] for part in parts) == len(run.source.train)
+        assert split["digest"] == run.split.digest
+        assert report["seed"] == 3
+        assert report["config"] == json.loads(json.dumps(describe(run.experiment)))
+        assert {"cujax", "jax", "flax", "optax", "numpy"} <= set(report["versions"])
+        assert report["retrained_models"] == run.experiment.retrained
+    assert list(class_run[1]["report"]["rows"]) == ["original", "retrained", "unlearned", "masked"]
+    assert list(sample_run[1]["report"]["rows"]) == ["original", "retrained", "unlearned"]
+
+
+def test_how_it_stopped_is_what_the_checkpoint_records(class_run, sample_run):
+    for run, made in (class_run, sample_run):
+        stop, record = made["report"]["stop"], run.unlearned().metadata.record
+        assert stop["rule"] in ("forgotten", "max_passes", "retain_tolerance", "not_finite")
+        assert (stop["rule"], stop["step"], stop["reason"]) == (record["stop_rule"], record["step"], record["stop_reason"])
+        assert stop["checks"] == json.loads(json.dumps(record["checks"]))
+        assert [check["step"] for check in stop["checks"]][0] == 0
+
+
+def test_accuracies_are_those_of_the_models(class_run):
+    run, made = class_run
+    for name, checkpoints in (("original", [run.original()]), ("retrained", run.retrained()), ("unlearned", [run.unlearned()])):
+        values = []
+        for checkpoint in checkpoints:
+            test = run.answers(checkpoint.variables).test
+            values.append(np.mean(test.logits.argmax(1)[test.labels != 5] == test.labels[test.labels != 5]))
+        row = made["report"]["rows"][name]
+        assert row["retain_test_accuracy"] == pytest.approx(np.mean(values))
+        if name == "retrained":
+            assert row["retain_test_accuracy_std"] == pytest.approx(np.std(values, ddof=1))
 
 
 def test_costs_are_those_of_the_checkpoints(class_run, sample_run):
@@ -64,6 +111,10 @@ def test_costs_are_those_of_the_checkpoints(class_run, sample_run):
     assert cost["retrained"]["steps"] == steps
     assert cost["unlearned"]["steps"] == 2 * 3 * 4
     assert cost["unlearned"]["samples"] == 2 * 3 * 4 * 128
+    records = [checkpoint.metadata.record["cost"] for checkpoint in run.retrained()]
+    for key in ("seconds", "flops"):
+        assert cost["retrained"][key] == pytest.approx((records[0][key] + records[1][key]) / 2)
+    assert cost["original"] == run.original().metadata.record["cost"]
     assert cost["masked"] == {"seconds": 0, "steps": 0, "samples": 0, "flops": 0}
     assert sample_run[1]["report"]["cost"]["retrained"]["reason"] == "no retrained model: --retrained is 0"
 
@@ -83,7 +134,11 @@ def test_a_checkpoint_that_does_not_say_how_it_was_unlearned_is_reported_all_the
 def test_what_is_written_is_valid_and_stands_alone(class_run, tmp_path):
     _, made = class_run
     data, page = write_report(tmp_path, made)
-    assert json.loads(data.read_text()) == made["report"]
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    assert json.loads(data.read_text(), parse_constant=refuse) == made["report"]
     text = page.read_text()
     assert not re.search(r"<script|<link|https?://", text)
     sources = re.findall(r'src="([^"]{0,30})', text)
@@ -93,16 +148,53 @@ def test_what_is_written_is_valid_and_stands_alone(class_run, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json"]
 
 
-def test_names_from_elsewhere_cannot_write_html(class_run):
+class Elements(html.parser.HTMLParser):
+    """The elements of a page with their attributes."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.found = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+
+
+ELEMENTS = {
+    "html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "br", "div", "table", "thead", "tbody", "tr", "th",
+    "td", "img", "ul", "li", "b", "pre", "details", "summary",
+}  # fmt: skip
+
+
+def assert_harmless(page):
+    """Only elements and attributes that load and run nothing."""
+    for tag, attributes in Elements(page).found:
+        assert tag in ELEMENTS
+        assert set(attributes) <= {"lang", "charset", "name", "content", "class", "title", "alt", "src"}
+        assert attributes.get("src", "data:image/png;base64,").startswith("data:image/png;base64,")
+    assert not re.search(r"@import|url\(|https?:", page[: page.index("</style>")])
+
+
+def test_the_page_loads_and_runs_nothing(class_run, sample_run):
+    for _, made in (class_run, sample_run):
+        page = html_page(made["report"], made["figures"])
+        assert_harmless(page)
+        assert sum(tag == "img" for tag, _ in Elements(page).found) == len(made["figures"]) == 4
+
+
+@pytest.mark.parametrize("evil", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "' onmouseover='alert(1)"])
+def test_names_from_elsewhere_cannot_write_html(class_run, evil):
     _, made = class_run
-    evil = "<script>alert(1)</script>"
     report = json.loads(json.dumps(made["report"]))
     report["source"]["name"] = report["request"] = report["stop"]["reason"] = report["lineage"][0] = evil
     report["source"]["class_names"] = [evil] * 10
-    report["config"]["workdir"] = evil
+    report["config"]["workdir"] = report["config"][evil] = report["versions"][evil] = evil
+    report["rows"]["masked"]["reasons"]["mia_loss_auc"] = evil
     page = html_page(report, {evil: (evil, b"")})
+    assert_harmless(page)
     assert "<script" not in page
-    assert "&lt;script&gt;" in page
+    # Title, heading (twice), summary (class name, source and reason), reason (in the table and the list), picture, ...
+    assert html.unescape(page).count(evil) >= 12
 
 
 @pytest.mark.parametrize("which", ["class_run", "sample_run"])
@@ -112,7 +204,28 @@ def test_the_table_fits_a_terminal(which, request):
     console.print(terminal_table(made["report"]))
     text = console.export_text()
     assert "…" not in text
-    assert f"{made['report']['rows']['unlearned']['retain_test_accuracy']:.3f}" in text
+    assert max(map(len, text.splitlines())) <= 80
+    for name, row in made["report"]["rows"].items():
+        assert name in text
+        for key in ("retain_test_accuracy", "test_accuracy"):
+            assert (f"{row[key]:.3f}" in text) if row[key] is not None else ("–" in text)
+    lines = [line for line in text.splitlines() if "test (all)" in line]
+    shown = [float(number) for number in re.findall(r"(?<!±)\d\.\d{3}", lines[0])]
+    values = [row["test_accuracy"] for row in made["report"]["rows"].values() if row["test_accuracy"] is not None]
+    np.testing.assert_allclose(shown, values, atol=6e-4)
+
+
+def test_the_terminal_shows_names_with_brackets_as_they_are(class_run, tmp_path, capsys, monkeypatch):
+    run, made = class_run
+    made = json.loads(json.dumps({"report": made["report"]})) | {"figures": {}}
+    made["report"]["source"]["name"] = made["report"]["source"]["class_names"][5] = "[b]5[/i]"
+    made["report"]["request"] = "ForgetIds(path=[seed=1].txt)"
+    monkeypatch.setattr("cujax.report.make_report", lambda *arguments: made)
+    report_on(run, run.original(), run.retrained(), run.unlearned(), tmp_path / "[seed=1]")
+    shown = capsys.readouterr().out
+    assert "ForgetIds(path=[seed=1].txt)" in shown
+    assert "class [b]5[/i] (131 training images) of [b]5[/i]" in shown
+    assert str(tmp_path / "[seed=1]" / "report.html") in shown
 
 
 def test_the_summary_says_what_happened(class_run, sample_run):
@@ -122,7 +235,55 @@ def test_the_summary_says_what_happened(class_run, sample_run):
     assert f"{rows['original']['forget_test_accuracy']:.3f} before" in text
     assert f"{rows['unlearned']['retain_test_accuracy']:.3f} after" in text
     assert ("Did NOT" in text) == (class_run[1]["report"]["stop"]["rule"] != "forgotten")
-    assert "60 training images" in summary(sample_run[1]["report"])
+    text = summary(sample_run[1]["report"])
+    rows = sample_run[1]["report"]["rows"]
+    assert "60 training images of digits" in text
+    assert f"the forget set: {rows['original']['forget_train_accuracy']:.3f} before, " in text
+    assert f"{rows['unlearned']['forget_train_accuracy']:.3f} after." in text
+    assert "retrain" not in text
+
+
+def test_every_figure_of_the_summary_is_in_its_place():
+    def row(forget, retain, **more):
+        return {"forget_test_accuracy": forget, "forget_train_accuracy": 0.5, "retain_test_accuracy": retain, **more}
+
+    report = {
+        "rows": {
+            "original": row(0.987, 0.911),
+            "retrained": row(0.012, 0.933, forget_test_accuracy_std=0.004, retain_test_accuracy_std=0.006),
+            "unlearned": row(0.021, 0.922),
+        },
+        "stop": {"rule": "forgotten", "step": 17, "reason": "because"},
+        "split": {"forgotten_classes": [1, 2], "forget": 345},
+        "source": {"name": "pets", "class_names": ["ant", "bee", "cat"]},
+        "cost": {"unlearned": {"seconds": 1.26}, "retrained": {"seconds": 45.61}},
+        "retrained_models": 2,
+    }
+    assert summary(report).splitlines() == [
+        "Forgot classes bee, cat (345 training images) of pets in 17 steps, 1.3 s (retraining took 45.6 s): because.",
+        "Accuracy on test samples of the forgotten classes: 0.987 before, 0.021 after, 0.012 ±0.004 retrained.",
+        "Test accuracy on what stays: 0.911 before, 0.922 after, 0.933 ±0.006 retrained.",
+    ]
+    report["stop"]["rule"] = "max_passes"
+    assert summary(report).startswith("Did NOT reach the stop rule for classes bee, cat")
+
+
+def test_too_little_data_to_validate_on_is_refused_or_recorded_without_figures_that_are_no_numbers(quick):
+    # 35 digits are 3 or 4 a class, a tenth of which is none: then neither the stop rule nor the tolerance can be looked at.
+    experiment = dataclasses.replace(
+        quick,
+        data=Data(limit=35),
+        training=Training(epochs=2, batch_size=8),
+        method=ContrastiveUnlearning(max_passes=2, retain_batch_size=8),
+        retrained=0,
+        workdir=f"{quick.workdir}-little",
+    )
+    try:
+        checks = prepare(experiment).unlearned().metadata.record["checks"]
+    except ValueError as error:
+        assert "validation" in str(error)
+        return
+    assert [value for check in checks for value in check.values() if isinstance(value, float) and math.isnan(value)] == []
 
 
 @pytest.mark.parametrize("which", ["class_run", "sample_run"])

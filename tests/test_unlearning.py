@@ -6,16 +6,18 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from cujax.audit.accuracy import accuracy
-from cujax.data.batches import to_device
-from cujax.data.requests import ForgetClass, ForgetRandom, make_split
+from cujax.data.batches import DeviceImages, IndexBatch, Rows, gather, to_device
+from cujax.data.requests import ForgetClass, ForgetRandom, Part, Split, make_split
 from cujax.data.sources import Data, load_source
 from cujax.inference import predict
 from cujax.methods import ContrastiveUnlearning
-from cujax.model import from_linen
+from cujax.model import from_function, from_linen
 from cujax.networks.cnn import CNN
+from cujax.step import UnlearnState
 from cujax.training import Trainer, Training
 from cujax.unlearning import Loop
 
@@ -178,3 +180,244 @@ def test_the_published_settings_run(class_task):
 def test_a_retain_batch_larger_than_the_set_is_told(class_task):
     with pytest.raises(ValueError, match="retain_batch_size is 5000"):
         class_task.run(dataclasses.replace(METHOD, retain_batch_size=5000))
+
+
+class Recorder:
+    """Stands in for the loop and keeps what a method would have it run."""
+
+    def run(self, model, step, prepare, state, batches, split, *, max_passes, forgotten_accuracy):
+        self.batches, self.state, self.max_passes = batches, state, max_passes
+
+
+def test_every_pass_uses_every_forget_sample_and_retained_samples_alone(class_task):
+    recorder = Recorder()
+    method = dataclasses.replace(METHOD, forget_batch_size=50, retain_batch_size=100, retain_draws=3)
+    method(MODEL, class_task.original, class_task.split, key=KEY, loop=recorder)
+    orders, retained = [], []
+    for forget_pass in range(3):
+        batches = list(recorder.batches(forget_pass))
+        assert len(batches) == 3 * -(-131 // 50)
+        order = np.concatenate([batch.forget.indices[batch.forget.mask] for batch in batches[::3]])
+        np.testing.assert_array_equal(np.sort(order), class_task.split.forget.indices)
+        orders.append(order)
+        retained += [batch.retain.indices for batch in batches]
+        for number, batch in enumerate(batches):
+            np.testing.assert_array_equal(batch.forget.indices, batches[number - number % 3].forget.indices)
+            assert np.isin(batch.forget.indices, class_task.split.forget.indices).all()
+            assert batch.retain.mask.all()
+    assert not np.array_equal(orders[0], orders[1])
+    # 27 retain batches of 100 are more than two rounds of the set, each without a last short batch.
+    drawn = np.unique(np.concatenate(retained))
+    assert np.isin(drawn, class_task.split.retain.indices).all()
+    assert len(drawn) > 0.98 * len(class_task.split.retain)
+
+
+def test_the_test_set_and_what_was_forgotten_before_are_never_looked_at(class_task):
+    first = make_split(load_source(Data()), ForgetClass(3))
+    split = make_split(load_source(Data()), ForgetClass(5), first.forget.ids.tolist())
+    poisoned = np.asarray(class_task.images.images, np.float32)
+    clean = dataclasses.replace(class_task.images, images=jnp.asarray(poisoned))
+    poisoned[split.previously_forgotten.indices] = np.nan
+    method = dataclasses.replace(METHOD, max_passes=1, learning_rate=0.001)
+    expected = method(MODEL, class_task.original, split, key=KEY, loop=Loop(clean))
+    blind = dataclasses.replace(split, test=None, previously_forgotten=None)
+    found = method(
+        MODEL, class_task.original, blind, key=KEY, loop=Loop(dataclasses.replace(clean, images=jnp.asarray(poisoned)))
+    )
+    chex.assert_trees_all_equal(found.variables, expected.variables)
+    assert found.history.checks == expected.history.checks
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The stop rule on a clock: a model whose only parameter is the time, which every step moves on by one, and images that
+# hold their label and the span of time in which they are classified right. So every accuracy is known beforehand.
+# ---------------------------------------------------------------------------------------------------------------------
+
+CLASSES, STEPS_A_PASS, NEVER = 4, 2, 1e6
+
+
+def clock_init(key, images):
+    return {"time": jnp.float32(0)}, {"calls": jnp.int32(0)}
+
+
+def clock_apply(params, model_state, images, *, train, key):
+    label, born, dies = images[:, 0, 0, 0].astype(jnp.int32), images[:, 0, 0, 1], images[:, 0, 0, 2]
+    right = (born <= params["time"]) & (params["time"] < dies)
+    return (images[:, 0, 0], jax.nn.one_hot(jnp.where(right, label, (label + 1) % CLASSES), CLASSES)), model_state
+
+
+CLOCK = from_function(clock_init, clock_apply, num_classes=CLASSES)
+
+
+def tick(stops_at, state, batch):
+    """Time moves on, unless the loss is no number: at that step and all that follow."""
+    finite = state.step != stops_at
+    params, model_state = {"time": state.params["time"] + 1}, {"calls": state.model_state["calls"] + 1}
+    stepped = UnlearnState(state.step + 1, params, model_state, state.opt_state, state.key)
+    state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), stepped, state)
+    return state, {"loss": jnp.where(finite, 1.0, jnp.nan), "finite": finite}
+
+
+def run_clock(
+    *,
+    forget,
+    held_out,
+    stays,
+    task,
+    threshold=None,
+    passes=5,
+    tolerance=0.25,
+    stops_at=-1,
+    absent=(),
+    log=lambda record: None,
+):
+    """Runs the loop on images given by the time at which each is no longer classified right, or a pair (from, to).
+
+    Class task: class 0 is forgotten, `held_out` are its validation rows, `stays` those of class 1. Sample task: the
+    forget set is of class 0, `held_out` are validation rows of class 0, `stays` of class 1.
+    """
+    spans = [(0, span) for span in forget + held_out] + [(1, span) for span in stays] + [(2, 0) for _ in absent]
+    pixels = [[label, *(span if isinstance(span, tuple) else (0, span))] for label, span in spans]
+    images = DeviceImages(
+        jnp.asarray(pixels, jnp.float32)[:, None, None, :],
+        jnp.asarray([label for label, _ in spans], jnp.int32),
+        jnp.zeros(3),
+        jnp.ones(3),
+    )
+
+    def part(start, stop):
+        rows = np.arange(start, stop, dtype=np.int32)
+        return Part(rows, rows.astype(str))
+
+    n, everything = len(forget), len(spans)
+    forgotten = (0,) if task == "class" else ()
+    nothing = part(0, 0)
+    split = Split(part(0, n), part(n, everything), part(n, everything), nothing, nothing, forgotten, forgotten + absent)
+    rows = Rows(np.zeros(1, np.int32), np.ones(1, bool))
+    return Loop(images, tolerance, log=log).run(
+        CLOCK,
+        jax.tree_util.Partial(tick, stops_at),
+        gather,
+        UnlearnState.create(*clock_init(None, None), optax.identity(), jax.random.key(0)),
+        lambda forget_pass: [IndexBatch(rows, rows)] * STEPS_A_PASS,
+        split,
+        max_passes=passes,
+        forgotten_accuracy=threshold,
+    )
+
+
+def assert_returned(result, rule, step):
+    """The rule, and that parameters and model state are those of one and the same step."""
+    assert result.history.stop_rule == rule
+    assert result.history.step == step
+    assert float(result.params["time"]) == step
+    assert int(result.model_state["calls"]) == step
+    assert result.model is CLOCK
+
+
+def seen(result, name):
+    return [getattr(check, name) for check in result.history.checks]
+
+
+def test_the_first_state_that_satisfies_the_rule_is_returned():
+    records = []
+    result = run_clock(
+        forget=[1, 3, 5, 7], held_out=[1, 3, 5, 7], stays=[NEVER] * 4, task="class", threshold=0.5, log=records.append
+    )
+    assert_returned(result, "forgotten", 4)
+    assert seen(result, "step") == [0, 2, 4]
+    assert seen(result, "forget_accuracy") == [1.0, 0.75, 0.5]
+    assert seen(result, "target") == [0.5] * 3
+    assert seen(result, "retain_accuracy") == [1.0] * 3
+    assert "0.500 on what to forget is at most 0.500" in result.history.stop_reason
+    checks = [{"check": c.pop("step"), **c} for c in map(dataclasses.asdict, result.history.checks)]
+    assert [record for record in records if "check" in record] == checks
+    assert [next(iter(record)) for record in records] == ["check", "step", "step", "check", "step", "step", "check"]
+
+
+def test_without_a_threshold_a_class_counts_as_forgotten_at_one_in_the_number_of_classes():
+    result = run_clock(forget=[1, 3, 5, 7], held_out=[1, 3, 5, 7], stays=[NEVER], task="class")
+    assert_returned(result, "forgotten", 6)
+    assert seen(result, "target") == [1 / CLASSES] * 4
+    assert seen(result, "forget_accuracy")[-1] == 0.25
+
+
+@pytest.mark.parametrize(("forget", "held_out"), [([1, 1], [1, 5]), ([1, 5], [1, 1])])
+def test_a_class_is_forgotten_when_neither_training_nor_held_out_samples_are_recognised(forget, held_out):
+    result = run_clock(forget=forget, held_out=held_out, stays=[NEVER], task="class", threshold=0.0)
+    assert seen(result, "forget_accuracy") == [1.0, 0.5, 0.5, 0.0]
+    assert_returned(result, "forgotten", 6)
+
+
+def test_a_class_without_held_out_samples_is_judged_by_the_forget_set():
+    result = run_clock(forget=[1, 3], held_out=[], stays=[NEVER], task="class", threshold=0.0)
+    assert seen(result, "forget_accuracy") == [1.0, 0.5, 0.0]
+    assert_returned(result, "forgotten", 4)
+
+
+def test_classes_forgotten_earlier_are_not_missed():
+    result = run_clock(forget=[1], held_out=[1], stays=[NEVER], task="class", threshold=0.0, absent=(2,))
+    assert seen(result, "retain_accuracy") == [1.0, 1.0]
+
+
+def test_samples_are_forgotten_when_known_no_better_than_held_out_ones():
+    result = run_clock(forget=[1, 3, 5, NEVER], held_out=[NEVER, 0, NEVER, 0], stays=[NEVER], task="samples")
+    assert seen(result, "forget_accuracy") == [1.0, 0.75, 0.5]
+    assert seen(result, "target") == [0.5] * 3
+    assert_returned(result, "forgotten", 4)
+
+
+def test_a_run_that_harms_held_out_accuracy_does_not_lower_its_own_bar():
+    result = run_clock(forget=[1, 5, 5, NEVER], held_out=[0, 1, 3, 3], stays=[NEVER], task="samples")
+    assert seen(result, "target") == [0.75] * 2
+    assert_returned(result, "forgotten", 2)
+
+
+def test_a_run_that_improves_held_out_accuracy_is_done_sooner():
+    result = run_clock(forget=[1, 5, 5, NEVER], held_out=[0, 0, NEVER, (2, NEVER)], stays=[NEVER], task="samples", passes=2)
+    assert seen(result, "target") == [0.25, 0.5, 0.5]
+    assert_returned(result, "max_passes", 4)
+    result = run_clock(forget=[1, 3, 5, NEVER], held_out=[0, 0, NEVER, (4, NEVER)], stays=[NEVER], task="samples")
+    assert seen(result, "target") == [0.25, 0.25, 0.5]
+    assert_returned(result, "forgotten", 4)
+
+
+def test_with_no_state_forgotten_the_last_is_returned():
+    result = run_clock(forget=[NEVER], held_out=[NEVER], stays=[NEVER], task="class", threshold=0.0, passes=3)
+    assert_returned(result, "max_passes", 6)
+    assert len(result.history.checks) == 4
+    assert "3 passes" in result.history.stop_reason
+
+
+def test_a_fall_of_exactly_the_tolerance_is_tolerated_and_more_is_not():
+    result = run_clock(forget=[NEVER], held_out=[NEVER], stays=[1, 5, 9, 9], task="class", threshold=0.0, tolerance=0.25)
+    assert seen(result, "retain_accuracy") == [1.0, 0.75, 0.75, 0.5]
+    assert_returned(result, "retain_tolerance", 4)
+    assert "fell from 1.000 to 0.500" in result.history.stop_reason
+
+
+def test_the_tolerance_is_measured_from_where_the_run_began():
+    result = run_clock(forget=[NEVER], held_out=[NEVER], stays=[0, 1, 3, 9], task="class", threshold=0.0, tolerance=0.4)
+    assert seen(result, "retain_accuracy") == [0.75, 0.5, 0.25]
+    assert_returned(result, "retain_tolerance", 2)
+
+
+def test_harm_in_the_first_pass_gives_the_original_back():
+    result = run_clock(forget=[NEVER], held_out=[NEVER], stays=[1, 1], task="class", threshold=0.0)
+    assert_returned(result, "retain_tolerance", 0)
+    assert seen(result, "step") == [0, 2]
+
+
+def test_a_state_that_forgets_by_harming_the_rest_is_not_returned():
+    result = run_clock(forget=[3], held_out=[3], stays=[3, 3], task="class", threshold=0.0)
+    assert_returned(result, "retain_tolerance", 2)
+
+
+@pytest.mark.parametrize(("stops_at", "kept"), [(0, 0), (1, 0), (2, 2), (5, 4)])
+def test_a_loss_that_is_no_number_gives_back_the_state_of_the_last_check(stops_at, kept):
+    result = run_clock(forget=[NEVER], held_out=[NEVER], stays=[NEVER], task="class", threshold=0.0, stops_at=stops_at)
+    assert_returned(result, "not_finite", kept)
+    assert seen(result, "step") == list(range(0, kept + 1, STEPS_A_PASS))
+    assert f"not finite at step {stops_at + 1}" in result.history.stop_reason
+    assert f"parameters of step {kept} are kept" in result.history.stop_reason
+    chex.assert_tree_all_finite(result.variables)

@@ -83,15 +83,16 @@ def audit_rows(
 
     def test_rows(answers: Answers, of_forgotten: bool) -> Predictions:
         classes = split.forgotten_classes if of_forgotten else split.absent_classes
-        return answers.test.take(np.isin(answers.test.labels, classes) == of_forgotten)
+        rows = answers.test.take(np.isin(answers.test.labels, classes) == of_forgotten)
+        if not len(rows.labels):
+            which = "the forgotten classes" if of_forgotten else "the classes that stay"
+            raise NotAvailable(f"the test set has no sample of {which}")
+        return rows
 
     def forget_test_accuracy(answers: Answers) -> float:
         if not len(forgotten):
             raise NotAvailable("samples were forgotten, not classes: there are no test samples of them")
-        rows = test_rows(answers, of_forgotten=True)
-        if not len(rows.labels):
-            raise NotAvailable("the test set has no sample of the forgotten classes")
-        return accuracy(rows)
+        return accuracy(test_rows(answers, of_forgotten=True))
 
     def held_out(answers: Answers) -> np.ndarray:
         unseen = answers.validation if clean_test_only else answers.test

@@ -184,7 +184,7 @@ def _npz(path: Path) -> Source:
             )
     else:
         train, test = _hold_out_fifth(everything)
-    classes = int(max(train.labels.max(), test.labels.max())) + 1
+    classes = int(max(train.labels.max(), test.labels.max(initial=0))) + 1
     without_images = np.setdiff1d(np.arange(min(classes, len(train) + 1)), train.labels)
     if len(without_images):
         raise ValueError(

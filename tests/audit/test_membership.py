@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.special import log_softmax
 from scipy.stats import norm
 
 from cujax.audit.membership import (
@@ -43,6 +44,11 @@ def test_a_low_loss_is_membership_and_the_reverse_is_below_chance():
     assert loss_attack_auc(np.ones(10), np.zeros(10)) == 0.0
 
 
+def test_the_area_depends_on_the_order_of_the_losses_alone():
+    forget, held_out = gaussians(0.7, 500)
+    assert loss_attack_auc(np.exp(3 * forget), np.exp(3 * held_out)) == loss_attack_auc(forget, held_out)
+
+
 def test_the_fitted_attack_is_at_chance_or_at_the_best_threshold():
     same = loss_attack_accuracy(*gaussians(0.0, 4000))
     apart = loss_attack_accuracy(*gaussians(2.0, 4000))
@@ -59,6 +65,8 @@ def test_sides_of_unequal_size_are_sampled_to_equal_ones():
 def test_infinite_losses_and_too_few_samples_are_told(attack):
     with pytest.raises(ValueError, match="forget losses are not all finite"):
         attack(np.array([np.inf] * 20), np.zeros(20))
+    with pytest.raises(ValueError, match="held-out losses are not all finite"):
+        attack(np.zeros(20), np.array([0.0] * 19 + [np.nan]))
     with pytest.raises(ValueError, match="there are 0 held-out samples"):
         attack(np.zeros(20), np.zeros(0))
     with pytest.raises(ValueError, match="needs at least 10"):
@@ -72,6 +80,23 @@ def test_the_confidence_attack_tells_members_from_others():
     assert confidence_attack(members, others, rng.uniform(0.05, 0.15, 50)) == 1.0
     half = np.concatenate([np.full(25, 0.9), np.full(25, 0.1)])
     assert confidence_attack(members, others, half) == 0.5
+
+
+def test_the_confidence_attack_learns_from_as_many_members_as_others():
+    # Members are certain in 7 of 10 cases, others in 3. Unbalanced, members would be the majority at both values.
+    members, others = np.repeat([0.9, 0.1], [1400, 600]), np.repeat([0.9, 0.1], [60, 140])
+    assert confidence_attack(members, others, np.full(5, 0.1)) == 1.0
+    assert confidence_attack(members, others, np.full(5, 0.9)) == 0.0
+
+
+def test_losses_agree_with_float64():
+    rng = np.random.default_rng(0)
+    logits = (10.0 ** rng.uniform(-2, 5, size=(60, 1)) * rng.normal(size=(60, 8))).astype(np.float32)
+    logits[:20, 3] = -np.inf
+    labels = np.where(np.arange(60) % 8 == 3, 4, np.arange(60) % 8)
+    expected = -log_softmax(logits.astype(np.float64), axis=1)[np.arange(60), labels]
+    assert expected.max() > 1e4
+    np.testing.assert_allclose(sample_losses(predictions(logits, labels)), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_losses_and_confidences_are_stable():

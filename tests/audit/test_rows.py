@@ -1,7 +1,10 @@
 """The rows of a report on answers that are made up, so that every figure is known."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+from scipy.special import rel_entr, softmax
 
 from cujax.audit.rows import KEYS, Answers, audit_rows
 from cujax.data.requests import ForgetClass, ForgetRandom, make_split
@@ -9,7 +12,6 @@ from cujax.data.sources import Images, Source
 from cujax.inference import Predictions
 
 N, CLASSES = 600, 4
-RNG = np.random.default_rng(0)
 
 
 def make_source():
@@ -72,6 +74,16 @@ def test_every_figure_is_a_fraction_or_absent_with_a_reason(split, n_retrained):
         assert "--retrained is 0" in rows["unlearned"]["reasons"]["mean_gap"]
     if n_retrained == 1:
         assert "only one retrained model" in rows["retrained"]["reasons"]["js_to_retrained"]
+
+
+@pytest.mark.parametrize("split", [CLASS_TASK, SAMPLE_TASK], ids=["class", "samples"])
+@pytest.mark.parametrize("n_retrained", [0, 2])
+def test_the_keys_that_programs_rely_on_are_in_every_row(split, n_retrained):
+    for row in rows_of(split, n_retrained).values():
+        assert set(row) >= {
+            "forget_train_accuracy", "forget_test_accuracy", "retain_train_accuracy", "retain_test_accuracy",
+            "test_accuracy", "mia_loss_auc", "mia_confidence", "js_to_retrained", "reasons",
+        }  # fmt: skip
 
 
 def test_accuracies_are_of_the_parts_they_name():
@@ -138,3 +150,93 @@ def test_the_floor_of_a_distance_is_oracle_against_the_other_oracles():
     rows = rows_of(SAMPLE_TASK, 2)
     assert rows["retrained"]["js_to_retrained_std"] == pytest.approx(0.0, abs=1e-12)
     assert 0 < rows["retrained"]["js_to_retrained"] < np.log(2)
+
+
+def test_distances_are_to_all_retrained_models_and_of_a_retrained_model_to_the_others():
+    made = {"original": answers(SAMPLE_TASK, forget=1.0, test=0.9), "unlearned": answers(SAMPLE_TASK, forget=0.8, test=0.9)}
+    retrained = [answers(SAMPLE_TASK, forget=share, test=0.9, seed=number) for number, share in enumerate((0.9, 0.6, 0.3))]
+    rows = audit_rows(SAMPLE_TASK, retrained=retrained, clean_test_only=False, **made)
+
+    def distance(one, other):
+        p, q = (softmax(model.forget.logits.astype(float), axis=1) for model in (one, other))
+        middle = (p + q) / 2
+        return np.mean((rel_entr(p, middle) + rel_entr(q, middle)).sum(1) / 2)
+
+    for name, model in made.items():
+        assert rows[name]["js_to_retrained"] == pytest.approx(np.mean([distance(model, other) for other in retrained]))
+    to_others = [np.mean([distance(one, other) for other in retrained if other is not one]) for one in retrained]
+    assert max(to_others) > 1.1 * min(to_others)
+    row = rows["retrained"]
+    assert row["js_to_retrained"] == pytest.approx(np.mean(to_others))
+    assert row["js_to_retrained_std"] == pytest.approx(np.std(to_others, ddof=1))
+    assert row["js_to_retrained_min"] == pytest.approx(min(to_others))
+    assert row["js_to_retrained_max"] == pytest.approx(max(to_others))
+
+
+@pytest.mark.parametrize("split", [CLASS_TASK, SAMPLE_TASK], ids=["class", "samples"])
+def test_the_gap_is_of_the_accuracies_that_the_task_is_about(split):
+    rows = rows_of(split)
+    forget = "forget_test_accuracy" if split.is_class_task else "forget_train_accuracy"
+    keys = (forget, "retain_train_accuracy", "retain_test_accuracy")
+    expected = np.mean([abs(rows["original"][key] - rows["retrained"][key]) for key in keys])
+    assert rows["original"]["mean_gap"] == pytest.approx(expected)
+
+
+def losses_of(part):
+    logits = part.logits.astype(float)
+    return np.log(np.exp(logits).sum(1)) - logits[np.arange(len(part.labels)), part.labels]
+
+
+def test_forgotten_classes_are_attacked_with_test_samples_of_the_same_classes():
+    made = answers(CLASS_TASK, forget=1.0, test=0.9)
+    forget, held_out = losses_of(made.forget), losses_of(made.test)[made.test.labels == 2]
+    expected = np.mean([(f < h) + 0.5 * (f == h) for f in forget for h in held_out])
+    assert rows_of(CLASS_TASK)["original"]["mia_loss_auc"] == pytest.approx(expected)
+
+
+def test_memorised_samples_look_like_members_to_the_trained_attack_and_unseen_ones_do_not():
+    rows = rows_of(SAMPLE_TASK)
+    assert rows["original"]["mia_confidence"] < 0.1
+    assert rows["retrained"]["mia_confidence"] > 0.9
+
+
+def test_the_masked_row_says_why_its_attacks_are_absent():
+    reasons = rows_of(CLASS_TASK)["masked"]["reasons"]
+    assert "not all finite" in reasons["mia_loss_auc"]
+    assert "mask" in reasons["mia_confidence"]
+
+
+def test_too_few_held_out_samples_take_away_only_what_needs_more():
+    few = np.concatenate([np.flatnonzero(SOURCE.test.labels != 2), np.flatnonzero(SOURCE.test.labels == 2)[:3]])
+
+    def with_few(made):
+        return dataclasses.replace(made, test=made.test.take(few))
+
+    made = with_few(answers(CLASS_TASK, forget=1.0, test=0.9))
+    row = audit_rows(CLASS_TASK, original=made, retrained=[], unlearned=made, clean_test_only=False)["original"]
+    assert row["mia_loss_accuracy"] is None
+    assert "3 held-out samples" in row["reasons"]["mia_loss_accuracy"]
+    assert row["mia_loss_auc"] is not None
+
+
+def only(made, classes):
+    """The same answers on a test set that has no other classes."""
+    return dataclasses.replace(made, test=made.test.take(np.isin(made.test.labels, classes)))
+
+
+def test_without_test_samples_of_the_class_its_figures_are_absent_with_the_reason():
+    made = only(answers(CLASS_TASK, forget=1.0, test=0.9), (0, 1, 3))
+    row = audit_rows(CLASS_TASK, original=made, retrained=[made], unlearned=made, clean_test_only=False)["original"]
+    assert row["forget_test_accuracy"] is None
+    assert "no sample of the forgotten classes" in row["reasons"]["forget_test_accuracy"]
+    assert row["mia_loss_auc"] is None
+    assert row["forget_train_accuracy"] == 1.0
+
+
+def test_without_test_samples_of_what_stays_its_figures_are_absent_with_the_reason():
+    made = only(answers(CLASS_TASK, forget=1.0, test=0.9), (2,))
+    row = audit_rows(CLASS_TASK, original=made, retrained=[], unlearned=made, clean_test_only=False)["original"]
+    for key in ("retain_test_accuracy", "mia_confidence"):
+        assert row[key] is None
+        assert row["reasons"][key]
+    assert row["forget_test_accuracy"] is not None

@@ -1,0 +1,190 @@
+"""The inner loop: order, keys, the log, the account, compilations and the guard, on steps whose results are known."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cujax.data.batches import DeviceImages, IndexBatch, Rows, gather, preprocess
+from cujax.step import Batch, Examples, UnlearnState
+from cujax.stepping import Cost, NotFiniteError, Stepper
+
+IMAGES = DeviceImages(
+    jax.random.normal(jax.random.key(0), (12, 2, 2, 1)), jnp.arange(12, dtype=jnp.int32), jnp.zeros(1), jnp.ones(1)
+)
+
+
+def fold(factor, bad_step, state: UnlearnState, examples: Examples):
+    """params <- factor * params + sum of the labels that count; not finite at one step, which leaves the state alone."""
+    finite = state.step != bad_step
+    total = jnp.sum(jnp.where(examples.mask, examples.labels, 0)).astype(jnp.float32)
+    loss = jnp.where(finite, state.params, jnp.nan)
+    stepped = UnlearnState(state.step + 1, factor * state.params + total, {}, state.opt_state, state.key)
+    return jax.tree.map(lambda new, old: jnp.where(finite, new, old), stepped, state), {"loss": loss, "finite": finite}
+
+
+def stepper(log, factor=0.5, bad_step=-1):
+    return Stepper(preprocess, jax.tree_util.Partial(fold, factor, bad_step), IMAGES, log)
+
+
+def start(seed=0, params=1.0):
+    return UnlearnState.create(jnp.asarray(params, jnp.float32), {}, optax.identity(), jax.random.key(seed))
+
+
+def rows(*indices, counted=None):
+    counted = len(indices) if counted is None else counted
+    return Rows(np.array(indices, np.int32), np.arange(len(indices)) < counted)
+
+
+BATCHES = [rows(1, 2), rows(3, 4), rows(5, 6), rows(7, 1, counted=1)]
+
+
+def expected_params(sums, factor=0.5):
+    values = [1.0]
+    for total in sums:
+        values.append(factor * values[-1] + total)
+    return values
+
+
+def test_a_step_a_batch_in_order_each_logged_with_its_own_metrics():
+    records = []
+    state = stepper(records.append).run(start(), iter(BATCHES))
+    values = expected_params([3, 7, 11, 7])
+    assert float(state.params) == values[-1]
+    assert int(state.step) == 4
+    assert records == [{"step": n + 1, "loss": values[n], "finite": True} for n in range(4)]
+
+
+def test_steps_are_counted_on_from_run_to_run():
+    records = []
+    loop = stepper(records.append)
+    state = loop.run(start(), BATCHES[:1])
+    state = loop.run(state, BATCHES[1:])
+    assert loop.steps == 4
+    assert [record["step"] for record in records] == [1, 2, 3, 4]
+    assert float(state.params) == expected_params([3, 7, 11, 7])[-1]
+
+
+def test_nothing_to_do_costs_nothing_and_changes_nothing():
+    records = []
+    loop = stepper(records.append)
+    state = loop.run(start(), [])
+    assert float(state.params) == 1.0
+    assert dataclasses.replace(loop.cost, seconds=0.0) == Cost(0.0, 0, 0, None)
+    assert records == []
+
+
+def test_one_compilation_serves_short_batches_later_runs_and_other_values():
+    traces = []
+
+    def step(factor, state, examples):
+        traces.append(examples.labels.shape)
+        return fold(factor, -1, state, examples)
+
+    def loop(factor):
+        return Stepper(preprocess, jax.tree_util.Partial(step, factor), IMAGES, lambda record: None)
+
+    state = loop(0.25).run(start(), BATCHES)
+    assert traces == [(2,)]
+    other = loop(0.75)
+    state = other.run(other.run(state, BATCHES), BATCHES)
+    assert traces == [(2,)]
+    other.run(state, [rows(1, 2, 3)])
+    assert traces == [(2,), (3,)]
+
+
+def test_the_state_is_used_up():
+    state = start()
+    after = stepper(lambda record: None).run(state, BATCHES)
+    assert state.params.is_deleted()
+    assert not after.params.is_deleted()
+
+
+@pytest.mark.parametrize("bad_step", [0, 1, 2, 3])
+def test_a_step_that_is_not_finite_ends_the_run_and_is_the_last_record(bad_step):
+    records = []
+    with pytest.raises(NotFiniteError, match=rf"not finite at step {bad_step + 1} \(loss nan\)"):
+        stepper(records.append, bad_step=bad_step).run(start(), BATCHES)
+    assert [record["step"] for record in records] == list(range(1, bad_step + 2))
+    assert [record["finite"] for record in records] == [True] * bad_step + [False]
+
+
+def test_an_infinite_gradient_beside_a_finite_loss_is_caught():
+    def step(state, examples):
+        return state, {"loss": jnp.float32(2.0), "finite": jnp.bool_(False)}
+
+    with pytest.raises(NotFiniteError, match=r"at step 1 \(loss 2.0\)"):
+        Stepper(preprocess, jax.tree_util.Partial(step), IMAGES, lambda record: None).run(start(), BATCHES)
+
+
+def draw_in_preparation(arrays, index_batch, key):
+    return jax.random.uniform(key)
+
+
+def log_the_draw(state, draw):
+    stepped = UnlearnState(state.step + 1, state.params + draw, {}, state.opt_state, state.key)
+    return stepped, {"loss": draw, "finite": jnp.bool_(True)}
+
+
+def draws(seed, sizes):
+    """What was drawn at each step of runs over so many batches."""
+    records = []
+    loop = Stepper(draw_in_preparation, jax.tree_util.Partial(log_the_draw), IMAGES, records.append)
+    state = start(seed)
+    for n in sizes:
+        state = loop.run(state, BATCHES[:1] * n)
+    return [record["loss"] for record in records], float(state.params)
+
+
+def test_what_is_drawn_depends_on_the_key_and_the_step_alone():
+    whole, total = draws(0, [6])
+    assert len(set(whole)) == 6
+    for split in range(1, 6):
+        assert draws(0, [split, 6 - split]) == (whole, total)
+    assert not set(whole) & set(draws(1, [6])[0])
+
+
+def matrix_product(state, batch):
+    """One product of known size; forget and retain rows together."""
+    images = [batch] if isinstance(batch, Examples) else [batch.forget, batch.retain]
+    flat = jnp.concatenate([part.images.reshape(part.images.shape[0], -1) for part in images])
+    loss = jnp.max(flat @ state.params)
+    return state, {"loss": loss, "finite": jnp.isfinite(loss)}
+
+
+@pytest.mark.parametrize("n", [1, 5])
+def test_the_account_counts_every_row_that_was_passed_and_the_products_it_took(n):
+    pair = IndexBatch(rows(1, 2, 3, counted=2), rows(4, 5, 6, 7, 8))
+    loop = Stepper(gather, jax.tree_util.Partial(matrix_product), IMAGES, lambda record: None)
+    loop.run(start(params=np.ones((4, 1000))), [pair] * n)
+    cost = loop.cost
+    assert (cost.steps, cost.samples) == (n, n * (3 + 5))
+    product = 2 * 8 * 4 * 1000
+    assert n * product <= cost.flops <= n * 1.5 * product
+    if n > 1:
+        assert cost.seconds > 0
+
+
+def test_flops_are_unknown_where_the_compiler_gives_none(monkeypatch):
+    monkeypatch.setattr("cujax.stepping._flops", lambda lowered: None)
+    loop = Stepper(preprocess, jax.tree_util.Partial(matrix_product), IMAGES, lambda record: None)
+    loop.run(start(params=np.ones((4, 1000))), BATCHES)
+    assert loop.cost.flops is None
+    assert loop.cost.steps == 4
+
+
+def test_the_step_gets_the_images_at_the_indices():
+    seen = []
+
+    def step(state: UnlearnState, batch: Batch):
+        metrics = {"finite": jnp.bool_(True), "loss": jnp.float32(0)}
+        metrics |= {"forget": jnp.sum(batch.forget.images), "retain": jnp.sum(batch.retain.images)}
+        return state, metrics
+
+    Stepper(gather, jax.tree_util.Partial(step), IMAGES, seen.append).run(start(), [IndexBatch(rows(2, 9), rows(4, 0, 3))])
+    images = np.asarray(IMAGES.images, np.float64)
+    assert seen[0]["forget"] == pytest.approx(images[[2, 9]].sum(), rel=1e-5)
+    assert seen[0]["retain"] == pytest.approx(images[[4, 0, 3]].sum(), rel=1e-5)
