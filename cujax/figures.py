@@ -42,12 +42,13 @@ def embeddings_figure(models: dict[str, Answers], split: Split, class_names: Seq
         stays = ~np.isin(answers.test.labels, split.absent_classes)
         kept = _some(answers.test.take(stays), _MAX_KEPT)
         embeddings = np.concatenate([forget.embeddings, kept.embeddings])
+        spread = np.ptp(embeddings, axis=0).any()  # a collapsed model has none, and nothing to project
         perplexity = min(30.0, (len(embeddings) - 1) / 3)
         for row, (title, projection) in enumerate(
             (("PCA", PCA(2)), ("t-SNE", TSNE(2, init="pca", random_state=0, perplexity=perplexity)))
         ):
             with threadpool_limits(1):  # t-SNE's threads spin while other work holds the cores: 10 times slower
-                points = projection.fit_transform(embeddings)
+                points = projection.fit_transform(embeddings) if spread else embeddings[:, :2]
             _scatter(axes[row, column], points, forget.labels, kept.labels, class_names)
             axes[row, column].set_title(f"{name} ({title})")
     axes[0, 0].legend(loc="best", fontsize="small")
@@ -67,6 +68,7 @@ def _scatter(
             ha="center",
             va="center",
             fontsize=8,
+            parse_math=False,
             bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75},
         )
     axis.set_xticks([])
@@ -137,8 +139,8 @@ def destination_figure(models: dict[str, Sequence[Answers]], split: Split, class
         matrix = np.mean([_confusion(answers.forget, len(class_names)) for answers in several], axis=0)
         image = axis.imshow(matrix, cmap="cividis", vmin=0, vmax=1)
         axis.set(title=name, xlabel="answer")
-        axis.set_xticks(range(len(class_names)), class_names, rotation=90, fontsize=7)
-        axis.set_yticks(range(len(class_names)), class_names, fontsize=7)
+        axis.set_xticks(range(len(class_names)), class_names, rotation=90, fontsize=7, parse_math=False)
+        axis.set_yticks(range(len(class_names)), class_names, fontsize=7, parse_math=False)
     axes[0].set_ylabel("label of the forget sample")
     figure.colorbar(image, ax=list(axes), shrink=0.7, label="share of the label's samples")
     return figure
@@ -166,7 +168,7 @@ def _destination_bars(models: dict[str, Sequence[Answers]], split: Split, class_
             linewidth=0.4,
         )
     ticks = [f"{name}\n(forgotten)" if label in split.forgotten_classes else name for label, name in enumerate(class_names)]
-    axis.set_xticks(positions, ticks, fontsize=8)
+    axis.set_xticks(positions, ticks, fontsize=8, parse_math=False)
     axis.set(ylabel="share of the forgotten class", ylim=(0, 1.03))
     axis.legend(fontsize="small")
     return figure

