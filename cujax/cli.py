@@ -1,15 +1,19 @@
 """Command lines: a configuration file, flags that override its fields, and errors that a person can act on."""
 
+import contextlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import tyro
 
 from cujax.data.requests import ForgetClass, ForgetWhere
 from cujax.experiment import Experiment, Run, load_python_file, prepare
 from cujax.progress import bar
+from cujax.sharding import unused_accelerator
 
 INTERRUPTED = 130
 DEFAULT_CONFIG = "digits_class"
@@ -33,8 +37,7 @@ def main(work: Callable[[Run], None], *, configs: Path, description: str, argume
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         experiment = parse(arguments, configs=configs, description=description)
-        from cujax.sharding import unused_accelerator
-
+        keep_compilations()
         warning = unused_accelerator()
         if warning:
             print(f"warning: {warning}", file=sys.stderr)
@@ -45,8 +48,10 @@ def main(work: Callable[[Run], None], *, configs: Path, description: str, argume
     except KeyboardInterrupt:
         print("\nInterrupted before anything was computed.", file=sys.stderr)
         return INTERRUPTED
+    profile = experiment.profile
     try:
-        work(run)
+        with jax.profiler.trace(profile, create_perfetto_trace=True) if profile else contextlib.nullcontext():
+            work(run)
     except KeyboardInterrupt:
         saved = sorted(path.name for path in (run.workdir / "checkpoints").glob("*") if "." not in path.name)
         print(
@@ -59,6 +64,16 @@ def main(work: Callable[[Run], None], *, configs: Path, description: str, argume
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, BadInputError) else 1
     return 0
+
+
+def keep_compilations() -> None:
+    """Keeps compiled programs in the user's cache folder, so that the next run starts at once.
+
+    JAX_COMPILATION_CACHE_DIR names another folder.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        folder = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "cujax" / "xla"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def parse(arguments: Sequence[str], *, configs: Path, description: str) -> Experiment:

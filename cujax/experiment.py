@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
@@ -26,7 +26,7 @@ from cujax.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
-from cujax.data.batches import DeviceImages, to_device
+from cujax.data.batches import ImageSet, to_device
 from cujax.data.requests import (
     ForgetClass,
     ForgetClasses,
@@ -44,7 +44,7 @@ from cujax.inference import Predictions, predict
 from cujax.methods import ContrastiveUnlearning
 from cujax.metrics_file import MetricsFile
 from cujax.model import Model, Variables, abstract_variables
-from cujax.networks import NETWORKS
+from cujax.networks import make_network
 from cujax.progress import Progress, silent
 from cujax.training import Trained, Trainer, Training
 from cujax.unlearning import Loop
@@ -65,7 +65,10 @@ class Experiment:
 
     Attributes:
         data: Which images to learn from.
-        network: "cnn", "small_cnn", or your own as PATH.py:FUNCTION, where FUNCTION(num_classes) makes a cujax Model.
+        network: "small_cnn", "cnn", "resnet18" or another of cujax.networks (a wrong name lists them), or your own as
+            PATH.py:FUNCTION, where FUNCTION(num_classes) makes a cujax Model.
+        dtype: What the networks of cujax compute in; parameters, statistics and losses stay float32. "bfloat16" is
+            faster on GPU and TPU, and slower on CPU.
         training: How the original and the retrained models are trained.
         forget: What to forget.
         method: How to forget it.
@@ -75,10 +78,13 @@ class Experiment:
         workdir: Folder for checkpoints, metrics and the report.
         original: Checkpoint to start from, original or unlearned earlier; trained here where not given.
         tensorboard: Also write metrics as TensorBoard events (extra [tensorboard]).
+        steps_per_call: At most so many steps in one compiled call; by default 1 on a CPU and 128 on an accelerator.
+        profile: Folder for a profile of what is computed, to look at with TensorBoard or at ui.perfetto.dev.
     """
 
     data: Data = Data()  # noqa: RUF009 - frozen
     network: str = "small_cnn"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     training: Training = Training()  # noqa: RUF009 - frozen
     forget: _Request = ForgetClass()  # noqa: RUF009 - frozen
     method: ContrastiveUnlearning = ContrastiveUnlearning()  # noqa: RUF009 - frozen
@@ -88,16 +94,20 @@ class Experiment:
     workdir: str = "runs/experiment"
     original: str | None = None
     tensorboard: bool = False
+    steps_per_call: int | None = None
+    profile: str | None = None
 
     def __post_init__(self) -> None:
         if self.retrained < 0:
             raise ValueError(f"retrained must be 0 or more models, but is {self.retrained}.")
         if not 0 < self.retain_tolerance <= 1:
             raise ValueError(f"retain_tolerance must lie in (0, 1], but is {self.retain_tolerance}.")
+        if self.steps_per_call is not None and self.steps_per_call < 1:
+            raise ValueError(f"steps_per_call must be at least 1, but is {self.steps_per_call}.")
 
 
-# Where something lies and how it is shown does not change what is computed.
-_NOT_IDENTITY = ("workdir", "tensorboard", "original")
+# Where something lies, how it is shown and how it is driven does not change what is computed.
+_NOT_IDENTITY = ("workdir", "tensorboard", "original", "steps_per_call", "profile")
 
 
 def describe(value: Any) -> Any:
@@ -135,13 +145,13 @@ class Run:
         return Path(self.experiment.workdir).expanduser()
 
     @cached_property
-    def train_images(self) -> DeviceImages:
-        """The training images on the device."""
+    def train_images(self) -> ImageSet:
+        """The training images, on the device where they fit."""
         return to_device(self.source, self.source.train)
 
     @cached_property
-    def test_images(self) -> DeviceImages:
-        """The test images on the device."""
+    def test_images(self) -> ImageSet:
+        """The test images, likewise."""
         return to_device(self.source, self.source.test)
 
     def original(self) -> Checkpoint:
@@ -163,7 +173,9 @@ class Run:
 
         def make(log: MetricsFile) -> tuple[Variables, Metadata]:
             original = self.original()
-            loop = Loop(self.train_images, self.experiment.retain_tolerance, self.progress, log)
+            loop = Loop(
+                self.train_images, self.experiment.retain_tolerance, self.progress, log, self.experiment.steps_per_call
+            )
             result = self.experiment.method(self.model, original.variables, self.split, key=self._key(1), loop=loop)
             metadata = self._metadata("unlearned", asdict(result.history))
             return result.variables, metadata
@@ -195,7 +207,9 @@ class Run:
 
     def _trained(self, kind: Kind, name: str, indices: np.ndarray, fold: int) -> Checkpoint:
         def make(log: MetricsFile) -> tuple[Variables, Metadata]:
-            trainer = Trainer(self.experiment.training, self.train_images, self.progress, log)
+            trainer = Trainer(
+                self.experiment.training, self.train_images, self.progress, log, self.experiment.steps_per_call
+            )
             trained: Trained = trainer.train(self.model, indices, self._key(fold), description=f"training {name}")
             return trained.variables, self._metadata(kind, {"cost": asdict(trained.cost)})
 
@@ -249,7 +263,7 @@ def prepare(experiment: Experiment, progress: Progress = silent) -> Run:
     if experiment.tensorboard and importlib.util.find_spec("tensorboardX") is None:
         raise ValueError("tensorboard needs tensorboardX: run the command as uv run --extra tensorboard ...")
     source = load_source(experiment.data, progress)
-    model = build_model(experiment.network, source.num_classes)
+    model = build_model(experiment.network, source.num_classes, experiment.dtype)
     image_shape = source.train.images.shape[1:]
     like = abstract_variables(model, image_shape)
     if model.num_classes < source.num_classes:
@@ -269,22 +283,20 @@ def prepare(experiment: Experiment, progress: Progress = silent) -> Run:
     return run
 
 
-def build_model(network: str, num_classes: int) -> Model:
+def build_model(network: str, num_classes: int, dtype: str = "float32") -> Model:
     """The network of an experiment.
 
     Raises:
-        ValueError: if the name is unknown, or what it names is not a function that makes a `Model`.
+        ValueError: if the name is unknown, what it names is not a function that makes a `Model`, or `dtype` is set for
+            a network that has its own.
         FileNotFoundError: if the file is not there.
     """
-    make: Any = NETWORKS.get(network)
-    if make is None:
-        path, _, name = network.rpartition(":")
-        if not path.endswith(".py"):
-            raise ValueError(
-                f"network {network!r} is unknown; choose one of {', '.join(sorted(NETWORKS))}, or give your own as "
-                "PATH.py:FUNCTION."
-            )
-        make = getattr(load_python_file(Path(path)), name, None)
+    path, _, name = network.rpartition(":")
+    if not path.endswith(".py"):
+        return make_network(network, num_classes, dtype)
+    if dtype != "float32":
+        raise ValueError(f"dtype {dtype} is for the networks of cujax; {network} decides itself what it computes in.")
+    make = getattr(load_python_file(Path(path)), name, None)
     model = make(num_classes) if callable(make) else make
     if not isinstance(model, Model):
         raise ValueError(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from cujax.data.batches import DeviceImages, Rows, batches_of_all, preprocess
+from cujax.data.batches import DeviceImages, ImageSet, Rows, batches_of_all, placed, preprocess
 from cujax.model import Model, Outputs, Variables
 
 _LARGEST_BATCH = 512
@@ -31,21 +31,29 @@ class Predictions:
         return Predictions(self.logits[rows], self.embeddings[rows], self.labels[rows])
 
 
-def predict(model: Model, variables: Variables, arrays: DeviceImages, indices: np.ndarray) -> Predictions:
-    """Runs the model on `arrays` at `indices`, in their order, in batches of one static size.
+def predict(model: Model, variables: Variables, images: ImageSet, indices: np.ndarray) -> Predictions:
+    """Runs the model on the images at `indices`, in their order, in batches of one static size.
 
-    Batches are powers of two, so that sets of all sizes share a few compilations.
+    Batches are powers of two, so that sets of all sizes share a few compilations. Answers are read one batch late, so
+    that the device need not wait for the host.
     """
     logits, embeddings = [], []
+
+    def read(outputs: Outputs, rows: Rows) -> None:
+        logits.append(np.asarray(outputs.logits, np.float32)[rows.mask])
+        embeddings.append(np.asarray(outputs.embedding, np.float32)[rows.mask])
+
     batch_size = min(_LARGEST_BATCH, 1 << max(len(indices) - 1, 0).bit_length())
-    for rows in batches_of_all(indices, batch_size):
-        outputs = _forward(model, variables, arrays, rows)
-        counted = np.asarray(rows.mask)
-        logits.append(np.asarray(outputs.logits, np.float32)[counted])
-        embeddings.append(np.asarray(outputs.embedding, np.float32)[counted])
-    labels = np.asarray(arrays.labels)[indices]
-    if not logits:
+    pending = None
+    for arrays, rows in placed(images, batches_of_all(indices, batch_size)):
+        answer = _forward(model, variables, arrays, rows), rows
+        if pending is not None:
+            read(*pending)
+        pending = answer
+    labels = np.asarray(images.labels)[indices]
+    if pending is None:
         return Predictions(np.zeros((0, model.num_classes), np.float32), np.zeros((0, 0), np.float32), labels)
+    read(*pending)
     return Predictions(np.concatenate(logits), np.concatenate(embeddings), labels)
 
 

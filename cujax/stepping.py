@@ -1,17 +1,20 @@
 """Drives compiled steps over index batches: the inner loop that training and unlearning share.
 
-One compiled call a step: XLA's CPU backend runs convolutions inside a compiled loop many times slower.
+On an accelerator one compiled call makes many steps, so that the device never waits for the host. On a CPU it makes one:
+XLA's CPU backend runs convolutions inside a compiled loop many times slower (docs/performance.md).
 """
 
 import functools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
-from cujax.data.batches import DeviceImages
+from cujax.data.batches import DeviceImages, ImageSet, StreamedImages, placed
 from cujax.step import Metrics, UnlearnState
 
 # Called with one record a step or check; a script writes them to a file.
@@ -39,12 +42,27 @@ class NotFiniteError(FloatingPointError):
     """A loss or a gradient was NaN or infinite; the state was left as it was before."""
 
 
+_STEPS_PER_CALL_ON_ACCELERATORS = 128
+
+
 @functools.partial(jax.jit, static_argnames="prepare", donate_argnames="state")
 def _advance(
-    prepare: Callable, step: Callable, state: UnlearnState, arrays: DeviceImages, index_batch: Any
+    prepare: Callable, step: Callable, state: UnlearnState, arrays: DeviceImages, index_batches: Any
 ) -> tuple[UnlearnState, Metrics]:
-    key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 1)
-    return step(state, prepare(arrays, index_batch, key))
+    """One step for each of the index batches, which are stacked along a leading axis; so are the metrics."""
+
+    def one(state: UnlearnState, index_batch: Any) -> tuple[UnlearnState, Metrics]:
+        key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 1)
+        return step(state, prepare(arrays, index_batch, key))
+
+    if _length(index_batches) > 1:
+        return jax.lax.scan(one, state, index_batches)
+    state, metrics = one(state, jax.tree.map(lambda leaf: leaf[0], index_batches))
+    return state, jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], metrics)
+
+
+def _length(stacked: Any) -> int:
+    return jax.tree.leaves(stacked)[0].shape[0]
 
 
 @dataclass
@@ -55,54 +73,86 @@ class Stepper:
         prepare: `prepare(arrays, index_batch, key)` gives what the step takes; compiled together with it.
         step: `step(state, examples) -> (state, metrics)`, a `jax.tree_util.Partial`, so that equal steps share one
             compilation.
-        arrays: The images.
+        images: The images.
         log: Where the metrics of each step go.
+        steps_per_call: At most so many steps in one compiled call; None for 1 on a CPU, 128 on an accelerator. Streamed
+            images are fed one step a call.
     """
 
     prepare: Callable
     step: Callable
-    arrays: DeviceImages
+    images: ImageSet
     log: Log
+    steps_per_call: int | None = None
     _seconds: float = field(default=0.0, init=False)
-    _timed_steps: int = field(default=0, init=False)
     _steps: int = field(default=0, init=False)
     _step_samples: int = field(default=0, init=False)
     _step_flops: float | None = field(default=None, init=False)
+    _compiled_lengths: set[int] = field(default_factory=set, init=False)
 
     def run(self, state: UnlearnState, batches: Iterable[Any]) -> UnlearnState:
-        """Takes one step a batch. Metrics are read one step late, so that the device need not wait for the host.
+        """Takes one step a batch. Metrics are read one call late, so that the device need not wait for the host.
 
         Raises:
             NotFiniteError: after the step whose loss or gradient was not finite.
         """
         pending: Metrics | None = None
         started = time.perf_counter()
-        for index_batch in batches:
-            first = self._steps == 0
-            if first:
-                self._step_flops = _flops(_advance.lower(self.prepare, self.step, state, self.arrays, index_batch))
-                self._step_samples = sum(leaf.size for leaf in jax.tree.leaves(index_batch)) // 2  # indices and masks
-            state, metrics = _advance(self.prepare, self.step, state, self.arrays, index_batch)
-            self._steps += 1
-            if first:  # the first call compiles: it is not timed
+        for arrays, index_batches in self._calls(batches):
+            if _length(index_batches) not in self._compiled_lengths:
                 jax.block_until_ready(state.params)
-                started = time.perf_counter()
-            else:
-                self._timed_steps += 1
+                compiling = time.perf_counter()
+                self._compile(state, arrays, index_batches)
+                started += time.perf_counter() - compiling
+            state, metrics = _advance(self.prepare, self.step, state, arrays, index_batches)
             if pending is not None:
-                self._read(pending, self._steps - 1)
+                self._read(pending)
             pending = metrics
         if pending is not None:
-            self._read(pending, self._steps)
+            self._read(pending)
         jax.block_until_ready(state.params)
         self._seconds += time.perf_counter() - started
         return state
 
-    def _read(self, metrics: Metrics, step: int) -> None:
-        values = {name: value.item() for name, value in jax.device_get(metrics).items()}
-        self.log({"step": step, **values})
-        if not values["finite"]:
-            raise NotFiniteError(f"the loss or a gradient was not finite at step {step} (loss {values['loss']}).")
+    def _calls(self, batches: Iterable[Any]) -> Iterator[tuple[DeviceImages, Any]]:
+        """The arguments of each compiled call: equally many steps in each, what is left over one by one."""
+        at_most = self.steps_per_call
+        if at_most is None:
+            at_most = 1 if jax.default_backend() == "cpu" else _STEPS_PER_CALL_ON_ACCELERATORS
+        if at_most == 1 or isinstance(self.images, StreamedImages):
+            for arrays, index_batch in placed(self.images, batches):
+                yield arrays, _stack([index_batch])
+            return
+        waiting = list(batches)
+        while waiting:
+            calls = -(-len(waiting) // at_most)
+            length = len(waiting) // calls
+            for _ in range(calls):
+                yield self.images, _stack(waiting[:length])
+                waiting = waiting[length:]
+            at_most = 1
+
+    def _compile(self, state: UnlearnState, arrays: DeviceImages, index_batches: Any) -> None:
+        """Compiles for so many steps a call, ahead of the call, so that it can be timed; `_advance` then finds it."""
+        lowered = _advance.lower(self.prepare, self.step, state, arrays, index_batches)
+        lowered.compile()
+        if not self._compiled_lengths:
+            single = jax.tree.map(lambda leaf: leaf[:1], index_batches)
+            self._step_samples = sum(leaf.size for leaf in jax.tree.leaves(single)) // 2  # indices and masks
+            # The compiler counts the body of a loop once, however often it runs: count a step outside of one.
+            if _length(index_batches) > 1:
+                lowered = _advance.lower(self.prepare, self.step, state, arrays, single)
+            self._step_flops = _flops(lowered)
+        self._compiled_lengths.add(_length(index_batches))
+
+    def _read(self, stacked: Metrics) -> None:
+        metrics = jax.device_get(stacked)
+        for position in range(_length(metrics)):
+            values = {name: value[position].item() for name, value in metrics.items()}
+            self._steps += 1
+            self.log({"step": self._steps, **values})
+            if not values["finite"]:
+                raise NotFiniteError(f"the loss or a gradient was not finite at step {self._steps} (loss {values['loss']}).")
 
     @property
     def steps(self) -> int:
@@ -111,10 +161,13 @@ class Stepper:
 
     @property
     def cost(self) -> Cost:
-        """The cost so far; the first step, which compiles, counts as long as the mean of the others."""
-        seconds = self._seconds * self._steps / max(self._timed_steps, 1)
+        """The cost so far."""
         flops = None if self._step_flops is None else self._step_flops * self._steps
-        return Cost(seconds, self._steps, self._step_samples * self._steps, flops)
+        return Cost(self._seconds, self._steps, self._step_samples * self._steps, flops)
+
+
+def _stack(index_batches: list[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *index_batches)
 
 
 def _flops(lowered: jax.stages.Lowered) -> float | None:

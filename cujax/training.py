@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import optax
 
-from cujax.data.batches import Augmentation, DeviceImages, batches_of_all, preprocess
+from cujax.data.batches import Augmentation, ImageSet, batches_of_all, placed, preprocess
 from cujax.losses import cross_entropy
 from cujax.model import Model, PyTree, Variables
 from cujax.progress import Progress, silent
@@ -95,15 +95,17 @@ class Trainer:
 
     Attributes:
         recipe: The recipe.
-        images: The training images on the device.
+        images: The training images.
         progress: Shows progress.
         log: Takes a record (a dict) of each step.
+        steps_per_call: As in `cujax.stepping.Stepper`.
     """
 
     recipe: Training
-    images: DeviceImages
+    images: ImageSet
     progress: Progress = silent
     log: Log = field(default=lambda record: None)
+    steps_per_call: int | None = None
 
     def train(self, model: Model, indices: np.ndarray, key: jax.Array, *, description: str = "training") -> Trained:
         """Trains fresh parameters on the images at `indices`; initialisation and order both come from `key`.
@@ -120,10 +122,10 @@ class Trainer:
             )
         init_key, state_key, order_key = jax.random.split(key, 3)
         tx = recipe.make_optimizer(recipe.epochs * -(-len(indices) // recipe.batch_size))
-        sample = preprocess(self.images, next(batches_of_all(indices[:1], 1)), init_key)
+        sample = preprocess(*next(placed(self.images, batches_of_all(indices[:1], 1))), init_key)
         state = UnlearnState.create(*model.init(init_key, sample.images), tx, state_key)
         images = replace(self.images, augmentation=recipe.augmentation)
-        stepper = Stepper(preprocess, make_train_step(model, tx), images, self.log)
+        stepper = Stepper(preprocess, make_train_step(model, tx), images, self.log, self.steps_per_call)
         with self.progress(description, recipe.epochs) as advance:
             for epoch in range(recipe.epochs):
                 batches = batches_of_all(indices, recipe.batch_size, jax.random.fold_in(order_key, epoch))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cujax.audit.accuracy import accuracy
-from cujax.data.batches import DeviceImages
+from cujax.data.batches import ImageSet
 from cujax.data.requests import Split
 from cujax.inference import predict
 from cujax.model import Model, PyTree, Variables
@@ -80,16 +80,18 @@ class Loop:
     """What every run of a method shares: the images, when to stop, and where progress and metrics go.
 
     Attributes:
-        images: The training images on the device.
+        images: The training images.
         retain_tolerance: The run ends when validation accuracy on the classes that stay has fallen by more than this.
         progress: Shows progress.
         log: Takes a record (a dict) of each step and check.
+        steps_per_call: As in `cujax.stepping.Stepper`.
     """
 
-    images: DeviceImages
+    images: ImageSet
     retain_tolerance: float = 0.05
     progress: Progress = silent
     log: Log = field(default=lambda record: None)
+    steps_per_call: int | None = None
 
     def run(
         self,
@@ -118,7 +120,7 @@ class Loop:
             max_passes: When to end at the latest.
             forgotten_accuracy: Class task: accuracy at which the class counts as forgotten; None for 1 / classes.
         """
-        stepper = Stepper(prepare, step, self.images, self.log)
+        stepper = Stepper(prepare, step, self.images, self.log, self.steps_per_call)
         first = self._check(model, state, split, 0, forgotten_accuracy, lowest_target=0.0)
         checks, good = [first], _Snapshot.of(state)
         started_at = first.retain_accuracy

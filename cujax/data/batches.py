@@ -1,14 +1,19 @@
-"""How images are fed: they stay on the device, a batch is an array of indices, and every draw comes from one key."""
+"""How images are fed: a batch is an array of indices into images on the device, and every draw comes from one key.
+
+Images that do not fit in memory are read from disk, a batch at a time, ahead of the step that takes them.
+"""
 
 import functools
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cujax.data.folders import ImageFiles
 from cujax.data.sources import Images, Source
 from cujax.step import Batch, Examples
 
@@ -40,6 +45,28 @@ class DeviceImages:
     augmentation: Augmentation = "none"
 
 
+@dataclass(frozen=True, eq=False)
+class StreamedImages:
+    """Images of one split on disk.
+
+    Attributes:
+        files: What decodes them, `[n, H, W, C]` uint8.
+        labels: `[n]` int32.
+        mean: As in `DeviceImages`.
+        std: As in `DeviceImages`.
+        augmentation: As in `DeviceImages`.
+    """
+
+    files: ImageFiles
+    labels: np.ndarray
+    mean: jax.Array
+    std: jax.Array
+    augmentation: Augmentation = "none"
+
+
+ImageSet = DeviceImages | StreamedImages
+
+
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("indices", "mask"), meta_fields=())
 @dataclass(frozen=True)
 class Rows:
@@ -58,11 +85,38 @@ class IndexBatch:
     retain: Rows
 
 
-def to_device(source: Source, images: Images) -> DeviceImages:
-    """Places the images of one split of a source on the default device, as they are stored."""
-    return DeviceImages(
-        jnp.asarray(images.images), jnp.asarray(images.labels), jnp.asarray(source.mean), jnp.asarray(source.std)
-    )
+def to_device(source: Source, images: Images) -> ImageSet:
+    """Places the images of one split of a source on the default device, as they are stored, unless they are streamed."""
+    mean, std = jnp.asarray(source.mean), jnp.asarray(source.std)
+    if isinstance(images.images, np.ndarray):
+        return DeviceImages(jnp.asarray(images.images), jnp.asarray(images.labels), mean, std)
+    return StreamedImages(images.images, images.labels, mean, std)
+
+
+def placed(images: ImageSet, batches: Iterable[Any]) -> Iterator[tuple[DeviceImages, Any]]:
+    """Each index batch (of `Rows`, or of a tree of them) with the images on the device that its indices count in.
+
+    Of streamed images these are the rows of the batch alone, decoded by threads while earlier batches are computed.
+    """
+    if isinstance(images, DeviceImages):
+        yield from ((images, batch) for batch in batches)
+        return
+    import grain
+
+    files, labels = images.files, images.labels
+
+    def fetch(batch: Any) -> tuple[np.ndarray, np.ndarray, Any]:
+        parts, structure = jax.tree.flatten(batch, is_leaf=lambda node: isinstance(node, Rows))
+        indices = np.concatenate([rows.indices for rows in parts])
+        positions = np.split(np.arange(len(indices), dtype=np.int32), np.cumsum([len(rows.indices) for rows in parts])[:-1])
+        numbered = [Rows(position, rows.mask) for position, rows in zip(positions, parts, strict=True)]
+        return files.read(indices), labels[indices], jax.tree.unflatten(structure, numbered)
+
+    threads = os.cpu_count() or 1
+    ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
+    for pixels, batch_labels, batch in grain.MapDataset.source(list(batches)).map(fetch).to_iter_dataset(ahead):
+        on_device = jnp.asarray(pixels), jnp.asarray(batch_labels)
+        yield DeviceImages(*on_device, images.mean, images.std, images.augmentation), batch
 
 
 def preprocess(arrays: DeviceImages, rows: Rows, key: jax.Array) -> Examples:

@@ -1,9 +1,10 @@
-"""Sources of labelled images with stable ids: the embedded digits, TFDS data sets, and a user's own arrays.
+"""Sources of labelled images with stable ids: the embedded digits, TFDS data sets, CIFAR's archives, a user's own images.
 
-Out of scope: preparing or downloading data, and data sets larger than memory.
+Out of scope: preparing or downloading data (scripts/prepare_data.py).
 """
 
 import hashlib
+import math
 import os
 import re
 import zipfile
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from cujax.data.cifar import is_cifar_archive, read_cifar
+from cujax.data.folders import FolderPart, ImageFiles, read_folder
 from cujax.progress import Progress, silent
 
 DIGITS = "digits"
@@ -24,12 +27,12 @@ class Images:
     """Labelled images of one split.
 
     Attributes:
-        images: `[n, H, W, C]` uint8, or float32 if already preprocessed.
+        images: `[n, H, W, C]` uint8, or float32 if already preprocessed; or the files, where they do not fit in memory.
         labels: `[n]` int32.
         ids: `[n]` str, unique: the same image has the same id in every run.
     """
 
-    images: np.ndarray
+    images: np.ndarray | ImageFiles
     labels: np.ndarray
     ids: np.ndarray
 
@@ -43,7 +46,7 @@ class Images:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A data set in memory.
+    """A data set.
 
     Attributes:
         name: Its name, or the file it came from.
@@ -54,6 +57,7 @@ class Source:
         mean: `[C]` float32, subtracted from pixels scaled to [0, 1]; zeros if images are preprocessed.
         std: `[C]` float32, by which the difference is divided.
         redrawn_ids: Ids of the training images whose labels were redrawn (label noise).
+        skipped: Images that could not be used and were left out, and why.
     """
 
     name: str
@@ -64,6 +68,7 @@ class Source:
     mean: np.ndarray
     std: np.ndarray
     redrawn_ids: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -77,13 +82,18 @@ class Data:
 
     Attributes:
         source: "digits" (scikit-learn's 8x8 digits, no download), the name of a TFDS data set ("fashion_mnist",
-            "cifar10"), or a path to an .npz file with images, labels and optionally ids, test_images, test_labels,
-            test_ids.
+            "cifar10"), or a path (with a "/" in it): to an .npz file with images, labels and optionally ids, test_images,
+            test_labels, test_ids; to a folder of images, CLASS/*.png or *.jpg, or train/CLASS/... beside test/CLASS/...;
+            or to CIFAR's binary archive (cifar-10-binary.tar.gz, cifar-100-binary.tar.gz).
         data_dir: Where TFDS data sets lie (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets).
         limit: Take only the first so many training images.
         label_noise: Fraction of the training labels that is redrawn among the other classes, so that there is
             something to memorise, and so to forget. Test labels stay clean.
         label_noise_seed: Seed of that draw.
+        image_size: Folder of images: scale and crop each to a square of so many pixels. Needed where sizes differ.
+        skip_bad: Folder of images: leave out images that cannot be used, and list them, instead of stopping.
+        memory_gb: The most memory (in 10^9 bytes) that decoded images may take. A larger folder of images is decoded
+            batch by batch instead; other data is refused.
     """
 
     source: str = DIGITS
@@ -91,12 +101,19 @@ class Data:
     limit: int | None = None
     label_noise: float = 0.0
     label_noise_seed: int = 0
+    image_size: int | None = None
+    skip_bad: bool = False
+    memory_gb: float = 4.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_noise < 1:
             raise ValueError(f"label_noise must be a fraction in [0, 1), but is {self.label_noise}.")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit must be at least 1 image, but is {self.limit}.")
+        if self.image_size is not None and self.image_size < 1:
+            raise ValueError(f"image_size must be at least 1 pixel, but is {self.image_size}.")
+        if not self.memory_gb >= 0:
+            raise ValueError(f"memory_gb must not be negative, but is {self.memory_gb}.")
 
 
 # Per-channel mean and standard deviation of the training pixels in [0, 1], as commonly used.
@@ -115,13 +132,19 @@ def load_source(data: Data, progress: Progress = silent) -> Source:
 
     Raises:
         ValueError: if images or labels are malformed (rank, NaN, labels out of range, repeated ids), or a TFDS data set
-            is prepared in a format that cannot be read without TensorFlow.
+            is prepared in a format that cannot be read without TensorFlow, or data that cannot be streamed is larger than
+            the memory it may take.
         FileNotFoundError: if the file or the prepared data set is not there.
     """
+    path = Path(data.source).expanduser()
     if data.source == DIGITS:
         source = _digits()
     elif data.source.endswith(".npz"):
-        source = _npz(Path(data.source).expanduser())
+        source = _npz(path, data)
+    elif is_cifar_archive(path):
+        source = _cifar(path)
+    elif "/" in data.source:
+        source = _folder(path, data, progress)
     else:
         source = _tfds(data, progress)
     if data.limit is not None:
@@ -153,19 +176,61 @@ def _digits() -> Source:
     everything = Images(pixels, bunch.target.astype(np.int32), _numbered("digits", len(pixels)))
     train, test = _hold_out_fifth(everything)
     names = tuple(str(digit) for digit in range(10))
-    mean, std = _pixel_statistics(train.images)
+    mean, std = _pixel_statistics(train)
     return Source(DIGITS, f"scikit-learn {version('scikit-learn')}", train, test, names, mean, std)
 
 
-def _npz(path: Path) -> Source:
+def _cifar(path: Path) -> Source:
+    archive = read_cifar(path)
+    train, test = (
+        Images(images, labels, _numbered(split, len(images)))
+        for split, images, labels in (
+            ("train", archive.train_images, archive.train_labels),
+            ("test", archive.test_images, archive.test_labels),
+        )
+    )
+    mean, std = (np.array(values, np.float32) for values in _NORMALIZATION[archive.name])
+    return Source(archive.name, _content_digest(train, test), train, test, archive.class_names, mean, std)
+
+
+def _folder(path: Path, data: Data, progress: Progress) -> Source:
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f"{path} does not exist or is not a folder. Give a folder of images (CLASS/*.png or *.jpg), an .npz file, "
+            "CIFAR's binary archive, or the name of a TFDS data set, which has no '/' in it."
+        )
+    found = read_folder(
+        path,
+        image_size=data.image_size,
+        limit=data.limit,
+        skip_bad=data.skip_bad,
+        memory_bytes=data.memory_gb * 1e9,
+        progress=progress,
+    )
+
+    def images(part: FolderPart) -> Images:
+        return Images(part.images, part.labels, part.ids)
+
+    train = images(found.train)
+    train, test = _hold_out_fifth(train) if found.test is None else (train, images(found.test))
+    version = f"sha256 {found.digest[:16]}" + (f", {data.image_size} pixels" if data.image_size else "")
+    name = path.resolve().name
+    return Source(name, version, train, test, found.class_names, found.mean, found.std, skipped=found.skipped)
+
+
+def _npz(path: Path, data: Data) -> Source:
     if not path.is_file():
         raise FileNotFoundError(
             f"data file {path} does not exist; write one with "
             f"np.savez('{path.name}', images=..., labels=...), images [n, H, W] or [n, H, W, C]."
         )
     try:
+        with zipfile.ZipFile(path) as contents:
+            _check_memory(str(path), sum(member.file_size for member in contents.infolist()), data)
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
+    except _TooLargeError:
+        raise
     except (ValueError, zipfile.BadZipFile, EOFError, OSError) as error:
         raise ValueError(
             f"{path} cannot be read as plain arrays ({error}). It must be a .npz of number and string arrays; arrays of "
@@ -192,15 +257,32 @@ def _npz(path: Path) -> Source:
             "number the classes 0, 1, 2, ... without a gap."
         )
     if train.images.dtype == np.uint8:
-        mean, std = _pixel_statistics(train.images)
+        mean, std = _pixel_statistics(train)
     else:
         channels = train.images.shape[3]
         mean, std = np.zeros(channels, np.float32), np.ones(channels, np.float32)
+    names = tuple(str(label) for label in range(classes))
+    return Source(path.name, _content_digest(train, test), train, test, names, mean, std)
+
+
+def _content_digest(train: Images, test: Images) -> str:
     digest = hashlib.sha256()
     for part in (train, test):
-        digest.update(part.images.tobytes() + part.labels.tobytes() + "\n".join(part.ids).encode())
-    names = tuple(str(label) for label in range(classes))
-    return Source(path.name, f"sha256 {digest.hexdigest()[:16]}", train, test, names, mean, std)
+        digest.update(np.asarray(part.images).tobytes() + part.labels.tobytes() + "\n".join(part.ids).encode())
+    return f"sha256 {digest.hexdigest()[:16]}"
+
+
+class _TooLargeError(ValueError):
+    """Data that would take more memory than it may."""
+
+
+def _check_memory(where: str, n_bytes: int, data: Data) -> None:
+    if n_bytes > data.memory_gb * 1e9:
+        raise _TooLargeError(
+            f"{where} takes {n_bytes / 1e9:.2f} GB in memory, more than the {data.memory_gb:g} GB it may. Allow more with "
+            "--data.memory-gb where the machine (and the GPU or TPU) has it, take fewer images with --data.limit if it is a "
+            "TFDS data set, or export it as a folder of images (CLASS/*.png), which is decoded batch by batch."
+        )
 
 
 def _checked_images(where: str, arrays: dict[str, np.ndarray], prefix: str) -> Images:
@@ -252,12 +334,13 @@ def _tfds(data: Data, progress: Progress) -> Source:
     name = _ALIASES.get(data.source, data.source)
     default_dir = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
     data_dir = Path(data.data_dir or default_dir).expanduser()
-    prepare = f"uv run --extra prepare tfds build {name} --file_format=array_record --data_dir={data_dir}"
+    prepare = f"uv run --extra prepare scripts/prepare_data.py {name} --data-dir {data_dir}"
     builders = sorted(data_dir.glob(f"{name}/**/dataset_info.json"), key=_version_key)
     if not builders:
         raise FileNotFoundError(
             f"data set {name!r} is not in {data_dir}. If it lies elsewhere, name the folder with --data.data-dir or "
             f"TFDS_DATA_DIR. If it is nowhere yet, prepare it once, with network:\n  {prepare}\n"
+            f"A folder of images in this directory is given as ./{data.source}. "
             "The embedded data set --data.source digits needs no download."
         )
     builder = tfds.builder_from_directory(builders[-1].parent)
@@ -275,12 +358,21 @@ def _tfds(data: Data, progress: Progress) -> Source:
     absent = [split for split in ("train", "test") if split not in builder.info.splits]
     if absent:
         raise ValueError(f"data set {name!r} has the splits {sorted(builder.info.splits)}, but no {absent[0]!r}.")
+    shape = features["image"].shape
+    if None in shape:
+        raise ValueError(
+            f"images of {name!r} are of different sizes {shape}; export it as a folder of images (CLASS/*.png) and bring "
+            "them to one size with --data.image-size."
+        )
+    n_train = builder.info.splits["train"].num_examples
+    n_images = min(data.limit or n_train, n_train) + builder.info.splits["test"].num_examples
+    _check_memory(f"data set {name!r}", n_images * math.prod(shape), data)
     train = _read_tfds_split(builder, "train", data.limit, progress)
     test = _read_tfds_split(builder, "test", None, progress)
     if name in _NORMALIZATION:
         mean, std = (np.array(values, np.float32) for values in _NORMALIZATION[name])
     else:
-        mean, std = _pixel_statistics(train.images)
+        mean, std = _pixel_statistics(train)
     return Source(name, str(builder.info.version), train, test, tuple(features["label"].names), mean, std)
 
 
@@ -316,9 +408,9 @@ def _hold_out_fifth(images: Images) -> tuple[Images, Images]:
     return images.take(np.flatnonzero(~is_test)), images.take(np.flatnonzero(is_test))
 
 
-def _pixel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation per channel of uint8 images, for pixels in [0, 1]."""
-    pixels = images.reshape(-1, images.shape[-1])
+def _pixel_statistics(images: Images) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation per channel of uint8 images in memory, for pixels in [0, 1]."""
+    pixels = np.asarray(images.images).reshape(-1, images.images.shape[-1])
     mean = pixels.mean(axis=0, dtype=np.float64) / 255
     std = pixels.std(axis=0, dtype=np.float64) / 255
     return mean.astype(np.float32), np.maximum(std, 1e-6).astype(np.float32)

@@ -1,11 +1,63 @@
 """Reference networks by name."""
 
-from collections.abc import Callable
+import functools
+
+from jax.typing import DTypeLike
 
 from cujax.model import Model, from_linen
 from cujax.networks.cnn import CNN
+from cujax.networks.heads import Head
+from cujax.networks.resnet import ResNet
+from cujax.networks.vit import ViT
 
-NETWORKS: dict[str, Callable[[int], Model]] = {
-    "cnn": lambda num_classes: from_linen(CNN(num_classes)),
-    "small_cnn": lambda num_classes: from_linen(CNN(num_classes, features=(32, 64))),
+_MakeModule = functools.partial[CNN] | functools.partial[ResNet] | functools.partial[ViT]
+
+_HEADS: tuple[tuple[str, Head], ...] = (("", "official"), ("_linear", "linear"))
+_RESNETS: dict[str, _MakeModule] = {
+    "resnet8": functools.partial(ResNet, stage_sizes=(1, 1, 1), width=16),
+    "resnet20": functools.partial(ResNet, stage_sizes=(3, 3, 3), width=16),
+    "resnet18": functools.partial(ResNet, stage_sizes=(2, 2, 2, 2)),
+    "resnet34": functools.partial(ResNet, stage_sizes=(3, 4, 6, 3)),
+    "resnet50": functools.partial(ResNet, stage_sizes=(3, 4, 6, 3), bottleneck=True),
+    "resnet101": functools.partial(ResNet, stage_sizes=(3, 4, 23, 3), bottleneck=True),
 }
+_VITS: dict[str, _MakeModule] = {
+    "vit_tiny_32": functools.partial(ViT, patch_size=4, width=192, num_heads=3),
+    "vit_small_32": functools.partial(ViT, patch_size=4, width=384, num_heads=6),
+    "vit_tiny_224": functools.partial(ViT, patch_size=16, width=192, num_heads=3),
+    "vit_small_224": functools.partial(ViT, patch_size=16, width=384, num_heads=6),
+}
+_IMAGENET_RESNETS: dict[str, _MakeModule] = {
+    f"{name}_imagenet": functools.partial(_RESNETS[name], stem="imagenet")
+    for name in ("resnet18", "resnet34", "resnet50", "resnet101")
+}
+
+# Name to linen module, called as make(num_classes, dtype=...). Names ending in _linear have a linear head on the
+# encoder's features, the others the paper's; _imagenet is the stem for images of 84 to 224 pixels.
+MODULES: dict[str, _MakeModule] = {
+    "cnn": functools.partial(CNN),
+    "small_cnn": functools.partial(CNN, features=(32, 64)),
+    **{
+        f"{name}{suffix}": functools.partial(make, head=head)
+        for name, make in (_RESNETS | _IMAGENET_RESNETS | _VITS).items()
+        for suffix, head in _HEADS
+    },
+}
+
+
+def make_network(name: str, num_classes: int, dtype: DTypeLike = "float32") -> Model:
+    """The reference network of this name.
+
+    Args:
+        name: A key of `MODULES`.
+        num_classes: Number of logits.
+        dtype: What it computes in, float32 or bfloat16; its parameters are float32.
+
+    Raises:
+        ValueError: if there is no network of this name.
+    """
+    if name not in MODULES:
+        raise ValueError(
+            f"network {name!r} is unknown; choose one of {', '.join(sorted(MODULES))}, or give your own as PATH.py:FUNCTION."
+        )
+    return from_linen(MODULES[name](num_classes, dtype=dtype))

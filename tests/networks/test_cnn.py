@@ -4,30 +4,20 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from cujax.model import from_linen
-from cujax.networks import NETWORKS
+from cujax.networks import make_network
 from cujax.networks.cnn import CNN
 
 
 def test_the_size_is_as_documented():
-    variables = NETWORKS["cnn"](10).init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+    variables = make_network("cnn", 10).init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
     assert sum(leaf.size for leaf in jax.tree.leaves(variables.params)) == 651_402
     assert variables.model_state == {}
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_layers_name_the_parameters_in_order_of_depth(name):
-    model = NETWORKS[name](7)
-    variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
-    assert set(model.layers) == set(variables.params)
-    assert model.layers[-1] == "head"
-    assert model.num_classes == 7
-
-
 def test_the_head_reads_the_very_embedding_the_loss_acts_on():
-    model = NETWORKS["small_cnn"](5)
+    model = make_network("small_cnn", 5)
     images = jax.random.normal(jax.random.key(1), (6, 8, 8, 1))
     variables = model.init(jax.random.key(0), images)
     outputs, _ = model.apply(*variables, images, train=False)

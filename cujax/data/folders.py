@@ -1,0 +1,304 @@
+"""Images in folders, one a class (`CLASS/*.png`, `*.jpg`): into memory, or decoded batch by batch where they do not fit.
+
+Every file is read once before anything is computed, so that damage is known by name, and the pixels' mean and standard
+deviation with it.
+"""
+
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import batched
+from pathlib import Path
+
+import numpy as np
+
+from cujax.progress import Progress
+
+_SUFFIXES = (".png", ".jpg", ".jpeg")
+_GREY_MODES = ("1", "L", "LA")
+_WIDE_MODES = ("I", "F", "I;16", "I;16B", "I;16L")
+_SHOWN = 5
+
+
+class _BadImageError(ValueError):
+    """An image that cannot be used."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFiles:
+    """Images on disk, `[n, H, W, C]` uint8 when read.
+
+    Attributes:
+        paths: `[n]` str.
+        image_shape: `(H, W, C)` of each.
+        resized: Whether images of other sizes are scaled and cropped to it, rather than refused.
+    """
+
+    paths: np.ndarray
+    image_shape: tuple[int, int, int]
+    resized: bool
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """The shape of them all."""
+        return (len(self.paths), *self.image_shape)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype of what is read."""
+        return np.dtype(np.uint8)
+
+    def __getitem__(self, rows: np.ndarray) -> "ImageFiles":
+        return ImageFiles(self.paths[rows], self.image_shape, self.resized)
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """The images at `rows` (`[k]` integer): `[k, H, W, C]` uint8.
+
+        Raises:
+            ValueError: if a file was damaged since it was first read.
+        """
+        return np.stack([self._read_one(path) for path in self.paths[rows].tolist()])
+
+    def _read_one(self, path: str) -> np.ndarray:
+        size = self.image_shape[:2] if self.resized else None
+        try:
+            pixels = _decode(Path(path).read_bytes(), size)
+        except (OSError, _BadImageError) as error:
+            raise ValueError(f"image {path} was readable when the run began, and is not any more: {error}") from error
+        if pixels.shape != self.image_shape:
+            raise ValueError(f"image {path} was {self.image_shape} when the run began, and is {pixels.shape} now.")
+        return pixels
+
+
+@dataclass(frozen=True, eq=False)
+class FolderPart:
+    """Training or test images of a folder.
+
+    Attributes:
+        images: `[n, H, W, C]` uint8, or the files where they do not fit in memory.
+        labels: `[n]` int32.
+        ids: `[n]` str, paths relative to the folder.
+    """
+
+    images: np.ndarray | ImageFiles
+    labels: np.ndarray
+    ids: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Folder:
+    """What `read_folder` found.
+
+    Attributes:
+        train: Training images, in an order drawn from their ids, so that the first n are of all classes.
+        test: Test images; None if the folder has none apart.
+        class_names: Names of the class folders, in alphabetical order.
+        mean: `[C]` float32 of the training pixels in [0, 1].
+        std: `[C]` float32, likewise.
+        digest: SHA-256, in hex, over the ids and contents of all files.
+        skipped: The images that were left out, and why.
+    """
+
+    train: FolderPart
+    test: FolderPart | None
+    class_names: tuple[str, ...]
+    mean: np.ndarray
+    std: np.ndarray
+    digest: str
+    skipped: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _File:
+    """One file after it was read: its content's digest, and either pixels or what is wrong with it."""
+
+    name: str
+    label: int
+    digest: str
+    pixels: np.ndarray | None
+    shape: tuple[int, ...]
+    sums: np.ndarray
+    problem: str | None
+
+
+def read_folder(
+    root: Path, *, image_size: int | None, limit: int | None, skip_bad: bool, memory_bytes: float, progress: Progress
+) -> Folder:
+    """Reads `root/CLASS/*.png|jpg`, or `root/train/CLASS/...` with test images in `root/test` or `root/val`.
+
+    Args:
+        root: The folder.
+        image_size: Images are scaled so that the shorter side has this many pixels, and the middle is cut out. Where
+            not given they must all be of one size.
+        limit: Take only so many training images.
+        skip_bad: Leave out images that cannot be used, instead of refusing the folder.
+        memory_bytes: Decoded images of more bytes than this stay on disk and are decoded batch by batch.
+        progress: Shows progress.
+
+    Raises:
+        ValueError: if there are no class folders, a class has fewer than two training images, images cannot be used
+            (and are not to be left out), or sizes differ and `image_size` is not given.
+    """
+    train_root = root / "train" if (root / "train").is_dir() else root
+    test_root = next((root / name for name in ("test", "val") if train_root != root and (root / name).is_dir()), None)
+    class_names = _class_names(train_root)
+    listed = {"train": _list(train_root, root, class_names)[:limit]}
+    if test_root is not None:
+        surplus = sorted(set(_class_names(test_root)) - set(class_names))
+        if surplus:
+            raise ValueError(
+                f"{test_root} has the class folders {surplus[:_SHOWN]}, which {train_root} has not; both must be laid out "
+                "as CLASS/IMAGE, with the same classes."
+            )
+        listed["test"] = _list(test_root, root, class_names)
+    size = None if image_size is None else (image_size, image_size)
+    first = _first_size(root, [name for names in listed.values() for name, _ in names])
+    probe = size or first
+    stream = sum(map(len, listed.values())) * probe[0] * probe[1] * 3 > memory_bytes
+
+    files: dict[str, list[_File]] = {}
+    for part, names in listed.items():
+        with progress(f"reading {part} images", len(names)) as advance:
+            files[part] = list(_read_all(root, names, size, keep_pixels=not stream, advance=advance))
+    everything = [file for part in files.values() for file in part]
+    usable = [file for file in everything if file.problem is None]
+    channels = _usual([file.shape[2] for file in usable])
+    shape = (*probe, channels) if size else _usual([file.shape for file in usable if file.shape[2] == channels])
+    bad = {}
+    for file in everything:
+        if file.problem is not None:
+            bad[file.name] = file.problem
+        elif file.shape[2] != channels:
+            bad[file.name] = "greyscale among colour images" if channels == 3 else "in colour among greyscale images"
+    if bad and not skip_bad:
+        shown = "".join(f"\n  {root / name}: {problem}" for name, problem in list(bad.items())[:_SHOWN])
+        raise ValueError(
+            f"{len(bad)} of {len(everything)} images in {root} cannot be used:{shown}\n"
+            "Mend or remove them, or leave them out with --data.skip-bad."
+        )
+    good = {part: [file for file in found if file.name not in bad] for part, found in files.items()}
+    for file in (file for part in good.values() for file in part):
+        if file.shape != shape:
+            raise ValueError(
+                f"images in {root} are of different sizes: most are {shape[0]}x{shape[1]}, {file.name} is "
+                f"{file.shape[0]}x{file.shape[1]}; bring them to one with --data.image-size, such as {min(shape[:2])}."
+            )
+    counts = np.bincount([file.label for file in good["train"]], minlength=len(class_names))
+    if limit is None and counts.min() < 2:
+        name = class_names[int(counts.argmin())]
+        raise ValueError(
+            f"class folder {train_root / name} has {counts.min()} usable images (.png, .jpg), but a class needs at least 2: "
+            "one to train on and one to test with. Add images or remove the folder."
+        )
+    digest = hashlib.sha256("\n".join(f"{file.name} {file.digest}" for file in everything).encode()).hexdigest()
+    pixels = len(good["train"]) * shape[0] * shape[1]
+    total = np.sum([file.sums for file in good["train"]], axis=0)
+    mean = total[0] / pixels
+    std = np.sqrt(np.maximum(total[1] / pixels - mean**2, 0))
+    return Folder(
+        train=_part(root, good["train"], shape, stream=stream, resized=size is not None),
+        test=_part(root, good["test"], shape, stream=stream, resized=size is not None) if "test" in good else None,
+        class_names=class_names,
+        mean=mean.astype(np.float32),
+        std=np.maximum(std, 1e-6).astype(np.float32),
+        digest=digest,
+        skipped=tuple(f"{name}: {problem}" for name, problem in bad.items()),
+    )
+
+
+def _class_names(root: Path) -> tuple[str, ...]:
+    names = tuple(sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")))
+    if not names:
+        raise ValueError(f"{root} has no class folders; lay the images out as CLASS/IMAGE.png or .jpg.")
+    return names
+
+
+def _list(part_root: Path, root: Path, class_names: Iterable[str]) -> list[tuple[str, int]]:
+    """Each image file's path below `root` and its label, in an order drawn from the path."""
+    found = [
+        (path.relative_to(root).as_posix(), label)
+        for label, name in enumerate(class_names)
+        for path in (part_root / name).rglob("*")
+        if path.suffix.lower() in _SUFFIXES
+    ]
+    if not found:
+        raise ValueError(f"{part_root} holds no image (.png, .jpg) in its class folders.")
+    return sorted(found, key=lambda entry: hashlib.sha256(entry[0].encode()).digest())
+
+
+def _first_size(root: Path, names: Iterable[str]) -> tuple[int, int]:
+    """Height and width of the first image that has any."""
+    for name in names:
+        try:
+            height, width, _ = _decode((root / name).read_bytes(), None).shape
+        except (OSError, _BadImageError):
+            continue
+        return height, width
+    raise ValueError(f"no image in {root} can be read; are they PNG or JPEG files?")
+
+
+def _read_all(
+    root: Path,
+    names: list[tuple[str, int]],
+    size: tuple[int, int] | None,
+    *,
+    keep_pixels: bool,
+    advance: Callable[[int], None],
+) -> Iterator[_File]:
+    def read(entry: tuple[str, int]) -> _File:
+        name, label = entry
+        digest, nothing = "", np.zeros((2, 1))
+        try:
+            content = (root / name).read_bytes()
+            digest = hashlib.sha256(content).hexdigest()
+            pixels = _decode(content, size)
+        except (OSError, _BadImageError) as error:
+            return _File(name, label, digest, None, (), nothing, str(error))
+        scaled = pixels.astype(np.float64) / 255
+        sums = np.stack([scaled.sum(axis=(0, 1)), (scaled**2).sum(axis=(0, 1))])
+        return _File(name, label, digest, pixels if keep_pixels else None, pixels.shape, sums, None)
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for some in batched(names, 256):
+            yield from threads.map(read, some)
+            advance(len(some))
+
+
+def _decode(content: bytes, size: tuple[int, int] | None) -> np.ndarray:
+    """`[H, W, C]` uint8 of an image file's bytes; C is 1 or 3.
+
+    Raises:
+        _BadImageError: if it cannot be decoded whole, or does not have 8 bits a channel.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            if image.mode in _WIDE_MODES:
+                raise _BadImageError(f"its pixels are of mode {image.mode}; 8 bits a channel are needed")
+            converted = image.convert("L" if image.mode in _GREY_MODES else "RGB")
+    except _BadImageError:
+        raise
+    except Exception as error:  # Pillow raises many types for a damaged file
+        raise _BadImageError(f"damaged or no image ({type(error).__name__}: {error})") from error
+    if size is not None:
+        converted = ImageOps.fit(converted, (size[1], size[0]), Image.Resampling.BICUBIC)
+    pixels = np.asarray(converted)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _usual[T](values: list[T]) -> T:
+    """The most frequent value; the first of several."""
+    return max(dict.fromkeys(values), key=values.count)
+
+
+def _part(root: Path, files: list[_File], shape: tuple[int, ...], *, stream: bool, resized: bool) -> FolderPart:
+    ids = np.array([file.name for file in files])
+    labels = np.array([file.label for file in files], np.int32)
+    if not stream:
+        return FolderPart(np.stack([file.pixels for file in files if file.pixels is not None]), labels, ids)
+    paths = np.array([str(root / file.name) for file in files])
+    return FolderPart(ImageFiles(paths, shape, resized), labels, ids)  # type: ignore[arg-type]
