@@ -7,8 +7,8 @@ XLA's CPU backend runs convolutions inside a compiled loop many times slower (do
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,53 +65,63 @@ def _length(stacked: Any) -> int:
     return jax.tree.leaves(stacked)[0].shape[0]
 
 
-@dataclass
-class Stepper:
-    """Runs a pure step over index batches and keeps account of it.
+class Phase(NamedTuple):
+    """One step over some batches; training is one phase an epoch, a pass of a method one or several.
 
     Attributes:
-        prepare: `prepare(arrays, index_batch, key)` gives what the step takes; compiled together with it.
         step: `step(state, examples) -> (state, metrics)`, a `jax.tree_util.Partial`, so that equal steps share one
             compilation.
+        prepare: `prepare(arrays, index_batch, key)` gives the examples that the step takes; compiled together with it.
+        batches: Index batches, all of one shape.
+    """
+
+    step: Callable
+    prepare: Callable
+    batches: Iterable[Any]
+
+
+class _StepCost(NamedTuple):
+    samples: int
+    flops: float | None
+
+
+@dataclass
+class Stepper:
+    """Runs pure steps over index batches and keeps account of them.
+
+    Attributes:
         images: The images.
         log: Where the metrics of each step go.
         steps_per_call: At most so many steps in one compiled call; None for 1 on a CPU, 128 on an accelerator. Streamed
             images are fed one step a call.
     """
 
-    prepare: Callable
-    step: Callable
     images: ImageSet
     log: Log
     steps_per_call: int | None = None
-    _seconds: float = field(default=0.0, init=False)
-    _steps: int = field(default=0, init=False)
-    _step_samples: int = field(default=0, init=False)
-    _step_flops: float | None = field(default=None, init=False)
-    _compiled_lengths: set[int] = field(default_factory=set, init=False)
+    _cost: Cost = field(default=Cost(0.0, 0, 0, None), init=False)
+    _compiled: dict[Any, _StepCost] = field(default_factory=dict, init=False)
 
-    def run(self, state: UnlearnState, batches: Iterable[Any]) -> UnlearnState:
+    def run(self, state: UnlearnState, phase: Phase) -> UnlearnState:
         """Takes one step a batch. Metrics are read one call late, so that the device need not wait for the host.
 
         Raises:
             NotFiniteError: after the step whose loss or gradient was not finite.
         """
-        pending: Metrics | None = None
+        pending: tuple[Metrics, _StepCost] | None = None
         started = time.perf_counter()
-        for arrays, index_batches in self._calls(batches):
-            if _length(index_batches) not in self._compiled_lengths:
-                jax.block_until_ready(state.params)
-                compiling = time.perf_counter()
-                self._compile(state, arrays, index_batches)
-                started += time.perf_counter() - compiling
-            state, metrics = _advance(self.prepare, self.step, state, arrays, index_batches)
+        for arrays, index_batches in self._calls(phase.batches):
+            compiling = time.perf_counter()
+            cost = self._step_cost(phase, state, arrays, index_batches)
+            started += time.perf_counter() - compiling
+            state, metrics = _advance(phase.prepare, phase.step, state, arrays, index_batches)
             if pending is not None:
-                self._read(pending)
-            pending = metrics
+                self._read(*pending)
+            pending = metrics, cost
         if pending is not None:
-            self._read(pending)
+            self._read(*pending)
         jax.block_until_ready(state.params)
-        self._seconds += time.perf_counter() - started
+        self._cost = replace(self._cost, seconds=self._cost.seconds + time.perf_counter() - started)
         return state
 
     def _calls(self, batches: Iterable[Any]) -> Iterator[tuple[DeviceImages, Any]]:
@@ -132,38 +142,43 @@ class Stepper:
                 waiting = waiting[length:]
             at_most = 1
 
-    def _compile(self, state: UnlearnState, arrays: DeviceImages, index_batches: Any) -> None:
-        """Compiles for so many steps a call, ahead of the call, so that it can be timed; `_advance` then finds it."""
-        lowered = _advance.lower(self.prepare, self.step, state, arrays, index_batches)
-        lowered.compile()
-        if not self._compiled_lengths:
+    def _step_cost(self, phase: Phase, state: UnlearnState, arrays: DeviceImages, index_batches: Any) -> _StepCost:
+        """What one step costs; where it is new it is compiled, ahead of the call, so that compiling is not timed."""
+        signature = (phase.prepare, jax.tree.structure(phase.step), *(leaf.shape for leaf in jax.tree.leaves(index_batches)))
+        if signature not in self._compiled:
+            jax.block_until_ready(state.params)
+            lowered = _advance.lower(phase.prepare, phase.step, state, arrays, index_batches)
+            lowered.compile()
             single = jax.tree.map(lambda leaf: leaf[:1], index_batches)
-            self._step_samples = sum(leaf.size for leaf in jax.tree.leaves(single)) // 2  # indices and masks
             # The compiler counts the body of a loop once, however often it runs: count a step outside of one.
             if _length(index_batches) > 1:
-                lowered = _advance.lower(self.prepare, self.step, state, arrays, single)
-            self._step_flops = _flops(lowered)
-        self._compiled_lengths.add(_length(index_batches))
+                lowered = _advance.lower(phase.prepare, phase.step, state, arrays, single)
+            samples = sum(leaf.size for leaf in jax.tree.leaves(single)) // 2  # indices and masks
+            self._compiled[signature] = _StepCost(samples, _flops(lowered))
+        return self._compiled[signature]
 
-    def _read(self, stacked: Metrics) -> None:
+    def _read(self, stacked: Metrics, step_cost: _StepCost) -> None:
         metrics = jax.device_get(stacked)
         for position in range(_length(metrics)):
             values = {name: value[position].item() for name, value in metrics.items()}
-            self._steps += 1
-            self.log({"step": self._steps, **values})
+            before = self._cost
+            flops = None
+            if step_cost.flops is not None and (before.flops is not None or not before.steps):
+                flops = (before.flops or 0.0) + step_cost.flops
+            self._cost = Cost(before.seconds, before.steps + 1, before.samples + step_cost.samples, flops)
+            self.log({"step": self.steps, **values})
             if not values["finite"]:
-                raise NotFiniteError(f"the loss or a gradient was not finite at step {self._steps} (loss {values['loss']}).")
+                raise NotFiniteError(f"the loss or a gradient was not finite at step {self.steps} (loss {values['loss']}).")
 
     @property
     def steps(self) -> int:
         """Steps taken so far."""
-        return self._steps
+        return self._cost.steps
 
     @property
     def cost(self) -> Cost:
         """The cost so far."""
-        flops = None if self._step_flops is None else self._step_flops * self._steps
-        return Cost(self._seconds, self._steps, self._step_samples * self._steps, flops)
+        return self._cost
 
 
 def _stack(index_batches: list[Any]) -> Any:

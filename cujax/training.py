@@ -13,7 +13,7 @@ from cujax.losses import cross_entropy
 from cujax.model import Model, PyTree, Variables
 from cujax.progress import Progress, silent
 from cujax.step import Examples, Metrics, Step, UnlearnState, accuracy, update
-from cujax.stepping import Cost, Log, NotFiniteError, Stepper
+from cujax.stepping import Cost, Log, NotFiniteError, Phase, Stepper
 
 
 @dataclass(frozen=True)
@@ -125,12 +125,13 @@ class Trainer:
         sample = preprocess(*next(placed(self.images, batches_of_all(indices[:1], 1))), init_key)
         state = UnlearnState.create(*model.init(init_key, sample.images), tx, state_key)
         images = replace(self.images, augmentation=recipe.augmentation)
-        stepper = Stepper(preprocess, make_train_step(model, tx), images, self.log, self.steps_per_call)
+        step = make_train_step(model, tx)
+        stepper = Stepper(images, self.log, self.steps_per_call)
         with self.progress(description, recipe.epochs) as advance:
             for epoch in range(recipe.epochs):
                 batches = batches_of_all(indices, recipe.batch_size, jax.random.fold_in(order_key, epoch))
                 try:
-                    state = stepper.run(state, batches)
+                    state = stepper.run(state, Phase(step, preprocess, batches))
                 except NotFiniteError as error:
                     raise FloatingPointError(
                         f"{description} diverged: {error} Lower training.learning_rate, now {recipe.learning_rate}."

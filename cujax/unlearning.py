@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,8 @@ from cujax.data.requests import Split
 from cujax.inference import predict
 from cujax.model import Model, PyTree, Variables
 from cujax.progress import Progress, silent
-from cujax.step import Step, UnlearnState
-from cujax.stepping import Cost, Log, NotFiniteError, Stepper
+from cujax.step import UnlearnState
+from cujax.stepping import Cost, Log, NotFiniteError, Phase, Stepper
 
 StopRule = Literal["forgotten", "max_passes", "retain_tolerance", "not_finite"]
 
@@ -96,31 +96,27 @@ class Loop:
     def run(
         self,
         model: Model,
-        step: Step,
-        prepare: Callable,
         state: UnlearnState,
-        batches: Callable[[int], Iterable[Any]],
+        phases: Callable[[int], Iterable[Phase]],
         split: Split,
         *,
         max_passes: int,
         forgotten_accuracy: float | None,
     ) -> Unlearned:
-        """Runs passes of `step` until the stop rule holds, which is looked at after each pass, on validation data.
+        """Runs passes until the stop rule holds, which is looked at after each, on validation data.
 
         The state returned is the first that satisfies the rule; if none does, the last one within the retain
         tolerance.
 
         Args:
             model: The network.
-            step: The pure step.
-            prepare: Turns an index batch into what the step takes (`cujax.data.batches.gather`).
             state: Before the first step; it is used up.
-            batches: The index batches of pass 0, 1, ...
+            phases: What pass 0, 1, ... consists of.
             split: What is forgotten and what is retained.
             max_passes: When to end at the latest.
             forgotten_accuracy: Class task: accuracy at which the class counts as forgotten; None for 1 / classes.
         """
-        stepper = Stepper(prepare, step, self.images, self.log, self.steps_per_call)
+        stepper = Stepper(self.images, self.log, self.steps_per_call)
         first = self._check(model, state, split, 0, forgotten_accuracy, lowest_target=0.0)
         checks, good = [first], _Snapshot.of(state)
         started_at = first.retain_accuracy
@@ -130,7 +126,8 @@ class Loop:
         with self.progress("unlearning", max_passes) as advance:
             for forget_pass in range(max_passes):
                 try:
-                    state = stepper.run(state, batches(forget_pass))
+                    for phase in phases(forget_pass):
+                        state = stepper.run(state, phase)
                 except NotFiniteError as error:
                     rule = "not_finite"
                     reason = f"{error} The parameters of step {good.step} are kept; lower the learning rate"

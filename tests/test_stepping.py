@@ -10,7 +10,7 @@ import pytest
 
 from cujax.data.batches import DeviceImages, IndexBatch, Rows, gather, preprocess
 from cujax.step import Batch, Examples, UnlearnState
-from cujax.stepping import Cost, NotFiniteError, Stepper
+from cujax.stepping import Cost, NotFiniteError, Phase, Stepper
 
 IMAGES = DeviceImages(
     jax.random.normal(jax.random.key(0), (12, 2, 2, 1)), jnp.arange(12, dtype=jnp.int32), jnp.zeros(1), jnp.ones(1)
@@ -26,8 +26,10 @@ def fold(factor, bad_step, state: UnlearnState, examples: Examples):
     return jax.tree.map(lambda new, old: jnp.where(finite, new, old), stepped, state), {"loss": loss, "finite": finite}
 
 
-def stepper(log, factor=0.5, bad_step=-1):
-    return Stepper(preprocess, jax.tree_util.Partial(fold, factor, bad_step), IMAGES, log)
+def run(batches, log=lambda record: None, factor=0.5, bad_step=-1, state=None):
+    """The state after a run of `fold` over the batches, from the start if no other state is given."""
+    step = jax.tree_util.Partial(fold, factor, bad_step)
+    return Stepper(IMAGES, log).run(start() if state is None else state, Phase(step, preprocess, batches))
 
 
 def start(seed=0, params=1.0):
@@ -51,7 +53,7 @@ def expected_params(sums, factor=0.5):
 
 def test_a_step_a_batch_in_order_each_logged_with_its_own_metrics():
     records = []
-    state = stepper(records.append).run(start(), iter(BATCHES))
+    state = run(iter(BATCHES), records.append)
     values = expected_params([3, 7, 11, 7])
     assert float(state.params) == values[-1]
     assert int(state.step) == 4
@@ -60,9 +62,9 @@ def test_a_step_a_batch_in_order_each_logged_with_its_own_metrics():
 
 def test_steps_are_counted_on_from_run_to_run():
     records = []
-    loop = stepper(records.append)
-    state = loop.run(start(), BATCHES[:1])
-    state = loop.run(state, BATCHES[1:])
+    loop, step = Stepper(IMAGES, records.append), jax.tree_util.Partial(fold, 0.5, -1)
+    state = loop.run(start(), Phase(step, preprocess, BATCHES[:1]))
+    state = loop.run(state, Phase(step, preprocess, BATCHES[1:]))
     assert loop.steps == 4
     assert [record["step"] for record in records] == [1, 2, 3, 4]
     assert float(state.params) == expected_params([3, 7, 11, 7])[-1]
@@ -70,8 +72,8 @@ def test_steps_are_counted_on_from_run_to_run():
 
 def test_nothing_to_do_costs_nothing_and_changes_nothing():
     records = []
-    loop = stepper(records.append)
-    state = loop.run(start(), [])
+    loop = Stepper(IMAGES, records.append)
+    state = loop.run(start(), Phase(jax.tree_util.Partial(fold, 0.5, -1), preprocess, []))
     assert float(state.params) == 1.0
     assert dataclasses.replace(loop.cost, seconds=0.0) == Cost(0.0, 0, 0, None)
     assert records == []
@@ -84,21 +86,21 @@ def test_one_compilation_serves_short_batches_later_runs_and_other_values():
         traces.append(examples.labels.shape)
         return fold(factor, -1, state, examples)
 
-    def loop(factor):
-        return Stepper(preprocess, jax.tree_util.Partial(step, factor), IMAGES, lambda record: None)
+    def run(state, factor, batches):
+        loop = Stepper(IMAGES, lambda record: None)
+        return loop.run(state, Phase(jax.tree_util.Partial(step, factor), preprocess, batches))
 
-    state = loop(0.25).run(start(), BATCHES)
+    state = run(start(), 0.25, BATCHES)
     assert traces == [(2,)]
-    other = loop(0.75)
-    state = other.run(other.run(state, BATCHES), BATCHES)
+    state = run(run(state, 0.75, BATCHES), 0.75, BATCHES)
     assert traces == [(2,)]
-    other.run(state, [rows(1, 2, 3)])
+    run(state, 0.75, [rows(1, 2, 3)])
     assert traces == [(2,), (3,)]
 
 
 def test_the_state_is_used_up():
     state = start()
-    after = stepper(lambda record: None).run(state, BATCHES)
+    after = run(BATCHES, state=state)
     assert state.params.is_deleted()
     assert not after.params.is_deleted()
 
@@ -107,7 +109,7 @@ def test_the_state_is_used_up():
 def test_a_step_that_is_not_finite_ends_the_run_and_is_the_last_record(bad_step):
     records = []
     with pytest.raises(NotFiniteError, match=rf"not finite at step {bad_step + 1} \(loss nan\)"):
-        stepper(records.append, bad_step=bad_step).run(start(), BATCHES)
+        run(BATCHES, records.append, bad_step=bad_step)
     assert [record["step"] for record in records] == list(range(1, bad_step + 2))
     assert [record["finite"] for record in records] == [True] * bad_step + [False]
 
@@ -117,7 +119,7 @@ def test_an_infinite_gradient_beside_a_finite_loss_is_caught():
         return state, {"loss": jnp.float32(2.0), "finite": jnp.bool_(False)}
 
     with pytest.raises(NotFiniteError, match=r"at step 1 \(loss 2.0\)"):
-        Stepper(preprocess, jax.tree_util.Partial(step), IMAGES, lambda record: None).run(start(), BATCHES)
+        Stepper(IMAGES, lambda record: None).run(start(), Phase(jax.tree_util.Partial(step), preprocess, BATCHES))
 
 
 def draw_in_preparation(arrays, index_batch, key):
@@ -132,10 +134,10 @@ def log_the_draw(state, draw):
 def draws(seed, sizes):
     """What was drawn at each step of runs over so many batches."""
     records = []
-    loop = Stepper(draw_in_preparation, jax.tree_util.Partial(log_the_draw), IMAGES, records.append)
+    loop, step = Stepper(IMAGES, records.append), jax.tree_util.Partial(log_the_draw)
     state = start(seed)
     for n in sizes:
-        state = loop.run(state, BATCHES[:1] * n)
+        state = loop.run(state, Phase(step, draw_in_preparation, BATCHES[:1] * n))
     return [record["loss"] for record in records], float(state.params)
 
 
@@ -158,8 +160,8 @@ def matrix_product(state, batch):
 @pytest.mark.parametrize("n", [1, 5])
 def test_the_account_counts_every_row_that_was_passed_and_the_products_it_took(n):
     pair = IndexBatch(rows(1, 2, 3, counted=2), rows(4, 5, 6, 7, 8))
-    loop = Stepper(gather, jax.tree_util.Partial(matrix_product), IMAGES, lambda record: None)
-    loop.run(start(params=np.ones((4, 1000))), [pair] * n)
+    loop = Stepper(IMAGES, lambda record: None)
+    loop.run(start(params=np.ones((4, 1000))), Phase(jax.tree_util.Partial(matrix_product), gather, [pair] * n))
     cost = loop.cost
     assert (cost.steps, cost.samples) == (n, n * (3 + 5))
     product = 2 * 8 * 4 * 1000
@@ -170,8 +172,8 @@ def test_the_account_counts_every_row_that_was_passed_and_the_products_it_took(n
 
 def test_flops_are_unknown_where_the_compiler_gives_none(monkeypatch):
     monkeypatch.setattr("cujax.stepping._flops", lambda lowered: None)
-    loop = Stepper(preprocess, jax.tree_util.Partial(matrix_product), IMAGES, lambda record: None)
-    loop.run(start(params=np.ones((4, 1000))), BATCHES)
+    loop = Stepper(IMAGES, lambda record: None)
+    loop.run(start(params=np.ones((4, 1000))), Phase(jax.tree_util.Partial(matrix_product), preprocess, BATCHES))
     assert loop.cost.flops is None
     assert loop.cost.steps == 4
 
@@ -184,7 +186,8 @@ def test_the_step_gets_the_images_at_the_indices():
         metrics |= {"forget": jnp.sum(batch.forget.images), "retain": jnp.sum(batch.retain.images)}
         return state, metrics
 
-    Stepper(gather, jax.tree_util.Partial(step), IMAGES, seen.append).run(start(), [IndexBatch(rows(2, 9), rows(4, 0, 3))])
+    batches = [IndexBatch(rows(2, 9), rows(4, 0, 3))]
+    Stepper(IMAGES, seen.append).run(start(), Phase(jax.tree_util.Partial(step), gather, batches))
     images = np.asarray(IMAGES.images, np.float64)
     assert seen[0]["forget"] == pytest.approx(images[[2, 9]].sum(), rel=1e-5)
     assert seen[0]["retain"] == pytest.approx(images[[4, 0, 3]].sum(), rel=1e-5)

@@ -18,6 +18,7 @@ from cujax.methods import ContrastiveUnlearning
 from cujax.model import from_function, from_linen
 from cujax.networks.cnn import CNN
 from cujax.step import UnlearnState
+from cujax.stepping import Phase
 from cujax.training import Trainer, Training
 from cujax.unlearning import Loop
 
@@ -185,8 +186,8 @@ def test_a_retain_batch_larger_than_the_set_is_told(class_task):
 class Recorder:
     """Stands in for the loop and keeps what a method would have it run."""
 
-    def run(self, model, step, prepare, state, batches, split, *, max_passes, forgotten_accuracy):
-        self.batches, self.state, self.max_passes = batches, state, max_passes
+    def run(self, model, state, phases, split, *, max_passes, forgotten_accuracy):
+        self.phases, self.state, self.max_passes = phases, state, max_passes
 
 
 def test_every_pass_uses_every_forget_sample_and_retained_samples_alone(class_task):
@@ -195,7 +196,8 @@ def test_every_pass_uses_every_forget_sample_and_retained_samples_alone(class_ta
     method(MODEL, class_task.original, class_task.split, key=KEY, loop=recorder)
     orders, retained = [], []
     for forget_pass in range(3):
-        batches = list(recorder.batches(forget_pass))
+        (phase,) = recorder.phases(forget_pass)
+        batches = list(phase.batches)
         assert len(batches) == 3 * -(-131 // 50)
         order = np.concatenate([batch.forget.indices[batch.forget.mask] for batch in batches[::3]])
         np.testing.assert_array_equal(np.sort(order), class_task.split.forget.indices)
@@ -296,10 +298,8 @@ def run_clock(
     rows = Rows(np.zeros(1, np.int32), np.ones(1, bool))
     return Loop(images, tolerance, log=log).run(
         CLOCK,
-        jax.tree_util.Partial(tick, stops_at),
-        gather,
         UnlearnState.create(*clock_init(None, None), optax.identity(), jax.random.key(0)),
-        lambda forget_pass: [IndexBatch(rows, rows)] * STEPS_A_PASS,
+        lambda forget_pass: [Phase(jax.tree_util.Partial(tick, stops_at), gather, [IndexBatch(rows, rows)] * STEPS_A_PASS)],
         split,
         max_passes=passes,
         forgotten_accuracy=threshold,

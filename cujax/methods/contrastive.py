@@ -1,18 +1,18 @@
 """Contrastive unlearning (Lee et al., arXiv:2401.10458, IJCAI 2025)."""
 
 import functools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, Self, get_args
 
 import jax
 import optax
 
-from cujax.data.batches import IndexBatch, gather, paired_batches
+from cujax.data.batches import gather, paired_batches
 from cujax.data.requests import Split
 from cujax.losses import Denominator
 from cujax.model import Model, Variables
 from cujax.step import BatchNorm, UnlearnState, make_unlearn_step
+from cujax.stepping import Phase
 from cujax.unlearning import Loop, Unlearned
 
 
@@ -97,9 +97,10 @@ class ContrastiveUnlearning:
         tx = self.optimizer()
         state_key, batch_key = jax.random.split(key)
         state = UnlearnState.create(*original, tx, state_key)
+        step = make_unlearn_step(model, tx, self)
 
-        def batches(forget_pass: int) -> Iterator[IndexBatch]:
-            return paired_batches(
+        def phases(forget_pass: int) -> list[Phase]:
+            batches = paired_batches(
                 split.forget.indices,
                 split.retain.indices,
                 forget_batch_size=self.forget_batch_size,
@@ -108,17 +109,9 @@ class ContrastiveUnlearning:
                 forget_pass=forget_pass,
                 key=batch_key,
             )
+            return [Phase(step, gather, batches)]
 
-        return loop.run(
-            model,
-            make_unlearn_step(model, tx, self),
-            gather,
-            state,
-            batches,
-            split,
-            max_passes=self.max_passes,
-            forgotten_accuracy=self.forgotten_accuracy,
-        )
+        return loop.run(model, state, phases, split, max_passes=self.max_passes, forgotten_accuracy=self.forgotten_accuracy)
 
 
 @functools.cache

@@ -189,7 +189,7 @@ def test_reading_tfds_needs_no_tensorflow(tfds_data_dir):
 
 
 def test_a_data_set_that_is_not_there_is_told_with_the_way_to_prepare_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"'mnist' is not in [\s\S]*--data.data-dir[\s\S]*tfds build mnist"):
+    with pytest.raises(FileNotFoundError, match=r"'mnist' is not in [\s\S]*--data.data-dir[\s\S]*prepare_data.py mnist"):
         load_source(Data("mnist", str(tmp_path)))
 
 
@@ -201,5 +201,5 @@ def test_a_tfrecord_directory_is_told(tfds_data_dir, tmp_path):
         shutil.copyfile(path, target / path.name)
     info = json.loads((target / "dataset_info.json").read_text())
     (target / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "tfrecord"}))
-    with pytest.raises(ValueError, match=r"prepared as tfrecord[\s\S]*array_record[\s\S]*--file_format=array_record"):
+    with pytest.raises(ValueError, match=r"prepared as tfrecord[\s\S]*array_record[\s\S]*prepare_data.py fashion_mnist"):
         load_source(Data("fashion_mnist", str(tmp_path)))
