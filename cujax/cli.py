@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,15 +43,16 @@ def main(work: Callable[[Run], None], *, configs: Path, description: str, argume
         if warning:
             print(f"warning: {warning}", file=sys.stderr)
         run = prepare(experiment, bar)
+        for image in run.source.skipped:
+            print(f"left out: {image}", file=sys.stderr)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nInterrupted before anything was computed.", file=sys.stderr)
         return INTERRUPTED
-    profile = experiment.profile
     try:
-        with jax.profiler.trace(profile, create_perfetto_trace=True) if profile else contextlib.nullcontext():
+        with profiled(experiment.profile):
             work(run)
     except KeyboardInterrupt:
         saved = sorted(path.name for path in (run.workdir / "checkpoints").glob("*") if "." not in path.name)
@@ -64,6 +66,13 @@ def main(work: Callable[[Run], None], *, configs: Path, description: str, argume
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, BadInputError) else 1
     return 0
+
+
+def profiled(folder: str | None) -> AbstractContextManager:
+    """Writes a profile of what is computed inside it into a folder, if one is given."""
+    if folder is None:
+        return contextlib.nullcontext()
+    return jax.profiler.trace(folder, create_perfetto_trace=True)
 
 
 def keep_compilations() -> None:

@@ -397,8 +397,9 @@ def _claim_workdir(run: Run) -> None:
     else:
         workdir.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(identity, indent=2) + "\n", "utf-8")
-        if run.source.redrawn_ids:
-            (workdir / "redrawn_ids.txt").write_text("\n".join(run.source.redrawn_ids) + "\n", "utf-8")
+        for name, lines in (("redrawn_ids.txt", run.source.redrawn_ids), ("skipped_images.txt", run.source.skipped)):
+            if lines:
+                (workdir / name).write_text("\n".join(lines) + "\n", "utf-8")
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -31,7 +31,7 @@ def test_every_configuration_loads_and_names_its_launch_line(path):
     experiment = parsed("--config", path.stem)
     assert isinstance(experiment, Experiment)
     assert experiment.workdir == f"runs/{path.stem}"
-    assert "uv run scripts/unlearn.py" in path.read_text()
+    assert f"scripts/unlearn.py --config {path.stem}" in path.read_text()
 
 
 def test_flags_override_fields_of_the_configuration():

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from cujax.data.batches import DeviceImages, IndexBatch, Rows, gather, preprocess
+from cujax.data.batches import DeviceImages, IndexBatch, Rows, StreamedImages, gather, preprocess
 from cujax.step import Batch, Examples, UnlearnState
 from cujax.stepping import Cost, NotFiniteError, Phase, Stepper
 
@@ -120,6 +120,79 @@ def test_an_infinite_gradient_beside_a_finite_loss_is_caught():
 
     with pytest.raises(NotFiniteError, match=r"at step 1 \(loss 2.0\)"):
         Stepper(IMAGES, lambda record: None).run(start(), Phase(jax.tree_util.Partial(step), preprocess, BATCHES))
+
+
+@pytest.mark.parametrize("steps_per_call", [2, 3, 4, 7, 100])
+def test_many_steps_in_one_compiled_call_are_the_same_steps(steps_per_call):
+    batches = BATCHES + BATCHES[:3]
+    expected_records, records = [], []
+    expected = run(batches, expected_records.append)
+    step = jax.tree_util.Partial(fold, 0.5, -1)
+    loop = Stepper(IMAGES, records.append, steps_per_call)
+    state = loop.run(start(), Phase(step, preprocess, iter(batches)))
+    assert float(state.params) == float(expected.params)
+    assert int(state.step) == 7
+    assert records == expected_records
+    assert loop.cost.steps == 7
+    assert loop.cost.samples == 7 * 2
+
+
+@pytest.mark.parametrize("bad_step", [0, 2, 5, 6])
+def test_a_step_that_is_not_finite_among_many_in_a_call_is_the_last_record(bad_step):
+    records = []
+    loop = Stepper(IMAGES, records.append, 3)
+    with pytest.raises(NotFiniteError, match=rf"not finite at step {bad_step + 1} "):
+        loop.run(start(), Phase(jax.tree_util.Partial(fold, 0.5, bad_step), preprocess, BATCHES + BATCHES[:3]))
+    assert [record["step"] for record in records] == list(range(1, bad_step + 2))
+
+
+def test_many_steps_a_call_are_traced_once_for_each_length_and_their_operations_counted_one_by_one():
+    traces = []
+
+    def step(state, examples):
+        traces.append(examples.labels.shape)
+        return matrix_product(state, examples)
+
+    def cost(steps_per_call, n):
+        loop = Stepper(IMAGES, lambda record: None, steps_per_call)
+        loop.run(start(params=np.ones((4, 1000))), Phase(jax.tree_util.Partial(step), preprocess, BATCHES[:1] * n))
+        return loop.cost
+
+    assert cost(4, 9).flops == 9 * cost(1, 1).flops
+    # The body of a scan of four is traced for its operations, for its types and once more; then a single step.
+    assert len(traces) <= 4
+    before = len(traces)
+    cost(4, 9)
+    assert len(traces) == before
+
+
+class Files:
+    """Stands in for files on disk: the same images, and what was read."""
+
+    def __init__(self):
+        self.reads = []
+
+    def read(self, rows):
+        self.reads.append(rows.tolist())
+        return np.asarray(IMAGES.images)[rows]
+
+
+@pytest.mark.parametrize("steps_per_call", [None, 4])
+def test_streamed_images_give_the_same_steps_and_are_read_a_batch_at_a_time(steps_per_call):
+    def step(state: UnlearnState, batch: Batch):
+        total = jnp.sum(batch.forget.images) + 2 * jnp.sum(batch.retain.images) + jnp.sum(batch.retain.labels)
+        state = UnlearnState(state.step + 1, state.params + total, {}, state.opt_state, state.key)
+        return state, {"loss": total, "finite": jnp.bool_(True)}
+
+    batches = [IndexBatch(rows(n, n + 1, counted=1), rows(7, n, 3)) for n in range(5)]
+    phase = Phase(jax.tree_util.Partial(step), gather, batches)
+    expected_records, records, files = [], [], Files()
+    expected = Stepper(IMAGES, expected_records.append).run(start(), phase)
+    streamed = StreamedImages(files, np.asarray(IMAGES.labels), IMAGES.mean, IMAGES.std)
+    state = Stepper(streamed, records.append, steps_per_call).run(start(), phase)
+    assert float(state.params) == float(expected.params)
+    assert records == expected_records
+    assert sorted(files.reads) == sorted([n, n + 1, 7, n, 3] for n in range(5))
 
 
 def draw_in_preparation(arrays, index_batch, key):

@@ -20,6 +20,7 @@ from cujax.data.folders import FolderPart, ImageFiles, read_folder
 from cujax.progress import Progress, silent
 
 DIGITS = "digits"
+DEFAULT_DATA_DIR = "~/tensorflow_datasets"
 
 
 @dataclass(frozen=True, eq=False)
@@ -332,8 +333,7 @@ def _tfds(data: Data, progress: Progress) -> Source:
 
     absl.logging.set_verbosity(absl.logging.ERROR)
     name = _ALIASES.get(data.source, data.source)
-    default_dir = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
-    data_dir = Path(data.data_dir or default_dir).expanduser()
+    data_dir = Path(data.data_dir or os.environ.get("TFDS_DATA_DIR", DEFAULT_DATA_DIR)).expanduser()
     prepare = f"uv run --extra prepare scripts/prepare_data.py {name} --data-dir {data_dir}"
     builders = sorted(data_dir.glob(f"{name}/**/dataset_info.json"), key=_version_key)
     if not builders:

@@ -1,12 +1,16 @@
 """The scripts as a user runs them, in processes of their own."""
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from safetensors.numpy import save_file
 
 ROOT = Path(__file__).parents[2]
 KEYS = {
@@ -16,8 +20,9 @@ KEYS = {
 QUICK = ["--training.epochs", "3", "--method.max-passes", "3", "--retrained", "2"]
 
 
-def script(name, *arguments, cwd):
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"), "JAX_PLATFORMS": "cpu"}
+def script(name, *arguments, cwd, **variables):
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"), "JAX_PLATFORMS": "cpu"} | variables
+    environment = {name: value for name, value in environment.items() if value is not None}
     command = [sys.executable, "-W", "error", str(ROOT / "scripts" / f"{name}.py"), *arguments]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 
@@ -82,16 +87,94 @@ def test_training_alone_prints_accuracies(tmp_path):
     assert [line.split()[0] for line in result.stdout.splitlines()[:2]] == ["original", "retrained"]
 
 
-def test_the_benchmark_prints_a_ratio(tmp_path):
-    arguments = ["--rounds", "2", "--steps", "1", "--image-size", "8", "--json", "figures.json"]
+def test_the_benchmark_writes_figures_and_compares_with_them(tmp_path):
+    arguments = ["--network", "small_cnn", "--rounds", "1", "--steps", "1", "--image-size", "8", "--json", "figures.json"]
     result = script("benchmark", *arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    figures = json.loads((tmp_path / "figures.json").read_text())
-    assert figures["ratio"] > 0
-    assert figures["samples"] == 128
+    assert json.loads((tmp_path / "figures.json").read_text())["ratios"]["unlearning / training"] > 0
+    result = script("benchmark", *arguments, "--compare", "figures.json", cwd=tmp_path)
+    assert "training, time / earlier" in result.stdout, result.stderr
+    result = script("benchmark", *arguments, "--channels", "3", "--compare", "figures.json", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "channels 1 there, 3 now" in result.stderr
 
 
-@pytest.mark.parametrize("name", ["unlearn", "train", "audit", "benchmark"])
+def test_a_profile_and_compiled_programs_are_left_where_they_are_asked_for(tmp_path):
+    arguments = ["--training.epochs", "1", "--retrained", "0", "--profile", "profile"]
+    places = {"JAX_COMPILATION_CACHE_DIR": None, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    result = script("train", *arguments, cwd=tmp_path, **places)
+    assert result.returncode == 0, result.stderr
+    assert list((tmp_path / "profile").rglob("*.trace.json.gz"))
+    assert list((tmp_path / "cache" / "cujax" / "xla").iterdir())
+
+
+def test_weights_of_another_framework_become_an_original_to_unlearn(tmp_path):
+    rng = np.random.default_rng(0)
+    layers = {"conv1": (16, 3, 3, 3), "head.0": (64, 64), "head.2": (128, 64), "fc.1": (3, 128)}
+    tensors, norms, before = {}, ["bn1"], 16
+    for stage, width in enumerate((16, 32, 64), start=1):
+        for number, inputs in ((1, before), (2, width)):
+            layers[f"layer{stage}.0.conv{number}"] = (width, inputs, 3, 3)
+            norms.append(f"layer{stage}.0.bn{number}")
+        if width != before:
+            layers[f"layer{stage}.0.shortcut.0"] = (width, before, 1, 1)
+            norms.append(f"layer{stage}.0.shortcut.1")
+        before = width
+    for name, shape in layers.items():
+        tensors[f"{name}.weight"] = rng.normal(size=shape).astype(np.float32) / np.sqrt(np.prod(shape[1:])).astype(
+            np.float32
+        )
+        if len(shape) == 2:
+            tensors[f"{name}.bias"] = np.zeros(shape[0], np.float32)
+    for name in norms:
+        convolution = name.replace("bn", "conv").replace("shortcut.1", "shortcut.0")
+        width = layers[convolution][0]
+        tensors |= {f"{name}.{kind}": np.ones(width, np.float32) for kind in ("weight", "running_var")}
+        tensors |= {f"{name}.{kind}": np.zeros(width, np.float32) for kind in ("bias", "running_mean")}
+    save_file(tensors, tmp_path / "net.safetensors")
+    np.savez(tmp_path / "data.npz", images=rng.integers(0, 256, (120, 8, 8, 3), dtype=np.uint8), labels=np.arange(120) % 3)
+    result = script("import_weights", "net.safetensors", "original", "--network", "resnet8", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "3 classes" in result.stdout
+    again = script("import_weights", "net.safetensors", "original", "--network", "resnet8", cwd=tmp_path)
+    assert again.returncode == 2
+    assert "never overwritten" in again.stderr
+    arguments = ["--original", "original", "--network", "resnet8", "--data.source", "data.npz", "--retrained", "0"]
+    arguments += ["--method.max-passes", "1", "--method.retain-batch-size", "16", "--workdir", "run"]
+    result = script("unlearn", *arguments, "forget:class", "--forget.label", "1", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_preparing_data_without_tensorflow_names_the_extra(tmp_path):
+    if importlib.util.find_spec("tensorflow") is not None:
+        pytest.skip("TensorFlow is installed here")
+    result = script("prepare_data", "cifar10", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "uv run --extra prepare scripts/prepare_data.py cifar10" in result.stderr
+
+
+def test_a_folder_with_damaged_images_is_refused_or_unlearned_without_them(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(90):
+        path = tmp_path / "pictures" / f"class {number % 3}" / f"{number:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:60])
+    arguments = ["--data.source", "./pictures", "--retrained", "0", "--training.epochs", "1", "--training.batch-size", "16"]
+    arguments += ["--method.retain-batch-size", "16", "--method.max-passes", "1", "--workdir", "run"]
+    request = ["forget:class", "--forget.label", "1"]
+    result = script("unlearn", *arguments, *request, cwd=tmp_path)
+    assert result.returncode == 2
+    assert "class 2/89.png: damaged or no image" in result.stderr
+    assert not (tmp_path / "run").exists()
+    result = script("unlearn", *arguments, "--data.skip-bad", *request, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "left out: class 2/89.png" in result.stderr
+    assert (tmp_path / "run" / "skipped_images.txt").read_text().startswith("class 2/89.png")
+
+
+@pytest.mark.parametrize("name", ["unlearn", "train", "audit", "benchmark", "import_weights", "prepare_data"])
 def test_help_teaches(name, tmp_path):
     result = script(name, "--help", cwd=tmp_path)
     assert result.returncode == 0

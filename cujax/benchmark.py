@@ -1,0 +1,369 @@
+"""What a step costs: plain training, unlearning and the loop around them, beside a training step written by hand.
+
+All are timed in turns in one process, so that whatever else the machine does falls on each of them.
+"""
+
+import functools
+import json
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from rich.table import Table
+
+from cujax.data.batches import (
+    DeviceImages,
+    StreamedImages,
+    batches_of_all,
+    gather,
+    paired_batches,
+    placed,
+    preprocess,
+)
+from cujax.data.folders import ImageFiles
+from cujax.methods import ContrastiveUnlearning
+from cujax.model import Model, PyTree
+from cujax.networks import make_network
+from cujax.progress import Progress, silent
+from cujax.step import Batch, Examples, UnlearnState, make_unlearn_step
+from cujax.stepping import Phase, Stepper
+from cujax.training import make_train_step
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What to time.
+
+    Attributes:
+        network: A reference network, such as cnn or resnet18; a wrong name lists them.
+        dtype: What it computes in.
+        image_size: Height and width of the images.
+        channels: Channels of the images.
+        num_classes: Number of classes.
+        forget_batch_size: Rows of the forget batch.
+        retain_batch_size: Rows of the retain batch; the other steps get both together.
+        rounds: How often each is timed.
+        steps: Steps a round.
+        peak_tflops: The device's peak, in 10^12 operations a second; measured with a large matrix product if not given.
+    """
+
+    network: str = "cnn"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    image_size: int = 28
+    channels: int = 1
+    num_classes: int = 10
+    forget_batch_size: int = 64
+    retain_batch_size: int = 64
+    rounds: int = 15
+    steps: int = 10
+    peak_tflops: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "channels", "num_classes", "forget_batch_size", "retain_batch_size", "rounds", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")
+        if self.peak_tflops is not None and not self.peak_tflops > 0:
+            raise ValueError(f"peak_tflops must be positive, but is {self.peak_tflops}.")
+
+    @property
+    def samples(self) -> int:
+        """Rows of a step."""
+        return self.forget_batch_size + self.retain_batch_size
+
+
+# Runs some steps (or passes) and returns when they are complete.
+_Timed = Callable[[], None]
+
+
+def measure(benchmark: Benchmark, progress: Progress = silent) -> dict[str, Any]:
+    """Times everything; plain data.
+
+    Returns:
+        `device`, `settings`, `parameters`, `peak_tflops`; by row of `steps` (forward, bare, training, unlearning,
+        training loop, unlearning loop) `ms` and `ms_least` a step, `images_per_second`, `compile_seconds`, `gflop`,
+        `share_of_peak`, `memory_mib`; `ratios`; `pipeline`, in images per second; `peak_memory_mib` of the device, where
+        it tells.
+
+    Raises:
+        ValueError: if the network is unknown or does not take such images.
+    """
+    model = make_network(benchmark.network, benchmark.num_classes, benchmark.dtype)
+    images = _random_images(benchmark)
+    config = ContrastiveUnlearning()
+    tx, key = config.optimizer(), jax.random.key(0)
+    everything = preprocess(images, next(batches_of_all(np.arange(benchmark.samples), benchmark.samples)), key)
+    parts = (slice(benchmark.forget_batch_size), slice(benchmark.forget_batch_size, None))
+    batch = Batch(*(jax.tree.map(lambda rows, part=part: rows[part], everything) for part in parts))
+    variables = model.init(key, everything.images)
+    start = UnlearnState.create(*variables, tx, key)
+
+    train, unlearn = make_train_step(model, tx), make_unlearn_step(model, tx, config)
+    compiled = {
+        "forward": _compile(functools.partial(_forward, model), start, everything),
+        "bare": _compile(functools.partial(_bare_step, model, tx), start, everything),
+        "training": _compile(train, start, everything),
+        "unlearning": _compile(unlearn, start, batch),
+    }
+    timed: dict[str, _Timed] = {
+        name: _repeat(step, start, batch if name == "unlearning" else everything, benchmark.steps)
+        for name, (step, _) in compiled.items()
+    }
+    loops = _loops(benchmark, images, train, unlearn, start)
+    for name, loop in loops.items():
+        timed[name] = loop
+    peak = benchmark.peak_tflops or _matrix_peak(benchmark.dtype)
+    seconds: dict[str, list[float]] = {name: [] for name in timed}
+    with progress("timing", benchmark.rounds + 1) as advance:
+        for number in range(benchmark.rounds + 1):
+            for name, run in timed.items():
+                started = time.perf_counter()
+                run()
+                if number:  # the first round warms up, and compiles the loops
+                    seconds[name].append((time.perf_counter() - started) / benchmark.steps)
+            advance()
+
+    def row(name: str) -> dict[str, float | None]:
+        median = statistics.median(seconds[name])
+        figures = dict(compiled[name][1]) if name in compiled else {}
+        gflop = figures.get("gflop")
+        return {
+            "ms": 1e3 * median,
+            "ms_least": 1e3 * min(seconds[name]),
+            "images_per_second": benchmark.samples / median,
+            "share_of_peak": gflop / median / (1e3 * peak) if gflop else None,
+            **figures,
+        }
+
+    return {
+        "device": jax.devices()[0].device_kind,
+        "settings": asdict(benchmark),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables.params)),
+        "peak_tflops": peak,
+        "steps": {name: row(name) for name in timed},
+        "ratios": {
+            f"{one} / {other}": statistics.median(a / b for a, b in zip(seconds[one], seconds[other], strict=True))
+            for one, other in (
+                ("unlearning", "training"),
+                ("training", "bare"),
+                ("training loop", "training"),
+                ("unlearning loop", "unlearning"),
+                ("training loop", "bare"),
+            )
+        },
+        "pipeline": _pipeline(benchmark, images),
+        "peak_memory_mib": _device_peak(),
+    }
+
+
+def _random_images(benchmark: Benchmark) -> DeviceImages:
+    rng = np.random.default_rng(0)
+    n, side = max(4 * benchmark.samples, 256), benchmark.image_size
+    pixels = rng.integers(0, 256, (n, side, side, benchmark.channels), dtype=np.uint8)
+    labels = rng.integers(0, benchmark.num_classes, n)
+    channels = jnp.ones(benchmark.channels)
+    return DeviceImages(jnp.asarray(pixels), jnp.asarray(labels, jnp.int32), 0.5 * channels, 0.25 * channels)
+
+
+def _forward(model: Model, state: UnlearnState, examples: Examples) -> tuple[UnlearnState, jax.Array]:
+    outputs, _ = model.apply(state.params, state.model_state, examples.images, train=False)
+    return state, outputs.logits
+
+
+def _bare_step(
+    model: Model, tx: optax.GradientTransformation, state: UnlearnState, examples: Examples
+) -> tuple[UnlearnState, jax.Array]:
+    """Training as one writes it by hand: no masks, no metrics but the loss, no guard."""
+
+    def objective(params: PyTree) -> tuple[jax.Array, PyTree]:
+        outputs, model_state = model.apply(params, state.model_state, examples.images, train=True, key=state.key)
+        losses = optax.softmax_cross_entropy_with_integer_labels(outputs.logits, examples.labels)
+        return losses.mean(), model_state
+
+    (loss, model_state), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
+    updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return replace(state, params=params, model_state=model_state, opt_state=opt_state), loss
+
+
+def _compile(step: Callable, state: UnlearnState, examples: Any) -> tuple[Callable, dict[str, float | None]]:
+    """The compiled step, its state donated, and what the compiler says of it."""
+    started = time.perf_counter()
+    compiled = jax.jit(step, donate_argnums=0).lower(state, examples).compile()
+    seconds = time.perf_counter() - started
+    flops, memory = (compiled.cost_analysis() or {}).get("flops"), compiled.memory_analysis()
+    mib = None
+    if memory is not None:
+        # Donated arguments are counted with the results that take their place.
+        results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+        mib = (memory.argument_size_in_bytes + results + memory.temp_size_in_bytes) / 2**20
+    return compiled, {"compile_seconds": seconds, "gflop": flops and flops / 1e9, "memory_mib": mib}
+
+
+def _repeat(step: Callable, start: UnlearnState, examples: Any, steps: int) -> _Timed:
+    state = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), start)
+
+    def run() -> None:
+        nonlocal state
+        for _ in range(steps):
+            state, result = step(state, examples)
+        jax.block_until_ready((state, result))
+
+    return run
+
+
+def _loops(
+    benchmark: Benchmark, images: DeviceImages, train: Callable, unlearn: Callable, start: UnlearnState
+) -> dict[str, _Timed]:
+    """As many steps through the loops of training and unlearning: index batches, gathering, normalising, metrics."""
+    key, steps = jax.random.key(1), benchmark.steps
+    rows = np.arange(len(images.labels))
+    forget, retain = rows[: benchmark.forget_batch_size], rows[benchmark.forget_batch_size :]
+
+    def training_batches() -> Iterator[Any]:
+        return batches_of_all(np.resize(rows, steps * benchmark.samples), benchmark.samples, key)
+
+    def unlearning_batches() -> Iterator[Any]:
+        return paired_batches(
+            forget,
+            retain,
+            forget_batch_size=benchmark.forget_batch_size,
+            retain_batch_size=benchmark.retain_batch_size,
+            retain_draws=steps,
+            forget_pass=0,
+            key=key,
+        )
+
+    def loop(step: Callable, prepare: Callable, batches: Callable[[], Iterator[Any]]) -> _Timed:
+        state = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), start)
+        stepper = Stepper(images, lambda record: None)
+
+        def run() -> None:
+            nonlocal state
+            state = stepper.run(state, Phase(step, prepare, batches()))
+
+        return run
+
+    return {
+        "training loop": loop(train, preprocess, training_batches),
+        "unlearning loop": loop(unlearn, gather, unlearning_batches),
+    }
+
+
+def _matrix_peak(dtype: str) -> float:
+    """The rate of a large matrix product, in 10^12 operations a second."""
+    side = 2048 if jax.default_backend() == "cpu" else 8192
+    matrix = jnp.ones((side, side), dtype)
+    product = jax.jit(jnp.matmul).lower(matrix, matrix).compile()
+    product(matrix, matrix).block_until_ready()
+    best = math.inf
+    for _ in range(8):
+        started = time.perf_counter()
+        product(matrix, matrix).block_until_ready()
+        best = min(best, time.perf_counter() - started)
+    return 2 * side**3 / best / 1e12
+
+
+def _pipeline(benchmark: Benchmark, images: DeviceImages) -> dict[str, float]:
+    """Images per second from memory (gathered, cropped, mirrored, normalised) and from PNG files (decoded and placed)."""
+    from PIL import Image
+
+    rows, size = np.arange(len(images.labels)), min(benchmark.samples, len(images.labels))
+    prepare = jax.jit(preprocess)
+
+    def rate(source: DeviceImages | StreamedImages) -> float:
+        def run() -> None:
+            batches = batches_of_all(rows, size, jax.random.key(0))
+            for arrays, batch in placed(source, batches):
+                done = prepare(arrays, batch, jax.random.key(1))
+            jax.block_until_ready(done)
+
+        run()
+        started = time.perf_counter()
+        run()
+        return len(rows) / (time.perf_counter() - started)
+
+    augmented = replace(images, augmentation="crop_flip")
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [f"{folder}/{row}.png" for row in rows]
+        for path, pixels in zip(paths, np.asarray(images.images), strict=True):
+            Image.fromarray(pixels[..., 0] if benchmark.channels == 1 else pixels).save(path)
+        side = benchmark.image_size
+        files = ImageFiles(np.array(paths), (side, side, benchmark.channels), resized=False)
+        streamed = StreamedImages(files, np.asarray(images.labels), images.mean, images.std, "crop_flip")
+        return {"from memory": rate(augmented), "from PNG files": rate(streamed)}
+
+
+def _device_peak() -> float | None:
+    statistics_of_device = jax.devices()[0].memory_stats() or {}
+    peak = statistics_of_device.get("peak_bytes_in_use")
+    return None if peak is None else peak / 2**20
+
+
+def tables(figures: dict[str, Any], earlier: dict[str, Any] | None = None) -> list[Table]:
+    """The figures as tables; with an earlier run, this run's times over that run's besides."""
+    settings = figures["settings"]
+    title = (
+        f"{settings['network']}, {settings['dtype']}, {settings['forget_batch_size']} + {settings['retain_batch_size']} "
+        f"images of {settings['image_size']}x{settings['image_size']}x{settings['channels']}, "
+        f"{figures['parameters']:,} parameters; {figures['device']}, peak {figures['peak_tflops']:.2f} TFLOP/s"
+    )
+    steps = Table(title=title)
+    headings = {"ms": "ms", "ms_least": "least", "images_per_second": "images/s", "gflop": "GFLOP"}
+    headings |= {"share_of_peak": "of peak", "memory_mib": "MiB", "compile_seconds": "compile s"}
+    steps.add_column("a step", no_wrap=True)
+    for heading in headings.values():
+        steps.add_column(heading, justify="right")
+    for name, row in figures["steps"].items():
+        steps.add_row(name, *(_shown(row.get(key)) for key in headings))
+    rest = Table()
+    rest.add_column("ratio of times, and rates")
+    rest.add_column("", justify="right")
+    for name, value in figures["ratios"].items():
+        rest.add_row(name, f"{value:.3f}")
+    for name, row in (earlier or {"steps": {}})["steps"].items():
+        rest.add_row(f"{name}, time / earlier", f"{figures['steps'][name]['ms'] / row['ms']:.3f}")
+    for name, value in figures["pipeline"].items():
+        rest.add_row(f"images/s {name}", f"{value:,.0f}")
+    if figures["peak_memory_mib"] is not None:
+        rest.add_row("peak memory of the device, MiB", f"{figures['peak_memory_mib']:,.0f}")
+    return [steps, rest]
+
+
+def _shown(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def read_earlier(path: Path, figures_of: Benchmark) -> dict[str, Any]:
+    """Figures that an earlier run wrote.
+
+    Raises:
+        FileNotFoundError: if the file is not there.
+        ValueError: if it holds no such figures, or those of other settings.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; an earlier run writes it with --json {path}.")
+    try:
+        earlier = json.loads(path.read_text("utf-8"))
+        differing = {
+            name: (earlier["settings"][name], value)
+            for name, value in asdict(figures_of).items()
+            if name not in ("rounds", "steps", "peak_tflops") and earlier["settings"][name] != value
+        }
+        complete = all(row["ms"] > 0 for row in earlier["steps"].values())
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} holds no figures of this benchmark ({error!r}).") from error
+    if differing or not complete:
+        told = ", ".join(f"{name} {there} there, {here} now" for name, (there, here) in differing.items())
+        raise ValueError(f"{path} is of other settings: {told}. Compare like with like.")
+    return earlier

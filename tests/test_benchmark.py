@@ -1,0 +1,86 @@
+"""The benchmark measures what it says: its rows, its hand-written step, and what it compares with."""
+
+import json
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cujax.benchmark import Benchmark, _bare_step, measure, read_earlier, tables
+from cujax.methods import ContrastiveUnlearning
+from cujax.model import from_linen
+from cujax.networks.resnet import ResNet
+from cujax.step import Examples, UnlearnState
+from cujax.training import make_train_step
+
+SMALL = Benchmark(network="resnet8", image_size=8, channels=3, forget_batch_size=4, retain_batch_size=6, rounds=2, steps=2)
+
+
+@pytest.fixture(scope="module")
+def figures():
+    return measure(SMALL)
+
+
+def test_every_row_has_its_figures(figures):
+    assert set(figures["steps"]) == {"forward", "bare", "training", "unlearning", "training loop", "unlearning loop"}
+    for name, row in figures["steps"].items():
+        assert row["images_per_second"] == pytest.approx(10 / (row["ms"] / 1e3))
+        assert 0 < row["ms_least"] <= row["ms"]
+        if not name.endswith("loop"):
+            assert row["share_of_peak"] == pytest.approx(row["gflop"] / row["ms"] / figures["peak_tflops"])
+            assert row["memory_mib"] > 0
+    assert (
+        figures["steps"]["forward"]["gflop"] < figures["steps"]["bare"]["gflop"] < 4 * figures["steps"]["forward"]["gflop"]
+    )
+    assert set(figures["pipeline"]) == {"from memory", "from PNG files"}
+    assert json.loads(json.dumps(figures)) == figures
+
+
+def test_the_step_written_by_hand_is_the_training_step():
+    model = from_linen(ResNet(3, stage_sizes=(1,), width=8))
+    tx, key = ContrastiveUnlearning().optimizer(), jax.random.key(0)
+    examples = Examples(jax.random.normal(key, (6, 8, 8, 3)), jnp.arange(6) % 3, jnp.ones(6, bool))
+    state = UnlearnState.create(*model.init(key, examples.images), tx, key)
+    ours, metrics = jax.jit(make_train_step(model, tx))(state, examples)
+    bare, loss = jax.jit(_bare_step, static_argnums=(0, 1))(model, tx, state, examples)
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
+    chex.assert_trees_all_close(ours.params, bare.params, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(ours.model_state, bare.model_state, rtol=1e-4, atol=1e-6)
+
+
+def test_a_given_peak_is_used(figures):
+    given = measure(Benchmark(network="small_cnn", image_size=8, rounds=1, steps=1, peak_tflops=2.0))
+    row = given["steps"]["training"]
+    assert row["share_of_peak"] == pytest.approx(row["gflop"] / row["ms"] / 2.0)
+
+
+def test_an_earlier_run_is_compared_row_by_row(figures, tmp_path):
+    slower = json.loads(json.dumps(figures))
+    for row in slower["steps"].values():
+        row["ms"] *= 4
+    (tmp_path / "earlier.json").write_text(json.dumps(slower))
+    table = tables(figures, read_earlier(tmp_path / "earlier.json", SMALL))[1]
+    cells = dict(zip(table.columns[0].cells, table.columns[1].cells, strict=True))
+    assert [cells[f"{name}, time / earlier"] for name in figures["steps"]] == ["0.250"] * 6
+
+
+def test_what_cannot_be_compared_is_told(figures, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none.json does not exist; an earlier run writes it with --json"):
+        read_earlier(tmp_path / "none.json", SMALL)
+    path = tmp_path / "earlier.json"
+    path.write_text(json.dumps(figures))
+    with pytest.raises(ValueError, match="of other settings: network resnet8 there, cnn now"):
+        read_earlier(path, Benchmark(image_size=8, channels=3, forget_batch_size=4, retain_batch_size=6))
+    for content in ("{}", "no json", "[1]", '{"settings": {}, "steps": {}}'):
+        path.write_text(content)
+        with pytest.raises(ValueError, match="holds no figures of this benchmark"):
+            read_earlier(path, SMALL)
+
+
+def test_settings_out_of_range_are_told():
+    with pytest.raises(ValueError, match="rounds must be at least 1, but is 0"):
+        Benchmark(rounds=0)
+    with pytest.raises(ValueError, match="peak_tflops must be positive, but is -1"):
+        Benchmark(peak_tflops=-1.0)
