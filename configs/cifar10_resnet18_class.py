@@ -1,4 +1,4 @@
-"""CIFAR-10 with the paper's ResNet-18 forgets class 5 (dogs). For a GPU or TPU; needs the data set (see below).
+r"""CIFAR-10 with the paper's ResNet-18 forgets class 5 (dogs). For a GPU or TPU; needs the data set (see below).
 
     uv run --extra cuda scripts/unlearn.py --config cifar10_resnet18_class
 
@@ -13,7 +13,7 @@ Method settings are this library's defaults; the published ones are
 
 Figures: NOT YET MEASURED on CIFAR-10. It was run from end to end on a CPU at a reduced size, which says nothing of accuracy:
 
-    uv run scripts/unlearn.py --config cifar10_resnet18_class --dtype float32 --data.limit 300 --training.epochs 1 \\
+    uv run scripts/unlearn.py --config cifar10_resnet18_class --dtype float32 --data.limit 300 --training.epochs 1 \
       --training.batch-size 64 --retrained 1 --method.max-passes 1 --method.retain-draws 1 --workdir runs/small
 
 The data: `uv run --extra prepare scripts/prepare_data.py cifar10`, or --data.source ./cifar-10-binary.tar.gz.

@@ -35,7 +35,10 @@ class Prepare:
 
 
 def main(arguments: list[str]) -> int:
-    """Prepares, reads the result back as a run would, and gives the exit status: 0, 1 if the download failed, or 2 for bad input."""
+    """Prepares, reads the result back as a run would, and gives the exit status.
+
+    Status 0: done. 1: the download failed. 2: bad input.
+    """
     asked = tyro.cli(Prepare, args=arguments, description=__doc__)
     if importlib.util.find_spec("tensorflow") is None:
         print(

@@ -154,7 +154,22 @@ def test_a_missing_or_truncated_file_is_told(tmp_path):
         load_source(Data(str(path)))
 
 
-@pytest.mark.parametrize("changes", [{"label_noise": 1.0}, {"label_noise": -0.1}, {"limit": 0}])
+def test_arrays_larger_than_the_memory_they_may_take_are_refused_before_they_are_read(tmp_path):
+    load(tmp_path, arrays())
+    with pytest.raises(ValueError, match=r"mine.npz takes 0.00 GB in memory, more than the 1e-07 GB it may.*--data.memory-gb"):
+        load_source(Data(str(tmp_path / "mine.npz"), memory_gb=1e-7))
+
+
+def test_a_tfds_data_set_larger_than_memory_is_refused_before_it_is_read(tfds_data_dir):
+    message = r"data set 'cifar10' takes 0.18 GB in memory, more than the 0.1 GB it may.*--data.limit.*folder of images"
+    with pytest.raises(ValueError, match=message):
+        load_source(Data("cifar10", tfds_data_dir, memory_gb=0.1))
+    load_source(Data("cifar10", tfds_data_dir, limit=10, memory_gb=0.1))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"label_noise": 1.0}, {"label_noise": -0.1}, {"limit": 0}, {"image_size": 0}, {"memory_gb": -1.0}]
+)
 def test_impossible_data_settings_are_refused(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
         Data(**changes)
