@@ -46,6 +46,7 @@ from cujax.metrics_file import MetricsFile
 from cujax.model import Model, Variables, abstract_variables
 from cujax.networks import make_network
 from cujax.progress import Progress, silent
+from cujax.sharding import check_batch_size, data_mesh
 from cujax.training import Trained, Trainer, Training
 from cujax.unlearning import Loop
 
@@ -147,12 +148,12 @@ class Run:
     @cached_property
     def train_images(self) -> ImageSet:
         """The training images, on the device where they fit."""
-        return to_device(self.source, self.source.train)
+        return to_device(self.source, self.source.train, data_mesh())
 
     @cached_property
     def test_images(self) -> ImageSet:
         """The test images, likewise."""
-        return to_device(self.source, self.source.test)
+        return to_device(self.source, self.source.test, data_mesh())
 
     def original(self) -> Checkpoint:
         """The model that is to forget: given, made earlier, or trained now on forget and retain set."""
@@ -351,6 +352,10 @@ def _check_held_out(source: Source, split: Split) -> None:
 
 
 def _check_batch_sizes(experiment: Experiment, split: Split, *, trains_original: bool) -> None:
+    for group in ("training", "method"):
+        settings = getattr(experiment, group)
+        for name in (item.name for item in fields(settings) if item.name.endswith("batch_size")):
+            check_batch_size(f"{group}.{name}", getattr(settings, name), data_mesh())
     n_retain = len(split.retain)
     if experiment.method.retain_batch_size > n_retain:
         raise ValueError(

@@ -1,9 +1,123 @@
-"""Devices: the only file that knows about them."""
+"""Devices and hosts: the only file that knows about them.
 
+A computation is spread over all devices by its data: parameters and stored images are copied to each, every batch is split
+between them, and the compiler inserts what they have to tell each other. On one device nothing is placed at all.
+"""
+
+import contextlib
+import math
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+PyTree = Any
+
+_AXIS = "data"
+
+
+def data_mesh() -> Mesh | None:
+    """A mesh of all devices of all hosts along one axis, or None if there is a single one."""
+    if jax.device_count() == 1:
+        return None
+    return jax.make_mesh((jax.device_count(),), (_AXIS,), axis_types=(AxisType.Auto,))
+
+
+def mesh_of(array: jax.Array) -> Mesh | None:
+    """The mesh that an array was placed on, if any."""
+    sharding = None if isinstance(array, jax.core.Tracer) else array.sharding
+    return sharding.mesh if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh) else None
+
+
+def shares(mesh: Mesh | None) -> int:
+    """Into how many parts a batch is split."""
+    return 1 if mesh is None else mesh.size
+
+
+def own_shares(mesh: Mesh | None) -> list[int]:
+    """The numbers of the parts that devices of this host hold."""
+    if mesh is None:
+        return [0]
+    return [number for number, device in enumerate(mesh.devices.flat) if device.process_index == jax.process_index()]
+
+
+def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
+    """The arrays of a tree, each whole on every device; those that are already stay."""
+    return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, P()))
+
+
+def shard(tree: PyTree, mesh: Mesh | None, axis: int = 0) -> PyTree:
+    """Host arrays that every host holds in full, split along an axis between the devices."""
+    if mesh is None:
+        return tree
+    sharding = NamedSharding(mesh, P(*[None] * axis, mesh.axis_names))
+    return jax.tree.map(lambda rows: jax.make_array_from_callback(rows.shape, sharding, rows.__getitem__), tree)
+
+
+def shard_own(tree: PyTree, mesh: Mesh | None) -> PyTree:
+    """Host arrays `[parts of this host, ...]` as device arrays `[parts, ...]`, each part on its device."""
+    if mesh is None:
+        return jax.tree.map(jax.numpy.asarray, tree)
+    sharding = NamedSharding(mesh, P(mesh.axis_names))
+    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), tree)
+
+
+def set_shares() -> int:
+    """Into how many parts a batch may be split in the function that is being compiled: see `on_mesh_of`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    sizes = zip(mesh.axis_sizes, mesh.axis_types, strict=True)
+    return math.prod(size for size, kind in sizes if kind == AxisType.Auto)
+
+
+def whole(tree: PyTree) -> PyTree:
+    """Has every device hold these arrays in full, in a function that is compiled for a mesh."""
+    if set_shares() == 1:
+        return tree
+    return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, P()), tree)
+
+
+@contextlib.contextmanager
+def on_mesh_of(array: jax.Array) -> Iterator[None]:
+    """Sets the mesh that an array was placed on, unless the caller has set one."""
+    mesh = mesh_of(array)
+    if mesh is None or not jax.sharding.get_abstract_mesh().empty:
+        yield
+    else:
+        with jax.set_mesh(mesh):
+            yield
+
+
+def with_auto_axes(function: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]) -> Callable:
+    """`function(state, batch) -> (state, metrics)` for callers whose mesh has Explicit axes, too.
+
+    Inside, the compiler decides how arrays are spread; the state comes out spread as it went in.
+    """
+
+    def call(state: PyTree, batch: PyTree) -> tuple[PyTree, PyTree]:
+        if AxisType.Explicit not in jax.sharding.get_abstract_mesh().axis_types:
+            return function(state, batch)
+        as_given = jax.tree.map(lambda leaf: jax.typeof(leaf).sharding.spec, state)
+        return jax.sharding.auto_axes(function, out_sharding=(as_given, P()))(state, batch)
+
+    return call
+
+
+def check_batch_size(name: str, size: int, mesh: Mesh | None) -> None:
+    """Refuses a global batch size that the devices cannot share equally.
+
+    Raises:
+        ValueError: naming the nearest sizes that they can.
+    """
+    n = shares(mesh)
+    if size % n:
+        below, above = size // n * n, -(-size // n) * n
+        nearest = f"{below} or {above}" if below else f"{above}"
+        raise ValueError(f"{name} is {size}, but {n} devices can only share a multiple of {n} equally; make it {nearest}.")
 
 
 def unused_accelerator() -> str | None:
