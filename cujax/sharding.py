@@ -28,10 +28,11 @@ def data_mesh() -> Mesh | None:
     return jax.make_mesh((jax.device_count(),), (_AXIS,), axis_types=(AxisType.Auto,))
 
 
-def mesh_of(array: jax.Array) -> Mesh | None:
-    """The mesh that an array was placed on, if any."""
-    sharding = None if isinstance(array, jax.core.Tracer) else array.sharding
-    return sharding.mesh if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh) else None
+def mesh_of(array: jax.Array | np.ndarray) -> Mesh | None:
+    """The mesh that an array was placed on, if any; None while it is traced."""
+    if isinstance(array, jax.core.Tracer) or not isinstance(array, jax.Array):
+        return None
+    return array.sharding.mesh if isinstance(array.sharding, NamedSharding) else None
 
 
 def shares(mesh: Mesh | None) -> int:
@@ -105,6 +106,32 @@ def with_auto_axes(function: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]) 
         return jax.sharding.auto_axes(function, out_sharding=(as_given, P()))(state, batch)
 
     return call
+
+
+def start_multihost() -> None:
+    """Joins the other hosts of a computation; to be called before anything else touches a device.
+
+    Cloud TPU, Slurm, Kubernetes and Open MPI say by themselves who takes part. Elsewhere the variables
+    JAX_COORDINATOR_ADDRESS (host:port of the first process), JAX_NUM_PROCESSES and JAX_PROCESS_ID do.
+
+    Raises:
+        ValueError: if only some of the variables are set.
+        RuntimeError: if nothing says who takes part, or the others cannot be reached.
+    """
+    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    missing = [name for name in names if name not in os.environ]
+    if len(missing) == len(names):
+        jax.distributed.initialize()
+        return
+    if missing:
+        raise ValueError(f"{', '.join(missing)} must be set where {' or '.join(set(names) - set(missing))} is.")
+    address, n, number = (os.environ[name] for name in names)
+    jax.distributed.initialize(address, int(n), int(number))
+
+
+def is_first_host() -> bool:
+    """Whether this is the host that writes and prints."""
+    return jax.process_index() == 0
 
 
 def check_batch_size(name: str, size: int, mesh: Mesh | None) -> None:
