@@ -5,6 +5,7 @@ between them, and the compiler inserts what they have to tell each other. On one
 """
 
 import contextlib
+import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -19,6 +20,10 @@ from jax.sharding import PartitionSpec as P
 PyTree = Any
 
 _AXIS = "data"
+
+
+class MultihostError(RuntimeError):
+    """Hosts that should compute together did not find each other."""
 
 
 def data_mesh() -> Mesh | None:
@@ -115,23 +120,53 @@ def start_multihost() -> None:
     JAX_COORDINATOR_ADDRESS (host:port of the first process), JAX_NUM_PROCESSES and JAX_PROCESS_ID do.
 
     Raises:
-        ValueError: if only some of the variables are set.
-        RuntimeError: if nothing says who takes part, or the others cannot be reached.
+        MultihostError: if nothing says who takes part, only some of the variables are set, or the others are not reached.
     """
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     missing = [name for name in names if name not in os.environ]
-    if len(missing) == len(names):
-        jax.distributed.initialize()
-        return
-    if missing:
-        raise ValueError(f"{', '.join(missing)} must be set where {' or '.join(set(names) - set(missing))} is.")
-    address, n, number = (os.environ[name] for name in names)
-    jax.distributed.initialize(address, int(n), int(number))
+    if missing and len(missing) < len(names):
+        raise MultihostError(f"multihost: {', '.join(missing)} must be set, as {', '.join(set(names) - set(missing))} is.")
+    try:
+        address, n, number = (None, None, None) if missing else (os.environ[name] for name in names)
+        jax.distributed.initialize(address, n and int(n), number and int(number))
+    except (RuntimeError, ValueError) as error:
+        raise MultihostError(
+            f"multihost: the other hosts were not found ({error}); start the same command on every host of a TPU slice, a "
+            f"Slurm or a Kubernetes job, or set {', '.join(names)}."
+        ) from error
 
 
 def is_first_host() -> bool:
     """Whether this is the host that writes and prints."""
     return jax.process_index() == 0
+
+
+def check_same_on_all_hosts(what: str, value: str | None) -> None:
+    """Compares a value between hosts; every host must call this, also one that failed (None) before it had a value.
+
+    Raises:
+        ValueError: if it is not the same everywhere, naming the hosts where it is not what the first has.
+    """
+    if jax.process_count() == 1:
+        return
+    from jax.experimental import multihost_utils
+
+    digest = bytes(32) if value is None else hashlib.sha256(value.encode()).digest()
+    digests = [bytes(row) for row in multihost_utils.process_allgather(np.frombuffer(digest, np.uint8))]
+    failed = [number for number, one in enumerate(digests) if not any(one)]
+    differing = [number for number, one in enumerate(digests) if one != digests[0]]
+    if not differing:
+        return
+    if failed:
+        raise ValueError(f"host {_listed(failed)} could not start; its own message says why.")
+    raise ValueError(
+        f"host {_listed(differing)} has another {what} than host 0 (digest {digests[differing[0]].hex()[:12]} there, "
+        f"{digests[0].hex()[:12]} on host 0); run the same command on the same data, with the same versions, on every host."
+    )
+
+
+def _listed(numbers: list[int]) -> str:
+    return " and ".join(map(str, numbers))
 
 
 def check_batch_size(name: str, size: int, mesh: Mesh | None) -> None:
