@@ -35,7 +35,7 @@ from cujax.model import (
     from_linen,
     from_nnx,
 )
-from cujax.step import Batch, Examples, UnlearnState, make_unlearn_step, unlearn_step
+from cujax.step import Batch, Examples, UnlearnState, make_unlearn_step, pmap_unlearn_step, unlearn_step
 from cujax.unlearning import Loop, Unlearned
 
 __all__ = [
@@ -74,6 +74,7 @@ __all__ = [
     "make_split",
     "make_unlearn_step",
     "paired_batches",
+    "pmap_unlearn_step",
     "save_checkpoint",
     "unlearn_step",
 ]

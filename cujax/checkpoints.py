@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
+from os import PathLike
 from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils.epath import Path
 
 from cujax.data.requests import ids_digest
 from cujax.model import Model, Variables, abstract_variables
@@ -112,7 +113,7 @@ class Checkpoint:
         return Ancestor(metadata.kind, self.digest, metadata.request, n_forgotten, metadata.forgotten_digest)
 
 
-def save_checkpoint(directory: str | Path, variables: Variables, metadata: Metadata) -> Checkpoint:
+def save_checkpoint(directory: str | PathLike[str], variables: Variables, metadata: Metadata) -> Checkpoint:
     """Writes a checkpoint; when this returns it is complete on disk.
 
     Args:
@@ -143,7 +144,7 @@ def save_checkpoint(directory: str | Path, variables: Variables, metadata: Metad
     return Checkpoint(variables, metadata, stored["digest"])
 
 
-def load_checkpoint(directory: str | Path, *, like: Variables | None = None) -> Checkpoint:
+def load_checkpoint(directory: str | PathLike[str], *, like: Variables | None = None) -> Checkpoint:
     """Reads a checkpoint and verifies it, array by array.
 
     Args:
@@ -182,7 +183,9 @@ def load_checkpoint(directory: str | Path, *, like: Variables | None = None) -> 
     return Checkpoint(tree, metadata, stored["digest"])
 
 
-def import_checkpoint(source: str | Path | Mapping[str, Any], model: Model, image_shape: tuple[int, int, int]) -> Variables:
+def import_checkpoint(
+    source: str | PathLike[str] | Mapping[str, Any], model: Model, image_shape: tuple[int, int, int]
+) -> Variables:
     """Admits parameters that this library did not write, after comparing names and shapes with the model's own.
 
     Args:
@@ -199,7 +202,7 @@ def import_checkpoint(source: str | Path | Mapping[str, Any], model: Model, imag
         CheckpointError: if it cannot be read, or a name or shape does not fit; the message lists them.
     """
     where = "the given tree"
-    if isinstance(source, str | Path):
+    if isinstance(source, str | PathLike):
         where = str(Path(source).absolute())
         source, _ = _read(Path(source).absolute())
     like = abstract_variables(model, image_shape)
@@ -230,7 +233,7 @@ def _read(path: Path) -> tuple[Any, dict[str, Any] | None]:
 
     if not path.is_dir():
         raise FileNotFoundError(f"checkpoint {path} does not exist or is not a directory.")
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     try:
         found = ocp.metadata(path)
         abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), found.metadata)

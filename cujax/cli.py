@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +13,8 @@ import tyro
 
 from cujax.data.requests import ForgetClass, ForgetWhere
 from cujax.experiment import Experiment, Run, load_python_file, prepare
-from cujax.progress import bar
-from cujax.sharding import unused_accelerator
+from cujax.progress import bar, silent
+from cujax.sharding import MultihostError, is_first_host, start_multihost, unused_accelerator
 
 INTERRUPTED = 130
 DEFAULT_CONFIG = "digits_class"
@@ -38,21 +38,23 @@ def main(work: Callable[[Run], None], *, configs: Path, description: str, argume
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         experiment = parse(arguments, configs=configs, description=description)
+        if experiment.multihost:
+            start_multihost()
         keep_compilations()
         warning = unused_accelerator()
         if warning:
             print(f"warning: {warning}", file=sys.stderr)
-        run = prepare(experiment, bar)
+        run = prepare(experiment, bar if is_first_host() else silent)
         for image in run.source.skipped:
             print(f"left out: {image}", file=sys.stderr)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MultihostError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nInterrupted before anything was computed.", file=sys.stderr)
         return INTERRUPTED
     try:
-        with profiled(experiment.profile):
+        with profiled(experiment.profile), contextlib.nullcontext() if is_first_host() else _silenced():
             work(run)
     except KeyboardInterrupt:
         saved = sorted(path.name for path in (run.workdir / "checkpoints").glob("*") if "." not in path.name)
@@ -73,6 +75,12 @@ def profiled(folder: str | None) -> AbstractContextManager:
     if folder is None:
         return contextlib.nullcontext()
     return jax.profiler.trace(folder, create_perfetto_trace=True)
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
 
 
 def keep_compilations() -> None:

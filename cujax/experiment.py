@@ -4,6 +4,7 @@ A run keeps all it makes in one folder. Each model is saved as soon as it is com
 where an interrupted one stopped, and a finished one only shows its report.
 """
 
+import contextlib
 import importlib.util
 import json
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Annotated, Any, Literal
 import jax
 import numpy as np
 import tyro
+from etils import epath
 
 from cujax.audit.rows import Answers
 from cujax.checkpoints import (
@@ -23,6 +25,7 @@ from cujax.checkpoints import (
     CheckpointError,
     Kind,
     Metadata,
+    installed_versions,
     load_checkpoint,
     save_checkpoint,
 )
@@ -46,6 +49,7 @@ from cujax.metrics_file import MetricsFile
 from cujax.model import Model, Variables, abstract_variables
 from cujax.networks import make_network
 from cujax.progress import Progress, silent
+from cujax.sharding import check_batch_size, check_same_on_all_hosts, data_mesh, is_first_host
 from cujax.training import Trained, Trainer, Training
 from cujax.unlearning import Loop
 
@@ -75,11 +79,12 @@ class Experiment:
         retrained: How many models to retrain from scratch for comparison; 0 for a plain deletion request.
         retain_tolerance: Unlearning ends if validation accuracy on what stays falls by more than this.
         seed: Of initialisation, order and everything else random.
-        workdir: Folder for checkpoints, metrics and the report.
+        workdir: Folder for checkpoints, metrics and the report; gs://BUCKET/FOLDER, too.
         original: Checkpoint to start from, original or unlearned earlier; trained here where not given.
         tensorboard: Also write metrics as TensorBoard events (extra [tensorboard]).
         steps_per_call: At most so many steps in one compiled call; by default 1 on a CPU and 128 on an accelerator.
         profile: Folder for a profile of what is computed, to look at with TensorBoard or at ui.perfetto.dev.
+        multihost: Compute together with the other hosts that were given this same command (docs/tpu.md).
     """
 
     data: Data = Data()  # noqa: RUF009 - frozen
@@ -96,6 +101,7 @@ class Experiment:
     tensorboard: bool = False
     steps_per_call: int | None = None
     profile: str | None = None
+    multihost: bool = False
 
     def __post_init__(self) -> None:
         if self.retrained < 0:
@@ -107,7 +113,7 @@ class Experiment:
 
 
 # Where something lies, how it is shown and how it is driven does not change what is computed.
-_NOT_IDENTITY = ("workdir", "tensorboard", "original", "steps_per_call", "profile")
+_NOT_IDENTITY = ("workdir", "tensorboard", "original", "steps_per_call", "profile", "multihost")
 
 
 def describe(value: Any) -> Any:
@@ -140,19 +146,19 @@ class Run:
     checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
 
     @property
-    def workdir(self) -> Path:
+    def workdir(self) -> epath.Path:
         """The run's folder."""
-        return Path(self.experiment.workdir).expanduser()
+        return epath.Path(self.experiment.workdir).expanduser()
 
     @cached_property
     def train_images(self) -> ImageSet:
         """The training images, on the device where they fit."""
-        return to_device(self.source, self.source.train)
+        return to_device(self.source, self.source.train, data_mesh())
 
     @cached_property
     def test_images(self) -> ImageSet:
         """The test images, likewise."""
-        return to_device(self.source, self.source.test)
+        return to_device(self.source, self.source.test, data_mesh())
 
     def original(self) -> Checkpoint:
         """The model that is to forget: given, made earlier, or trained now on forget and retain set."""
@@ -260,8 +266,24 @@ def prepare(experiment: Experiment, progress: Progress = silent) -> Run:
         FileNotFoundError: if data, a file of ids or a checkpoint is not there.
         FileExistsError: if the workdir holds another experiment, or something else.
     """
+    settings = describe(experiment)
+    settings["data"].pop("data_dir")
+    check_same_on_all_hosts("configuration", json.dumps([settings, installed_versions()]))
+    try:
+        run = _prepare(experiment, progress)
+    except (ValueError, OSError) as error:
+        with contextlib.suppress(ValueError):
+            check_same_on_all_hosts("split", None)
+        raise error
+    check_same_on_all_hosts("split", run.split.digest)
+    return run
+
+
+def _prepare(experiment: Experiment, progress: Progress) -> Run:
     if experiment.tensorboard and importlib.util.find_spec("tensorboardX") is None:
         raise ValueError("tensorboard needs tensorboardX: run the command as uv run --extra tensorboard ...")
+    if experiment.workdir.startswith("gs://") and not any(map(importlib.util.find_spec, ("gcsfs", "tensorflow"))):
+        raise ValueError(f"workdir {experiment.workdir} needs gcsfs: run the command as uv run --extra gcs ...")
     source = load_source(experiment.data, progress)
     model = build_model(experiment.network, source.num_classes, experiment.dtype)
     image_shape = source.train.images.shape[1:]
@@ -279,7 +301,8 @@ def prepare(experiment: Experiment, progress: Progress = silent) -> Run:
     _check_held_out(source, split)
     _check_batch_sizes(experiment, split, trains_original=given is None)
     run = Run(experiment, source, split, model, given, progress)
-    _claim_workdir(run)
+    if is_first_host():
+        _claim_workdir(run)
     return run
 
 
@@ -351,6 +374,10 @@ def _check_held_out(source: Source, split: Split) -> None:
 
 
 def _check_batch_sizes(experiment: Experiment, split: Split, *, trains_original: bool) -> None:
+    for group in ("training", "method"):
+        settings = getattr(experiment, group)
+        for name in (item.name for item in fields(settings) if item.name.endswith("batch_size")):
+            check_batch_size(f"{group}.{name}", getattr(settings, name), data_mesh())
     n_retain = len(split.retain)
     if experiment.method.retain_batch_size > n_retain:
         raise ValueError(

@@ -8,6 +8,7 @@ import numpy as np
 
 from cujax.data.batches import DeviceImages, ImageSet, Rows, batches_of_all, placed, preprocess
 from cujax.model import Model, Outputs, Variables
+from cujax.sharding import mesh_of, on_mesh_of, replicate, shard, whole
 
 _LARGEST_BATCH = 512
 
@@ -34,7 +35,7 @@ class Predictions:
 def predict(model: Model, variables: Variables, images: ImageSet, indices: np.ndarray) -> Predictions:
     """Runs the model on the images at `indices`, in their order, in batches of one static size.
 
-    Batches are powers of two, so that sets of all sizes share a few compilations. Answers are read one batch late, so
+    Batches are powers of two, filled up to what several devices can share, so that sets of all sizes share a few compilations. Answers are read one batch late, so
     that the device need not wait for the host.
     """
     logits, embeddings = [], []
@@ -44,9 +45,11 @@ def predict(model: Model, variables: Variables, images: ImageSet, indices: np.nd
         embeddings.append(np.asarray(outputs.embedding, np.float32)[rows.mask])
 
     batch_size = min(_LARGEST_BATCH, 1 << max(len(indices) - 1, 0).bit_length())
-    pending = None
+    pending, mesh = None, mesh_of(images.mean)
+    variables = replicate(variables, mesh)
     for arrays, rows in placed(images, batches_of_all(indices, batch_size)):
-        answer = _forward(model, variables, arrays, rows), rows
+        with on_mesh_of(images.mean):
+            answer = _forward(model, variables, arrays, shard(rows, mesh)), rows
         if pending is not None:
             read(*pending)
         pending = answer
@@ -62,4 +65,4 @@ def _forward(model: Model, variables: Variables, arrays: DeviceImages, rows: Row
     # Evaluation never augments, so no randomness is drawn.
     examples = preprocess(arrays, rows, jax.random.key(0))
     outputs, _ = model.apply(*variables, examples.images, train=False)
-    return outputs
+    return whole(outputs)

@@ -165,13 +165,16 @@ def anchor_losses(
     return jnp.where(counts, push - pull, 0.0), counts
 
 
-def cross_entropy(logits: ArrayLike, labels: ArrayLike, mask: ArrayLike | None = None) -> jax.Array:
+def cross_entropy(
+    logits: ArrayLike, labels: ArrayLike, mask: ArrayLike | None = None, axis_name: str | None = None
+) -> jax.Array:
     """Mean softmax cross-entropy over the rows that count; 0 where none does.
 
     Args:
         logits: `[B, C]`, any floating dtype.
         labels: `[B]` integer in `[0, C)`.
         mask: `[B]` bool, True where the row counts; all rows where not given. Other rows may hold NaN.
+        axis_name: As in `masked_mean`.
 
     Returns:
         A float32 scalar, in nats.
@@ -183,13 +186,18 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike, mask: ArrayLike | None =
     counts = _mask_or_ones("cross-entropy", logits, labels, mask)
     log_probabilities = jax.nn.log_softmax(jnp.where(counts[:, None], logits, 0).astype(jnp.float32))
     losses = -jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)[:, 0]
-    return masked_mean(losses, counts)
+    return masked_mean(losses, counts, axis_name)
 
 
-def masked_mean(values: jax.Array, counts: jax.Array) -> jax.Array:
-    """Mean of the values (`[B]`) that count (`[B]` bool), in float32; 0 where none does."""
-    total = jnp.sum(jnp.where(counts, values.astype(jnp.float32), 0.0))
-    return total / jnp.maximum(jnp.sum(counts), 1).astype(jnp.float32)
+def masked_mean(values: jax.Array, counts: jax.Array, axis_name: str | None = None) -> jax.Array:
+    """Mean of the values (`[B]`) that count (`[B]` bool), in float32; 0 where none does.
+
+    With the name of a mapped device axis: this device's share of the mean over all devices, which is their sum.
+    """
+    total, n = jnp.sum(jnp.where(counts, values.astype(jnp.float32), 0.0)), jnp.sum(counts)
+    if axis_name is not None:
+        n = jax.lax.psum(n, axis_name)
+    return total / jnp.maximum(n, 1).astype(jnp.float32)
 
 
 def _mask_or_ones(name: str, rows: jax.Array, labels: jax.Array, mask: ArrayLike | None) -> jax.Array:

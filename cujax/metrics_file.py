@@ -1,13 +1,17 @@
 """Metrics of a run as JSON lines, and as TensorBoard events if asked for."""
 
 import json
-from pathlib import Path
+import os
 from types import TracebackType
 from typing import Any, Self
 
+from etils.epath import Path
+
+from cujax.sharding import is_first_host
+
 
 class MetricsFile:
-    """Writes one JSON object a line; started anew each time it is opened.
+    """Writes one JSON object a line; started anew each time it is opened. Of several hosts only the first writes.
 
     Args:
         path: The file; its folder is made.
@@ -18,6 +22,8 @@ class MetricsFile:
     """
 
     def __init__(self, path: Path, tensorboard: bool = False) -> None:
+        if not is_first_host():
+            path, tensorboard = Path(os.devnull), False
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("w", encoding="utf-8")
         self._events = None

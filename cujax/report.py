@@ -5,10 +5,10 @@ import html
 import io
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import rich.markup
+from etils.epath import Path
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +18,7 @@ from cujax.checkpoints import Checkpoint, describe_lineage, installed_versions
 from cujax.data.requests import ids_digest
 from cujax.experiment import Run, describe, describe_request
 from cujax.figures import confidence_figure, destination_figure, embeddings_figure, stopping_figure
+from cujax.sharding import is_first_host
 
 CAVEAT = (
     "An empirical audit is no certificate of deletion: it can show that something was not forgotten, "
@@ -71,8 +72,10 @@ _COLUMNS = (
 
 
 def report_on(run: Run, original: Checkpoint, retrained: list[Checkpoint], unlearned: Checkpoint, directory: Path) -> None:
-    """Audits the models, writes `report.json` and `report.html` into a directory, and prints the table."""
+    """Audits the models; the first host writes `report.json` and `report.html` into a directory, and prints the table."""
     made = make_report(run, original, retrained, unlearned)
+    if not is_first_host():
+        return
     _, page = write_report(directory, made)
     console = Console()
     console.print(terminal_table(made["report"]))

@@ -1,9 +1,185 @@
-"""Devices: the only file that knows about them."""
+"""Devices and hosts: the only file that knows about them.
 
+A computation is spread over all devices by its data: parameters and stored images are copied to each, every batch is split
+between them, and the compiler inserts what they have to tell each other. On one device nothing is placed at all.
+"""
+
+import contextlib
+import hashlib
+import math
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+PyTree = Any
+
+_AXIS = "data"
+
+
+class MultihostError(RuntimeError):
+    """Hosts that should compute together did not find each other."""
+
+
+def data_mesh() -> Mesh | None:
+    """A mesh of all devices of all hosts along one axis, or None if there is a single one."""
+    if jax.device_count() == 1:
+        return None
+    return jax.make_mesh((jax.device_count(),), (_AXIS,), axis_types=(AxisType.Auto,))
+
+
+def mesh_of(array: jax.Array | np.ndarray) -> Mesh | None:
+    """The mesh that an array was placed on, if any; None while it is traced."""
+    if isinstance(array, jax.core.Tracer) or not isinstance(array, jax.Array):
+        return None
+    return array.sharding.mesh if isinstance(array.sharding, NamedSharding) else None
+
+
+def shares(mesh: Mesh | None) -> int:
+    """Into how many parts a batch is split."""
+    return 1 if mesh is None else mesh.size
+
+
+def own_shares(mesh: Mesh | None) -> list[int]:
+    """The numbers of the parts that devices of this host hold."""
+    if mesh is None:
+        return [0]
+    return [number for number, device in enumerate(mesh.devices.flat) if device.process_index == jax.process_index()]
+
+
+def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
+    """The arrays of a tree, each whole on every device; those that are already stay."""
+    return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, P()))
+
+
+def shard(tree: PyTree, mesh: Mesh | None, axis: int = 0) -> PyTree:
+    """Host arrays that every host holds in full, split along an axis between the devices."""
+    if mesh is None:
+        return tree
+    sharding = NamedSharding(mesh, P(*[None] * axis, mesh.axis_names))
+    return jax.tree.map(lambda rows: jax.make_array_from_callback(rows.shape, sharding, rows.__getitem__), tree)
+
+
+def shard_own(tree: PyTree, mesh: Mesh | None) -> PyTree:
+    """Host arrays `[parts of this host, ...]` as device arrays `[parts, ...]`, each part on its device."""
+    if mesh is None:
+        return jax.tree.map(jax.numpy.asarray, tree)
+    sharding = NamedSharding(mesh, P(mesh.axis_names))
+    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), tree)
+
+
+def set_shares() -> int:
+    """Into how many parts a batch may be split in the function that is being compiled: see `on_mesh_of`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    sizes = zip(mesh.axis_sizes, mesh.axis_types, strict=True)
+    return math.prod(size for size, kind in sizes if kind == AxisType.Auto)
+
+
+def whole(tree: PyTree) -> PyTree:
+    """Has every device hold these arrays in full, in a function that is compiled for a mesh."""
+    if set_shares() == 1:
+        return tree
+    return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, P()), tree)
+
+
+@contextlib.contextmanager
+def on_mesh_of(array: jax.Array) -> Iterator[None]:
+    """Sets the mesh that an array was placed on, unless the caller has set one."""
+    mesh = mesh_of(array)
+    if mesh is None or not jax.sharding.get_abstract_mesh().empty:
+        yield
+    else:
+        with jax.set_mesh(mesh):
+            yield
+
+
+def with_auto_axes(function: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]) -> Callable:
+    """`function(state, batch) -> (state, metrics)` for callers whose mesh has Explicit axes, too.
+
+    Inside, the compiler decides how arrays are spread; the state comes out spread as it went in.
+    """
+
+    def call(state: PyTree, batch: PyTree) -> tuple[PyTree, PyTree]:
+        if AxisType.Explicit not in jax.sharding.get_abstract_mesh().axis_types:
+            return function(state, batch)
+        as_given = jax.tree.map(lambda leaf: jax.typeof(leaf).sharding.spec, state)
+        return jax.sharding.auto_axes(function, out_sharding=(as_given, P()))(state, batch)
+
+    return call
+
+
+def start_multihost() -> None:
+    """Joins the other hosts of a computation; to be called before anything else touches a device.
+
+    Cloud TPU, Slurm, Kubernetes and Open MPI say by themselves who takes part. Elsewhere the variables
+    JAX_COORDINATOR_ADDRESS (host:port of the first process), JAX_NUM_PROCESSES and JAX_PROCESS_ID do.
+
+    Raises:
+        MultihostError: if nothing says who takes part, only some of the variables are set, or the others are not reached.
+    """
+    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    missing = [name for name in names if name not in os.environ]
+    if missing and len(missing) < len(names):
+        raise MultihostError(f"multihost: {', '.join(missing)} must be set, as {', '.join(set(names) - set(missing))} is.")
+    try:
+        address, n, number = (None, None, None) if missing else (os.environ[name] for name in names)
+        jax.distributed.initialize(address, n and int(n), number and int(number))
+    except (RuntimeError, ValueError) as error:
+        raise MultihostError(
+            f"multihost: the other hosts were not found ({error}); start the same command on every host of a TPU slice, a "
+            f"Slurm or a Kubernetes job, or set {', '.join(names)}."
+        ) from error
+
+
+def is_first_host() -> bool:
+    """Whether this is the host that writes and prints."""
+    return jax.process_index() == 0
+
+
+def check_same_on_all_hosts(what: str, value: str | None) -> None:
+    """Compares a value between hosts; every host must call this, also one that failed (None) before it had a value.
+
+    Raises:
+        ValueError: if it is not the same everywhere, naming the hosts where it is not what the first has.
+    """
+    if jax.process_count() == 1:
+        return
+    from jax.experimental import multihost_utils
+
+    digest = bytes(32) if value is None else hashlib.sha256(value.encode()).digest()
+    digests = [bytes(row) for row in multihost_utils.process_allgather(np.frombuffer(digest, np.uint8))]
+    failed = [number for number, one in enumerate(digests) if not any(one)]
+    differing = [number for number, one in enumerate(digests) if one != digests[0]]
+    if not differing:
+        return
+    if failed:
+        raise ValueError(f"host {_listed(failed)} could not start; its own message says why.")
+    raise ValueError(
+        f"host {_listed(differing)} has another {what} than host 0 (digest {digests[differing[0]].hex()[:12]} there, "
+        f"{digests[0].hex()[:12]} on host 0); run the same command on the same data, with the same versions, on every host."
+    )
+
+
+def _listed(numbers: list[int]) -> str:
+    return " and ".join(map(str, numbers))
+
+
+def check_batch_size(name: str, size: int, mesh: Mesh | None) -> None:
+    """Refuses a global batch size that the devices cannot share equally.
+
+    Raises:
+        ValueError: naming the nearest sizes that they can.
+    """
+    n = shares(mesh)
+    if size % n:
+        below, above = size // n * n, -(-size // n) * n
+        nearest = f"{below} or {above}" if below else f"{above}"
+        raise ValueError(f"{name} is {size}, but {n} devices can only share a multiple of {n} equally; make it {nearest}.")
 
 
 def unused_accelerator() -> str | None:

@@ -1,10 +1,12 @@
 """The unlearning step: one optimiser update on a batch of forget and retain samples. Pure, and jitted.
 
 State in, state out: `make_unlearn_step` gives the pure function for those who compile it themselves, `unlearn_step` is
-the same, compiled, with its state donated. Many-device placement, data and the outer loop are elsewhere.
+the same, compiled, with its state donated. On many devices `unlearn_step` takes a batch that is sharded over them
+(`cujax.sharding` places one); `pmap_unlearn_step` is for code that uses pmap. Data and the outer loop are elsewhere.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, Self
@@ -15,6 +17,7 @@ import optax
 
 from cujax.losses import Denominator, anchor_losses, cross_entropy, masked_mean
 from cujax.model import Model, Outputs, PyTree
+from cujax.sharding import on_mesh_of, set_shares, whole, with_auto_axes
 
 if TYPE_CHECKING:
     from cujax.methods.contrastive import ContrastiveUnlearning
@@ -117,8 +120,14 @@ def make_unlearn_step(model: Model, tx: optax.GradientTransformation, config: "C
         It is a `jax.tree_util.Partial`: passed to a compiled function as an argument, its weights and temperature are
         traced, and the rest is compared by value.
     """
+    return _make_step(model, tx, config, axis_name=None)
+
+
+def _make_step(
+    model: Model, tx: optax.GradientTransformation, config: "ContrastiveUnlearning", axis_name: str | None
+) -> Step:
     weights = LossWeights(config.unlearn_weight, config.retain_weight, config.temperature)
-    return jax.tree_util.Partial(_UnlearnStep(model, tx, config.denominator, config.batch_norm), weights)
+    return jax.tree_util.Partial(_UnlearnStep(model, tx, config.denominator, config.batch_norm, axis_name), weights)
 
 
 def unlearn_step(
@@ -144,52 +153,100 @@ def unlearn_step(
     Returns:
         The new state and the metrics of `make_unlearn_step`.
     """
-    return _jitted(make_unlearn_step(model, tx, config), state, batch)
+    with on_mesh_of(batch.forget.images):
+        return _jitted(make_unlearn_step(model, tx, config), state, batch)
 
 
 @functools.partial(jax.jit, donate_argnums=1)
 def _jitted(step: Step, state: UnlearnState, batch: Batch) -> tuple[UnlearnState, Metrics]:
-    return step(state, batch)
+    return with_auto_axes(step)(state, batch)
+
+
+def pmap_unlearn_step(
+    model: Model,
+    tx: optax.GradientTransformation,
+    config: "ContrastiveUnlearning",
+    *,
+    axis_name: str = "devices",
+) -> Step:
+    """`make_unlearn_step(model, tx, config)` under `jax.pmap`, for code that already uses pmap.
+
+    Everywhere else use `unlearn_step` with a sharded batch: it needs no device axis and no change to the network, and
+    works on several hosts. Both compute what one device computes from the same rows, to float32 rounding (dropout
+    excepted): anchors are contrasted with the retain rows of all devices, losses are means over all rows that count,
+    however unevenly these are spread, and batch statistics are of all rows. Averaging the losses of the devices would be
+    another loss.
+
+    Build it once and keep it: each is compiled anew.
+
+    Args:
+        model: The network.
+        tx: The optimiser, such as `config.optimizer()`.
+        config: The method's settings.
+        axis_name: Name of the device axis.
+
+    Returns:
+        `step(state, batch) -> (state, metrics)`. The state is not stacked and not donated. Each array of the batch has a
+        leading device axis: images `[devices, B / devices, H, W, C]`, labels and masks `[devices, B / devices]`.
+
+    Raises:
+        ValueError: from the first call, if the network has batch statistics and cannot average them over devices: a
+            linen module needs a field `axis_name`, a function an argument of this name.
+    """
+    return jax.pmap(_make_step(model, tx, config, axis_name), axis_name, in_axes=(None, 0), out_axes=None)
 
 
 @dataclass(frozen=True)
 class _UnlearnStep:
-    """The static part of the step; equal values are one compilation."""
+    """The static part of the step; equal values are one compilation.
+
+    With an `axis_name` the batch is this device's share of the global one. The objective is then the device's share of
+    the global loss, so that objectives, gradients and metrics are sums over the devices.
+    """
 
     model: Model
     tx: optax.GradientTransformation
     denominator: Denominator
     batch_norm: BatchNorm
+    axis_name: str | None = None
 
     def __call__(self, weights: LossWeights, state: UnlearnState, batch: Batch) -> tuple[UnlearnState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
+        model = self.model
+        if self.axis_name is not None:
+            key = jax.random.fold_in(key, jax.lax.axis_index(self.axis_name))
+            model = model if self.batch_norm == "frozen" else model.with_axis_name(self.axis_name)
 
         def objective(params: PyTree) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
-            forget, retain, model_state = apply_to_batch(self.model, params, state.model_state, batch, key, self.batch_norm)
+            forget, retain, model_state = apply_to_batch(model, params, state.model_state, batch, key, self.batch_norm)
             losses, counts = anchor_losses(
                 forget.embedding,
                 batch.forget.labels,
-                retain.embedding,
-                batch.retain.labels,
+                *self._of_all_devices((retain.embedding, batch.retain.labels)),
                 temperature=weights.temperature,
                 denominator=self.denominator,
                 forget_mask=batch.forget.mask,
-                retain_mask=batch.retain.mask,
+                retain_mask=self._of_all_devices(batch.retain.mask),
             )
-            contrastive_loss = masked_mean(losses, counts)
-            retain_loss = cross_entropy(retain.logits, batch.retain.labels, batch.retain.mask)
+            contrastive_loss = masked_mean(losses, counts, self.axis_name)
+            retain_loss = cross_entropy(retain.logits, batch.retain.labels, batch.retain.mask, self.axis_name)
             loss = weights.unlearn_weight * contrastive_loss + weights.retain_weight * retain_loss
             metrics = {
                 "loss": loss,
                 "contrastive_loss": contrastive_loss,
                 "retain_loss": retain_loss,
-                "forget_accuracy": accuracy(forget.logits, batch.forget),
-                "retain_accuracy": accuracy(retain.logits, batch.retain),
+                "forget_accuracy": accuracy(forget.logits, batch.forget, self.axis_name),
+                "retain_accuracy": accuracy(retain.logits, batch.retain, self.axis_name),
             }
             return loss, (model_state, metrics)
 
         gradients, (model_state, metrics) = jax.grad(objective, has_aux=True)(state.params)
+        if self.axis_name is not None:
+            gradients, metrics = jax.lax.psum((gradients, metrics), self.axis_name)
         return update(self.tx, state, gradients, model_state, metrics)
+
+    def _of_all_devices(self, rows: PyTree) -> PyTree:
+        return whole(rows) if self.axis_name is None else jax.lax.all_gather(rows, self.axis_name, tiled=True)
 
 
 def apply_to_batch(
@@ -215,12 +272,24 @@ def apply_to_batch(
         forget, _ = model.apply(params, model_state, batch.forget.images, train=True, key=forget_key)
         retain, new_state = model.apply(params, model_state, batch.retain.images, train=True, key=retain_key)
         return forget, retain, new_state
-    images = jnp.concatenate([batch.forget.images, batch.retain.images])
-    outputs, new_state = model.apply(params, model_state, images, train=batch_norm == "joint", key=key)
-    n_forget = batch.forget.images.shape[0]
-    forget = jax.tree.map(lambda rows: rows[:n_forget], outputs)
-    retain = jax.tree.map(lambda rows: rows[n_forget:], outputs)
+    # Where devices hold equal shares of both sets, each joins its own rows, so that no image moves.
+    groups = math.gcd(len(batch.forget.images), len(batch.retain.images), set_shares())
+    parts = [_grouped(examples.images, groups) for examples in (batch.forget, batch.retain)]
+    images = jnp.concatenate(parts, axis=1)
+    outputs, new_state = model.apply(params, model_state, _ungrouped(images), train=batch_norm == "joint", key=key)
+    grouped = jax.tree.map(lambda rows: _grouped(rows, groups), outputs)
+    n_forget = parts[0].shape[1]
+    forget = jax.tree.map(lambda rows: _ungrouped(rows[:, :n_forget]), grouped)
+    retain = jax.tree.map(lambda rows: _ungrouped(rows[:, n_forget:]), grouped)
     return forget, retain, new_state
+
+
+def _grouped(rows: jax.Array, groups: int) -> jax.Array:
+    return rows.reshape(groups, -1, *rows.shape[1:])
+
+
+def _ungrouped(rows: jax.Array) -> jax.Array:
+    return rows.reshape(-1, *rows.shape[2:])
 
 
 def update(
@@ -244,8 +313,8 @@ def update(
     return state, {**metrics, "gradient_norm": optax.tree.norm(gradients), "finite": finite}
 
 
-def accuracy(logits: jax.Array, examples: Examples) -> jax.Array:
-    """The share of rows that count whose largest logit is their label's; a float32 scalar."""
+def accuracy(logits: jax.Array, examples: Examples, axis_name: str | None = None) -> jax.Array:
+    """The share of rows that count whose largest logit is their label's; `axis_name` as in `losses.masked_mean`."""
     correct = jnp.argmax(logits, axis=1) == examples.labels
     mask = jnp.ones_like(correct) if examples.mask is None else examples.mask
-    return masked_mean(correct, mask)
+    return masked_mean(correct, mask, axis_name)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cujax.data.batches import DeviceImages, ImageSet, StreamedImages, placed
+from cujax.sharding import mesh_of, on_mesh_of, replicate, shard
 from cujax.step import Metrics, UnlearnState
 
 # Called with one record a step or check; a script writes them to a file.
@@ -90,7 +91,7 @@ class Stepper:
     """Runs pure steps over index batches and keeps account of them.
 
     Attributes:
-        images: The images.
+        images: The images. Where they lie on a mesh of devices, each step is spread over it.
         log: Where the metrics of each step go.
         steps_per_call: At most so many steps in one compiled call; None for 1 on a CPU, 128 on an accelerator. Streamed
             images are fed one step a call.
@@ -108,6 +109,11 @@ class Stepper:
         Raises:
             NotFiniteError: after the step whose loss or gradient was not finite.
         """
+        state = replicate(state, mesh_of(self.images.mean))
+        with on_mesh_of(self.images.mean):
+            return self._run(state, phase)
+
+    def _run(self, state: UnlearnState, phase: Phase) -> UnlearnState:
         pending: tuple[Metrics, _StepCost] | None = None
         started = time.perf_counter()
         for arrays, index_batches in self._calls(phase.batches):
@@ -131,16 +137,20 @@ class Stepper:
             at_most = 1 if jax.default_backend() == "cpu" else _STEPS_PER_CALL_ON_ACCELERATORS
         if at_most == 1 or isinstance(self.images, StreamedImages):
             for arrays, index_batch in placed(self.images, batches):
-                yield arrays, _stack([index_batch])
+                yield arrays, self._stack([index_batch])
             return
-        waiting = list(batches)
+        waiting = [index_batch for _, index_batch in placed(self.images, batches)]
         while waiting:
             calls = -(-len(waiting) // at_most)
             length = len(waiting) // calls
             for _ in range(calls):
-                yield self.images, _stack(waiting[:length])
+                yield self.images, self._stack(waiting[:length])
                 waiting = waiting[length:]
             at_most = 1
+
+    def _stack(self, index_batches: list[Any]) -> Any:
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *index_batches)
+        return shard(stacked, mesh_of(self.images.mean), axis=1)
 
     def _step_cost(self, phase: Phase, state: UnlearnState, arrays: DeviceImages, index_batches: Any) -> _StepCost:
         """What one step costs; where it is new it is compiled, ahead of the call, so that compiling is not timed."""
@@ -149,7 +159,7 @@ class Stepper:
             jax.block_until_ready(state.params)
             lowered = _advance.lower(phase.prepare, phase.step, state, arrays, index_batches)
             lowered.compile()
-            single = jax.tree.map(lambda leaf: leaf[:1], index_batches)
+            single = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), index_batches)
             # The compiler counts the body of a loop once, however often it runs: count a step outside of one.
             if _length(index_batches) > 1:
                 lowered = _advance.lower(phase.prepare, phase.step, state, arrays, single)
@@ -179,10 +189,6 @@ class Stepper:
     def cost(self) -> Cost:
         """The cost so far."""
         return self._cost
-
-
-def _stack(index_batches: list[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *index_batches)
 
 
 def _flops(lowered: jax.stages.Lowered) -> float | None:

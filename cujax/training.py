@@ -5,10 +5,11 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cujax.data.batches import Augmentation, ImageSet, batches_of_all, placed, preprocess
+from cujax.data.batches import Augmentation, DeviceImages, ImageSet, batches_of_all, preprocess
 from cujax.losses import cross_entropy
 from cujax.model import Model, PyTree, Variables
 from cujax.progress import Progress, silent
@@ -81,6 +82,12 @@ class _TrainStep:
         return update(self.tx, state, gradients, model_state, metrics)
 
 
+def fresh_variables(model: Model, images: ImageSet, key: jax.Array) -> Variables:
+    """A new initialisation of the model, for images like these."""
+    shape = (images.images if isinstance(images, DeviceImages) else images.files).shape[1:]
+    return model.init(key, jnp.zeros((1, *shape)))
+
+
 @dataclass(frozen=True)
 class Trained:
     """A trained network and what it took."""
@@ -122,8 +129,7 @@ class Trainer:
             )
         init_key, state_key, order_key = jax.random.split(key, 3)
         tx = recipe.make_optimizer(recipe.epochs * -(-len(indices) // recipe.batch_size))
-        sample = preprocess(*next(placed(self.images, batches_of_all(indices[:1], 1))), init_key)
-        state = UnlearnState.create(*model.init(init_key, sample.images), tx, state_key)
+        state = UnlearnState.create(*fresh_variables(model, self.images, init_key), tx, state_key)
         images = replace(self.images, augmentation=recipe.augmentation)
         step = make_train_step(model, tx)
         stepper = Stepper(images, self.log, self.steps_per_call)

@@ -12,9 +12,11 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from cujax.data.folders import ImageFiles
 from cujax.data.sources import Images, Source
+from cujax.sharding import mesh_of, own_shares, replicate, shard_own, shares
 from cujax.step import Batch, Examples
 
 Augmentation = Literal["none", "crop", "crop_flip"]
@@ -30,8 +32,9 @@ class DeviceImages:
     """Images of one split on the device, not yet normalised.
 
     Attributes:
-        images: `[n, H, W, C]` uint8, or float32 if already preprocessed.
-        labels: `[n]` int32.
+        images: `[n, H, W, C]` uint8, or float32 if already preprocessed. `[devices, n, H, W, C]` where each device holds
+            only the rows that its part of a batch counts in.
+        labels: `[n]` int32, or `[devices, n]`.
         mean: `[C]` float32 of pixels in [0, 1].
         std: `[C]` float32, likewise.
         augmentation: What is done to each image as it is drawn: "crop" pads it by an eighth of its side and crops at
@@ -85,38 +88,61 @@ class IndexBatch:
     retain: Rows
 
 
-def to_device(source: Source, images: Images) -> ImageSet:
-    """Places the images of one split of a source on the default device, as they are stored, unless they are streamed."""
-    mean, std = jnp.asarray(source.mean), jnp.asarray(source.std)
+def to_device(source: Source, images: Images, mesh: Mesh | None = None) -> ImageSet:
+    """Places the images of one split of a source on the device, as they are stored, unless they are streamed.
+
+    With a mesh (`cujax.sharding.data_mesh`) every device has them all, and what is computed from them is spread over it.
+    """
+    mean, std = replicate((jnp.asarray(source.mean), jnp.asarray(source.std)), mesh)
     if isinstance(images.images, np.ndarray):
-        return DeviceImages(jnp.asarray(images.images), jnp.asarray(images.labels), mean, std)
+        stored = (images.images, images.labels) if mesh else (jnp.asarray(images.images), jnp.asarray(images.labels))
+        return DeviceImages(*replicate(stored, mesh), mean, std)
     return StreamedImages(images.images, images.labels, mean, std)
 
 
 def placed(images: ImageSet, batches: Iterable[Any]) -> Iterator[tuple[DeviceImages, Any]]:
     """Each index batch (of `Rows`, or of a tree of them) with the images on the device that its indices count in.
 
-    Of streamed images these are the rows of the batch alone, decoded by threads while earlier batches are computed.
+    Of streamed images these are the rows of the batch alone, decoded by threads while earlier batches are computed; each
+    host reads those of its own devices. What several devices cannot share equally, as a forget set smaller than a batch, is
+    filled with rows of the same set, masked out.
     """
+    mesh = mesh_of(images.mean)
+    parts = shares(mesh)
+    fill = functools.partial(jax.tree.map, lambda rows: _filled(rows, parts), is_leaf=_is_rows)
     if isinstance(images, DeviceImages):
-        yield from ((images, batch) for batch in batches)
+        yield from ((images, fill(batch)) for batch in batches)
         return
     import grain
 
-    files, labels = images.files, images.labels
+    files, labels, own = images.files, images.labels, own_shares(mesh)
 
     def fetch(batch: Any) -> tuple[np.ndarray, np.ndarray, Any]:
-        parts, structure = jax.tree.flatten(batch, is_leaf=lambda node: isinstance(node, Rows))
-        indices = np.concatenate([rows.indices for rows in parts])
-        positions = np.split(np.arange(len(indices), dtype=np.int32), np.cumsum([len(rows.indices) for rows in parts])[:-1])
-        numbered = [Rows(position, rows.mask) for position, rows in zip(positions, parts, strict=True)]
-        return files.read(indices), labels[indices], jax.tree.unflatten(structure, numbered)
+        leaves, structure = jax.tree.flatten(fill(batch), is_leaf=_is_rows)
+        by_part = [rows.indices.reshape(parts, -1) for rows in leaves]
+        indices = np.concatenate(by_part, axis=1)[own]
+        ends = np.cumsum([part.shape[1] for part in by_part])
+        positions = np.split(np.arange(ends[-1], dtype=np.int32), ends[:-1])
+        numbered = [Rows(np.tile(position, parts), rows.mask) for position, rows in zip(positions, leaves, strict=True)]
+        pixels = files.read(indices.reshape(-1)).reshape(*indices.shape, *files.image_shape)
+        return pixels, labels[indices], jax.tree.unflatten(structure, numbered)
 
     threads = os.cpu_count() or 1
     ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
     for pixels, batch_labels, batch in grain.MapDataset.source(list(batches)).map(fetch).to_iter_dataset(ahead):
-        on_device = jnp.asarray(pixels), jnp.asarray(batch_labels)
-        yield DeviceImages(*on_device, images.mean, images.std, images.augmentation), batch
+        yield DeviceImages(*shard_own((pixels, batch_labels), mesh), images.mean, images.std, images.augmentation), batch
+
+
+def _is_rows(node: Any) -> bool:
+    return isinstance(node, Rows)
+
+
+def _filled(rows: Rows, multiple: int) -> Rows:
+    n_more = -len(rows.indices) % multiple
+    return Rows(
+        np.concatenate([rows.indices, np.resize(rows.indices, n_more)]),
+        np.concatenate([rows.mask, np.zeros(n_more, bool)]),
+    )
 
 
 def preprocess(arrays: DeviceImages, rows: Rows, key: jax.Array) -> Examples:
@@ -124,14 +150,21 @@ def preprocess(arrays: DeviceImages, rows: Rows, key: jax.Array) -> Examples:
 
     Pure; compiled with what uses it. `key` is read where there is augmentation.
     """
-    images = jnp.take(arrays.images, rows.indices, axis=0)
+    images, labels = (_take(stored, rows.indices, arrays.labels.ndim) for stored in (arrays.images, arrays.labels))
     if arrays.augmentation != "none":
         augment = functools.partial(_augment, flip=arrays.augmentation == "crop_flip")
         images = jax.vmap(augment)(images, jax.random.split(key, len(images)))
     if images.dtype == jnp.uint8:
         mean, std = arrays.mean[None, None, None, :], arrays.std[None, None, None, :]
         images = (images.astype(jnp.float32) * (1 / 255) - mean) / std
-    return Examples(images, jnp.take(arrays.labels, rows.indices), jnp.asarray(rows.mask))
+    return Examples(images, labels, jnp.asarray(rows.mask))
+
+
+def _take(stored: jax.Array, indices: jax.Array | np.ndarray, n_axes: int) -> jax.Array:
+    if n_axes == 1:
+        return jnp.take(stored, indices, axis=0)
+    by_device = jax.vmap(lambda own, rows: jnp.take(own, rows, axis=0))(stored, indices.reshape(len(stored), -1))
+    return by_device.reshape(-1, *stored.shape[2:])
 
 
 def _augment(image: jax.Array, key: jax.Array, *, flip: bool) -> jax.Array:
