@@ -39,6 +39,11 @@ class Examples:
     labels: jax.Array
     mask: jax.Array | None = None
 
+    @property
+    def counts(self) -> jax.Array:
+        """`[B]` bool, the mask where it was given."""
+        return jnp.ones(self.labels.shape, bool) if self.mask is None else self.mask
+
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("forget", "retain"), meta_fields=())
 @dataclass(frozen=True)

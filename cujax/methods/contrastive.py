@@ -7,9 +7,10 @@ from typing import Literal, Self, get_args
 import jax
 import optax
 
-from cujax.data.batches import gather, paired_batches
+from cujax.data.batches import check_retain_batch_size, gather, paired_batches
 from cujax.data.requests import Split
 from cujax.losses import Denominator
+from cujax.methods import _validate
 from cujax.model import Model, Variables
 from cujax.step import BatchNorm, UnlearnState, make_unlearn_step
 from cujax.stepping import Phase
@@ -52,20 +53,16 @@ class ContrastiveUnlearning:
     forgotten_accuracy: float | None = 0.01
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "temperature"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, but is {getattr(self, name)}.")
-        for name in ("unlearn_weight", "retain_weight"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}.")
-        for name in ("retain_draws", "forget_batch_size", "retain_batch_size", "max_passes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must lie in [0, 1), but is {self.momentum}.")
-        for name, choices in (("denominator", get_args(Denominator)), ("batch_norm", get_args(BatchNorm))):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {choices}, but is {getattr(self, name)!r}.")
+        _validate.positive(self, "learning_rate", "temperature")
+        _validate.not_negative(self, "unlearn_weight", "retain_weight")
+        _validate.at_least(1, self, "retain_draws", "forget_batch_size", "retain_batch_size", "max_passes")
+        _validate.momentum(self)
+        _validate.choice(self, "denominator", get_args(Denominator))
+        _validate.choice(self, "batch_norm", get_args(BatchNorm))
+
+    def check(self, split: Split) -> None:
+        """Raises ValueError if the retain batch is larger than the retain set."""
+        check_retain_batch_size(self.retain_batch_size, len(split.retain))
 
     @classmethod
     def official(cls, task: Literal["class", "samples"] = "class") -> Self:
