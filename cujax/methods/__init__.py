@@ -47,12 +47,17 @@ def find_method(name: str) -> type[Method]:
     """The method of this name. A name of this package cannot be taken by another.
 
     Raises:
-        ValueError: if there is none; the message lists those that there are.
+        ValueError: if there is none (the message lists those that there are), or it cannot be loaded.
     """
     if name in METHODS:
         return METHODS[name]
     for entry_point in importlib.metadata.entry_points(group=ENTRY_POINTS, name=name):
-        return entry_point.load()
+        try:
+            return entry_point.load()
+        except (ImportError, AttributeError) as error:
+            raise ValueError(
+                f"method {name!r} is registered as {entry_point.value}, which cannot be loaded: {error}"
+            ) from error
     raise ValueError(f"method {name!r} does not exist; choose one of {', '.join(method_names())}.")
 
 

@@ -8,9 +8,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny import (
-    CLASS_SPLIT, IMAGES, KEY, LOOP, MODEL, MODES, ORIGINAL, SPLIT, X, Y, assert_close, combine, cross_entropy_gradient,
-    float64, leaves,
-)  # fmt: skip
+    CLASS_SPLIT,
+    IMAGES,
+    KEY,
+    LOOP,
+    MODEL,
+    MODES,
+    ORIGINAL,
+    SPLIT,
+    X,
+    Y,
+    assert_close,
+    combine,
+    cross_entropy_gradient,
+    float64,
+    leaves,
+)
 
 from cujax.data.batches import batches_of_all
 from cujax.methods import MaskLogit, Retrain, SelectiveSynapticDampening

@@ -4,9 +4,30 @@ import jax
 import numpy as np
 import pytest
 from tiny import (
-    CLASS_SPLIT, CLASSES, IMAGES, KEY, MODEL, MODES, ORIGINAL, SPLIT, X, Y, assert_close, assert_follows, backward, combine,
-    counted, cross_entropy_gradient, distillation_gradient, float64, forward, label_of, leaves, record, take,
-)  # fmt: skip
+    CLASS_SPLIT,
+    CLASSES,
+    IMAGES,
+    KEY,
+    MODEL,
+    MODES,
+    ORIGINAL,
+    SPLIT,
+    X,
+    Y,
+    assert_close,
+    assert_follows,
+    backward,
+    combine,
+    counted,
+    cross_entropy_gradient,
+    distillation_gradient,
+    float64,
+    forward,
+    label_of,
+    leaves,
+    record,
+    take,
+)
 
 from cujax.methods import BadTeacher, Delete, FineTune, GradientAscent, L1Sparse, NegGradPlus, RandomLabels, SalUn, Scrub
 from cujax.methods.bad_teacher import mixed_batches
@@ -112,7 +133,7 @@ def test_a_single_class_has_no_other_label():
         SPLIT.forget.__class__(np.array([6, 9], np.int32), np.array(["6", "9"])),
         SPLIT.validation, SPLIT.test, SPLIT.test, (), (),
     )  # fmt: skip
-    with pytest.raises(ValueError, match="only class 0 stays.*true_label_allowed"):
+    with pytest.raises(ValueError, match=r"only class 0 stays.*true_label_allowed"):
         record(RandomLabels(), alone)
 
 
