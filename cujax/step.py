@@ -7,12 +7,13 @@ the same, compiled, with its state donated. Many-device placement, data and the 
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from cujax.embedding_queue import LabelledEmbeddings, queue_of
 from cujax.losses import Denominator, anchor_losses, cross_entropy, masked_mean
 from cujax.model import Model, Outputs, PyTree
 
@@ -168,18 +169,21 @@ class _UnlearnStep:
 
     def __call__(self, weights: LossWeights, state: UnlearnState, batch: Batch) -> tuple[UnlearnState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
+        queue = queue_of(state.opt_state)
 
-        def objective(params: PyTree) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
+        def objective(params: PyTree) -> tuple[jax.Array, tuple[PyTree, Metrics, LabelledEmbeddings]]:
             forget, retain, model_state = apply_to_batch(self.model, params, state.model_state, batch, key, self.batch_norm)
+            seen = LabelledEmbeddings(retain.embedding, batch.retain.labels, batch.retain.counts)
+            others = seen.followed_by(queue)
             losses, counts = anchor_losses(
                 forget.embedding,
                 batch.forget.labels,
-                retain.embedding,
-                batch.retain.labels,
+                others.embeddings,
+                others.labels,
                 temperature=weights.temperature,
                 denominator=self.denominator,
                 forget_mask=batch.forget.mask,
-                retain_mask=batch.retain.mask,
+                retain_mask=others.mask,
             )
             contrastive_loss = masked_mean(losses, counts)
             retain_loss = cross_entropy(retain.logits, batch.retain.labels, batch.retain.mask)
@@ -191,10 +195,10 @@ class _UnlearnStep:
                 "forget_accuracy": accuracy(forget.logits, batch.forget),
                 "retain_accuracy": accuracy(retain.logits, batch.retain),
             }
-            return loss, (model_state, metrics)
+            return loss, (model_state, metrics, seen)
 
-        gradients, (model_state, metrics) = jax.grad(objective, has_aux=True)(state.params)
-        return update(self.tx, state, gradients, model_state, metrics)
+        gradients, (model_state, metrics, seen) = jax.grad(objective, has_aux=True)(state.params)
+        return update(self.tx, state, gradients, model_state, metrics, seen=seen)
 
 
 def apply_to_batch(
@@ -234,15 +238,18 @@ def update(
     gradients: PyTree,
     model_state: PyTree,
     metrics: Metrics,
+    **extra: Any,
 ) -> tuple[UnlearnState, Metrics]:
     """Takes one optimiser step, unless `metrics["loss"]` or a gradient is not finite: then the state stays as it was.
+
+    Further arguments go to those parts of the optimiser that take them.
 
     Returns:
         The state, and the metrics with `gradient_norm` and `finite` added.
     """
     leaves = [metrics["loss"], *jax.tree.leaves(gradients)]
     finite = functools.reduce(jnp.logical_and, [jnp.all(jnp.isfinite(leaf)) for leaf in leaves])
-    updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+    updates, opt_state = optax.with_extra_args_support(tx).update(gradients, state.opt_state, state.params, **extra)
     params = optax.apply_updates(state.params, updates)
     stepped = UnlearnState(state.step + 1, params, model_state, opt_state, state.key)
     state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), stepped, state)

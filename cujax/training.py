@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cujax.data.batches import Augmentation, DeviceImages, ImageSet, batches_of_all, preprocess
+from cujax.data.batches import Augmentation, ImageSet, batches_of_all, image_shape, preprocess
 from cujax.losses import cross_entropy
 from cujax.model import Model, PyTree, Variables
 from cujax.progress import Progress, silent
@@ -105,8 +105,7 @@ class _TrainStep:
 
 def fresh_variables(model: Model, images: ImageSet, key: jax.Array) -> Variables:
     """A new initialisation of the model, for images like these."""
-    shape = (images.images if isinstance(images, DeviceImages) else images.files).shape[1:]
-    return model.init(key, jnp.zeros((1, *shape)))
+    return model.init(key, jnp.zeros((1, *image_shape(images))))
 
 
 @dataclass(frozen=True)

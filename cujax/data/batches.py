@@ -67,6 +67,11 @@ class StreamedImages:
 ImageSet = DeviceImages | StreamedImages
 
 
+def image_shape(images: ImageSet) -> tuple[int, ...]:
+    """Height, width and channels of each image."""
+    return (images.images if isinstance(images, DeviceImages) else images.files).shape[1:]
+
+
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("indices", "mask"), meta_fields=())
 @dataclass(frozen=True)
 class Rows:

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import Literal, Self, get_args
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from cujax.data.batches import check_retain_batch_size, gather, paired_batches
+from cujax.data.batches import check_retain_batch_size, gather, image_shape, paired_batches
 from cujax.data.requests import Split
+from cujax.embedding_queue import keep_embeddings
 from cujax.losses import Denominator
 from cujax.methods import _validate
 from cujax.model import Model, Variables
@@ -35,6 +37,10 @@ class ContrastiveUnlearning:
         retain_draws: Retain batches, and steps, for each forget batch (omega).
         forget_batch_size: Rows of a forget batch; a smaller forget set is one batch.
         retain_batch_size: Rows of a retain batch.
+        queue_size: Past retain embeddings that anchors are contrasted with beside the retain batch; 0 for none. For many
+            classes: an anchor without positives is only pulled, not pushed. Of 100 equally frequent classes, 27 % of
+            anchors have none in a batch of 128; with a queue of 256 it is 2.2 %, with 512 0.3 % (in batches of 64: 53, 4
+            and 0.5 %). Counted over one pass, 5,000 forget and 45,000 retain samples, the queue empty at first.
         max_passes: Passes over the forget set after which the run ends, forgotten or not.
         forgotten_accuracy: Class task: the run ends when accuracy on the class is at most this. None: 1 / classes.
     """
@@ -49,6 +55,7 @@ class ContrastiveUnlearning:
     retain_draws: int = 4
     forget_batch_size: int = 64
     retain_batch_size: int = 64
+    queue_size: int = 0
     max_passes: int = 100
     forgotten_accuracy: float | None = 0.01
 
@@ -56,6 +63,7 @@ class ContrastiveUnlearning:
         _validate.positive(self, "learning_rate", "temperature")
         _validate.not_negative(self, "unlearn_weight", "retain_weight")
         _validate.at_least(1, self, "retain_draws", "forget_batch_size", "retain_batch_size", "max_passes")
+        _validate.at_least(0, self, "queue_size")
         _validate.momentum(self)
         _validate.choice(self, "denominator", get_args(Denominator))
         _validate.choice(self, "batch_norm", get_args(BatchNorm))
@@ -78,12 +86,26 @@ class ContrastiveUnlearning:
             forgotten_accuracy=None,
         )
 
-    def optimizer(self) -> optax.GradientTransformation:
+    def optimizer(self, embedding_width: int | None = None) -> optax.GradientTransformation:
         """Stochastic gradient descent with momentum; the same value for equal settings, so that jit knows it again.
 
-        The learning rate is in the state (`opt_state.hyperparams["learning_rate"]`), where a schedule can change it.
+        The learning rate is in the state (`opt_state.hyperparams["learning_rate"]`), where a schedule can change it. With
+        a queue that state is the second of a chain of two, whose first holds the queue (`cujax.embedding_queue`).
+
+        Args:
+            embedding_width: Width of the network's embeddings; needed with a queue.
+
+        Raises:
+            ValueError: if there is to be a queue and the width is not given.
         """
-        return _sgd(self.learning_rate, self.momentum)
+        if not self.queue_size:
+            return _sgd(self.learning_rate, self.momentum)
+        if embedding_width is None:
+            raise ValueError(
+                f"queue_size is {self.queue_size}, so the optimiser keeps embeddings; give their width: "
+                "optimizer(embedding_width=...)."
+            )
+        return _sgd_with_queue(self.learning_rate, self.momentum, self.queue_size, embedding_width)
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """Makes `original` forget `split.forget`: Algorithm 1 of the paper, with its stop rule on validation data.
@@ -91,7 +113,9 @@ class ContrastiveUnlearning:
         Raises:
             ValueError: if the retain batch is larger than the retain set.
         """
-        tx = self.optimizer()
+        image = jax.ShapeDtypeStruct((1, *image_shape(loop.images)), jnp.float32)
+        outputs, _ = jax.eval_shape(functools.partial(model.apply, train=False), *original, image)
+        tx = self.optimizer(outputs.embedding.shape[1])
         state_key, batch_key = jax.random.split(key)
         state = UnlearnState.create(*original, tx, state_key)
         step = make_unlearn_step(model, tx, self)
@@ -114,3 +138,8 @@ class ContrastiveUnlearning:
 @functools.cache
 def _sgd(learning_rate: float, momentum: float) -> optax.GradientTransformation:
     return optax.inject_hyperparams(optax.sgd)(learning_rate=learning_rate, momentum=momentum or None)
+
+
+@functools.cache
+def _sgd_with_queue(learning_rate: float, momentum: float, size: int, width: int) -> optax.GradientTransformation:
+    return optax.chain(keep_embeddings(size, width), _sgd(learning_rate, momentum))
