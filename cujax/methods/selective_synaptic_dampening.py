@@ -20,7 +20,9 @@ class SelectiveSynapticDampening:
     """Shrinks, in one shot, the parameters that matter more for the forget set than for all training data.
 
     With importance I the mean of squared gradients of the cross-entropy, in eval mode, of the forget set (I_f) and of all
-    training data (I_D), a parameter with `I_f > alpha · I_D` is multiplied by `min(lambda · I_D / I_f, 1)`.
+    training data (I_D), a parameter with `I_f > alpha · I_D` is multiplied by `min(lambda · I_D / I_f, 1)`. Since I_D has
+    its share of I_f, no parameter is selected unless `alpha` is below the ratio of all training data to the forget set: for
+    a tenth of the data, 10 does nothing.
 
     Attributes:
         alpha: Selects; 10 for convolutional networks, 5 for vision transformers.
