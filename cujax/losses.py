@@ -165,27 +165,6 @@ def anchor_losses(
     return jnp.where(counts, push - pull, 0.0), counts
 
 
-def cross_entropy(logits: ArrayLike, labels: ArrayLike, mask: ArrayLike | None = None) -> jax.Array:
-    """Mean softmax cross-entropy over the rows that count; 0 where none does.
-
-    Args:
-        logits: `[B, C]`, any floating dtype.
-        labels: `[B]` integer in `[0, C)`.
-        mask: `[B]` bool, True where the row counts; all rows where not given. Other rows may hold NaN.
-
-    Returns:
-        A float32 scalar, in nats.
-
-    >>> print(cross_entropy(jnp.array([[0.0, 0.0], [jnp.nan, 0.0]]), jnp.array([1, 0]), jnp.array([True, False])))
-    0.6931472
-    """
-    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
-    counts = _mask_or_ones("cross-entropy", logits, labels, mask)
-    log_probabilities = jax.nn.log_softmax(jnp.where(counts[:, None], logits, 0).astype(jnp.float32))
-    losses = -jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)[:, 0]
-    return masked_mean(losses, counts)
-
-
 def distillation(
     student_logits: ArrayLike, teacher_logits: ArrayLike, mask: ArrayLike | None = None, *, temperature: ArrayLike = 1.0
 ) -> jax.Array:
@@ -220,6 +199,27 @@ def distillation(
     p = jnp.exp(log_p)
     divergences = jnp.sum(jnp.where(p > 0, p * (jnp.where(p > 0, log_p, 0.0) - log_q), 0.0), axis=1)
     return jnp.asarray(temperature, jnp.float32) ** 2 * masked_mean(divergences, counts)
+
+
+def cross_entropy(logits: ArrayLike, labels: ArrayLike, mask: ArrayLike | None = None) -> jax.Array:
+    """Mean softmax cross-entropy over the rows that count; 0 where none does.
+
+    Args:
+        logits: `[B, C]`, any floating dtype.
+        labels: `[B]` integer in `[0, C)`.
+        mask: `[B]` bool, True where the row counts; all rows where not given. Other rows may hold NaN.
+
+    Returns:
+        A float32 scalar, in nats.
+
+    >>> print(cross_entropy(jnp.array([[0.0, 0.0], [jnp.nan, 0.0]]), jnp.array([1, 0]), jnp.array([True, False])))
+    0.6931472
+    """
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    counts = _mask_or_ones("cross-entropy", logits, labels, mask)
+    log_probabilities = jax.nn.log_softmax(jnp.where(counts[:, None], logits, 0).astype(jnp.float32))
+    losses = -jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)[:, 0]
+    return masked_mean(losses, counts)
 
 
 def masked_mean(values: jax.Array, counts: jax.Array) -> jax.Array:

@@ -42,7 +42,7 @@ class Cost:
         return Cost(self.seconds + other.seconds, self.steps + other.steps, self.samples + other.samples, flops)
 
 
-FREE = Cost(0.0, 0, 0, 0.0)
+NOTHING_YET = Cost(0.0, 0, 0, 0.0)
 
 
 class NotFiniteError(FloatingPointError):

@@ -1,7 +1,7 @@
 """The run of a method: passes over the forget set, the stop rule on validation data, and the guard."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, Protocol, runtime_checkable
 
@@ -16,7 +16,7 @@ from cujax.inference import predict
 from cujax.model import Model, PyTree, Variables
 from cujax.progress import Progress, silent
 from cujax.step import UnlearnState
-from cujax.stepping import FREE, Cost, Log, NotFiniteError, Phase, Stepper
+from cujax.stepping import NOTHING_YET, Cost, Log, NotFiniteError, Phase, Stepper
 
 StopRule = Literal["forgotten", "max_passes", "retain_tolerance", "not_finite"]
 
@@ -145,7 +145,7 @@ class Loop:
         max_passes: int,
         forgotten_accuracy: float | None,
         rewind: bool = False,
-        spent: Cost = FREE,
+        spent: Cost = NOTHING_YET,
     ) -> Unlearned:
         """Runs passes until the stop rule holds, which is looked at after each, on validation data.
 
@@ -165,7 +165,7 @@ class Loop:
         """
         stepper = Stepper(self.images, self.log, self.steps_per_call)
         first = self._check(model, state, split, 0, forgotten_accuracy, lowest_target=0.0)
-        checks, good, chosen = [first], _Snapshot.of(state), first
+        checks, good = [first], _Snapshot.of(state)
         ends_early = self.stop_early and not rewind
         checking = 0.0
         rule: StopRule = "max_passes"
@@ -191,16 +191,16 @@ class Loop:
                     f"forget {check.forget_accuracy:.2f} (to {check.target:.2f}), retain {check.retain_accuracy:.2f}",
                 )
                 tolerable = self._tolerable(first, check)
-                if tolerable and (not rewind or chosen is first or check.distance <= chosen.distance):
-                    good, chosen = _Snapshot.of(state), check
+                if tolerable and (not rewind or good.step == 0 or check.distance <= good.check(checks).distance):
+                    good = _Snapshot.of(state)
                 if ends_early and (check.is_forgotten or not tolerable):
                     break
         if rule != "not_finite":
-            if chosen is not first and chosen.is_forgotten:
-                rule, reason = "forgotten", _forgotten(chosen)
+            if good.step and good.check(checks).is_forgotten:
+                rule, reason = "forgotten", _forgotten(good.check(checks))
             elif not self._tolerable(first, checks[-1]):
                 rule, reason = "retain_tolerance", self._not_tolerable(first, checks[-1], good.step)
-        cost = spent + stepper.cost + replace(FREE, seconds=checking)
+        cost = spent + stepper.cost + replace(NOTHING_YET, seconds=checking)
         history = History(tuple(checks), rule, reason, good.step, cost)
         return Unlearned(model, good.variables.params, good.variables.model_state, history)
 
@@ -238,7 +238,7 @@ class Loop:
                 return Unlearned(model, *original, History((first,), "not_finite", reason, 0, Cost(0.0, 0, 0, None)))
             started = time.perf_counter()
             last = self._check(made_model, made, split, cost.steps, forgotten_accuracy, first.target)
-            cost += replace(FREE, seconds=time.perf_counter() - started)
+            cost += replace(NOTHING_YET, seconds=time.perf_counter() - started)
             advance(1, f"forget {last.forget_accuracy:.2f} (to {last.target:.2f}), retain {last.retain_accuracy:.2f}")
         rule: StopRule = "max_passes"
         reason = f"accuracy {last.forget_accuracy:.3f} on what to forget is above {last.target:.3f} after the only pass"
@@ -299,3 +299,7 @@ class _Snapshot:
     def of(cls, state: UnlearnState) -> "_Snapshot":
         copies = jax.tree.map(jnp.copy, Variables(state.params, state.model_state))
         return cls(int(state.step), copies)
+
+    def check(self, checks: Sequence[Check]) -> Check:
+        """What was seen of it."""
+        return next(check for check in checks if check.step == self.step)

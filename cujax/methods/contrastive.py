@@ -113,9 +113,7 @@ class ContrastiveUnlearning:
         Raises:
             ValueError: if the retain batch is larger than the retain set.
         """
-        image = jax.ShapeDtypeStruct((1, *image_shape(loop.images)), jnp.float32)
-        outputs, _ = jax.eval_shape(functools.partial(model.apply, train=False), *original, image)
-        tx = self.optimizer(outputs.embedding.shape[1])
+        tx = self.optimizer(_embedding_width(model, original, loop) if self.queue_size else None)
         state_key, batch_key = jax.random.split(key)
         state = UnlearnState.create(*original, tx, state_key)
         step = make_unlearn_step(model, tx, self)
@@ -133,6 +131,12 @@ class ContrastiveUnlearning:
             return [Phase(step, gather, batches)]
 
         return loop.run(model, state, phases, split, max_passes=self.max_passes, forgotten_accuracy=self.forgotten_accuracy)
+
+
+def _embedding_width(model: Model, variables: Variables, loop: Loop) -> int:
+    image = jax.ShapeDtypeStruct((1, *image_shape(loop.images)), jnp.float32)
+    outputs, _ = jax.eval_shape(functools.partial(model.apply, train=False), *variables, image)
+    return outputs.embedding.shape[1]
 
 
 @functools.cache

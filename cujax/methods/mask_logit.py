@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from cujax.data.requests import Split
 from cujax.model import Model, PyTree, Variables
-from cujax.stepping import FREE
+from cujax.stepping import NOTHING_YET
 from cujax.unlearning import Loop, Unlearned
 
 
@@ -35,7 +35,7 @@ class MaskLogit:
         del key
         self.check(split)
         masked = MaskedModel(model.declared_num_classes, model.layers, model.axis_name, model, split.forgotten_classes)
-        return loop.once(model, original, lambda: (original, FREE), split, forgotten_accuracy=0.0, made_model=masked)
+        return loop.once(model, original, lambda: (original, NOTHING_YET), split, forgotten_accuracy=0.0, made_model=masked)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from cujax.data.requests import Split
 from cujax.methods import _validate
 from cujax.methods.gradient_sums import accumulate, squared_gradient_sum, squared_mean_gradient
 from cujax.model import Model, PyTree, Variables
-from cujax.stepping import FREE, Cost
+from cujax.stepping import NOTHING_YET, Cost
 from cujax.unlearning import Loop, Unlearned
 
 
@@ -55,7 +55,7 @@ class SelectiveSynapticDampening:
             started = time.perf_counter()
             params = jax.block_until_ready(dampen(original.params, of_forget, of_all, self.alpha, self.dampening))
             seconds = time.perf_counter() - started
-            return Variables(params, original.model_state), first + second + replace(FREE, seconds=seconds, steps=1)
+            return Variables(params, original.model_state), first + second + replace(NOTHING_YET, seconds=seconds, steps=1)
 
         return loop.once(model, original, make, split, forgotten_accuracy=self.forgotten_accuracy)
 
