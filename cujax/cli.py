@@ -13,6 +13,7 @@ import tyro
 
 from cujax.data.requests import ForgetClass, ForgetWhere
 from cujax.experiment import Experiment, Run, load_python_file, prepare
+from cujax.methods import find_method, method_names
 from cujax.progress import bar, silent
 from cujax.sharding import MultihostError, is_first_host, start_multihost, unused_accelerator
 
@@ -112,9 +113,11 @@ def parse(arguments: Sequence[str], *, configs: Path, description: str) -> Exper
     default = getattr(load_python_file(path), "CONFIG", None)
     if not isinstance(default, Experiment):
         raise ValueError(f"{path} must define CONFIG = cujax.experiment.Experiment(...), but it does not.")
+    default, rest = _choose_method(default, rest)
     help_text = (
         f"{description}\n\n--config NAME or PATH.py sets the defaults below (now: {config}; there are {', '.join(names)}); "
-        "give it first."
+        f"give it first.\n\nmethod:NAME chooses another method (now: {type(default.method).__name__}; there are "
+        f"{', '.join(method_names())}), whose settings become the --method flags."
     )
     # A predicate cannot come from a command line: it stays as configured unless another request is named.
     keeps_predicate = isinstance(default.forget, ForgetWhere) and not any(word.startswith("forget:") for word in rest)
@@ -126,6 +129,24 @@ def parse(arguments: Sequence[str], *, configs: Path, description: str) -> Exper
         config=(tyro.conf.ConsolidateSubcommandArgs,),
     )
     return replace(experiment, forget=default.forget) if keeps_predicate else experiment
+
+
+def _choose_method(default: Experiment, arguments: list[str]) -> tuple[Experiment, list[str]]:
+    """The experiment with the method that `method:NAME` names, and the arguments without that word.
+
+    What follows it goes to the front: the flags of a request come last.
+    """
+    chosen = [position for position, word in enumerate(arguments) if word.startswith("method:")]
+    if not chosen:
+        return default, arguments
+    if len(chosen) > 1:
+        raise ValueError(f"give one method, not {' and '.join(arguments[position] for position in chosen)}.")
+    (start,) = chosen
+    end = next((at for at in range(start, len(arguments)) if arguments[at].startswith("forget:")), len(arguments))
+    method = find_method(arguments[start].removeprefix("method:"))
+    if not isinstance(default.method, method):
+        default = replace(default, method=method())
+    return default, arguments[start + 1 : end] + arguments[:start] + arguments[end:]
 
 
 def take_option(arguments: Sequence[str], option: str) -> tuple[str | None, list[str]]:

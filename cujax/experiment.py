@@ -8,7 +8,7 @@ import contextlib
 import importlib.util
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -44,14 +44,15 @@ from cujax.data.requests import (
 )
 from cujax.data.sources import Data, Source, load_source
 from cujax.inference import Predictions, predict
-from cujax.methods import ContrastiveUnlearning
+from cujax.methods import ContrastiveUnlearning, Retrain
+from cujax.methods.mask_logit import MaskedModel
 from cujax.metrics_file import MetricsFile
 from cujax.model import Model, Variables, abstract_variables
 from cujax.networks import make_network
 from cujax.progress import Progress, silent
 from cujax.sharding import check_batch_size, check_same_on_all_hosts, data_mesh, is_first_host
 from cujax.training import Trained, Trainer, Training
-from cujax.unlearning import Loop
+from cujax.unlearning import Loop, Method
 
 # The requests as the command line names them: forget:class --forget.label 3.
 _Request = (
@@ -75,9 +76,10 @@ class Experiment:
             faster on GPU and TPU, and slower on CPU.
         training: How the original and the retrained models are trained.
         forget: What to forget.
-        method: How to forget it.
+        method: How to forget it; on the command line method:NAME chooses another than the configuration's.
         retrained: How many models to retrain from scratch for comparison; 0 for a plain deletion request.
         retain_tolerance: Unlearning ends if validation accuracy on what stays falls by more than this.
+        stop_early: Whether unlearning ends as soon as the stop rule holds, or makes all the passes of the method.
         seed: Of initialisation, order and everything else random.
         workdir: Folder for checkpoints, metrics and the report; gs://BUCKET/FOLDER, too.
         original: Checkpoint to start from, original or unlearned earlier; trained here where not given.
@@ -92,9 +94,10 @@ class Experiment:
     dtype: Literal["float32", "bfloat16"] = "float32"
     training: Training = Training()  # noqa: RUF009 - frozen
     forget: _Request = ForgetClass()  # noqa: RUF009 - frozen
-    method: ContrastiveUnlearning = ContrastiveUnlearning()  # noqa: RUF009 - frozen
+    method: Method = ContrastiveUnlearning()  # noqa: RUF009 - frozen
     retrained: int = 1
     retain_tolerance: float = 0.05
+    stop_early: bool = True
     seed: int = 0
     workdir: str = "runs/experiment"
     original: str | None = None
@@ -180,11 +183,15 @@ class Run:
         def make(log: MetricsFile) -> tuple[Variables, Metadata]:
             original = self.original()
             loop = Loop(
-                self.train_images, self.experiment.retain_tolerance, self.progress, log, self.experiment.steps_per_call
+                self.train_images,
+                self.experiment.retain_tolerance,
+                self.progress,
+                log,
+                self.experiment.steps_per_call,
+                self.experiment.stop_early,
             )
             result = self.experiment.method(self.model, original.variables, self.split, key=self._key(1), loop=loop)
-            metadata = self._metadata("unlearned", asdict(result.history))
-            return result.variables, metadata
+            return result.variables, self._metadata("unlearned", asdict(result.history) | self._masked(result.model))
 
         return self._once("unlearned", make)
 
@@ -195,18 +202,32 @@ class Run:
         names += ["unlearned"] if unlearned else []
         return [name for name in names if not (self.workdir / "checkpoints" / name).exists()]
 
-    def answers(self, variables: Variables) -> Answers:
+    def _masked(self, model: Model) -> dict[str, Any]:
+        """What a checkpoint must record of the model that a method returned, beside its arrays."""
+        if model == self.model:
+            return {}
+        if isinstance(model, MaskedModel) and model.model == self.model:
+            return {"masked_classes": model.masked_classes}
+        raise ValueError(
+            f"{type(self.experiment.method).__name__} returned another model than it was given, which no checkpoint can "
+            "hold; call the method from Python and keep what it returns."
+        )
+
+    def answers(self, checkpoint: Checkpoint) -> Answers:
         """What a model answers on each part of the split."""
+        variables = checkpoint.variables
 
         def of_training_images(part: Part) -> Predictions:
             return predict(self.model, variables, self.train_images, part.indices)
 
-        return Answers(
+        answers = Answers(
             forget=of_training_images(self.split.forget),
             retain=of_training_images(self.split.retain),
             validation=of_training_images(self.split.validation),
             test=predict(self.model, variables, self.test_images, self.split.test.indices),
         )
+        masked_classes = checkpoint.metadata.record.get("masked_classes")
+        return answers.masked(masked_classes) if masked_classes else answers
 
     def _key(self, fold: int) -> jax.Array:
         return jax.random.fold_in(jax.random.key(self.experiment.seed), fold)
@@ -284,6 +305,8 @@ def _prepare(experiment: Experiment, progress: Progress) -> Run:
         raise ValueError("tensorboard needs tensorboardX: run the command as uv run --extra tensorboard ...")
     if experiment.workdir.startswith("gs://") and not any(map(importlib.util.find_spec, ("gcsfs", "tensorflow"))):
         raise ValueError(f"workdir {experiment.workdir} needs gcsfs: run the command as uv run --extra gcs ...")
+    if experiment.method == Retrain():
+        experiment = replace(experiment, method=Retrain(experiment.training))
     source = load_source(experiment.data, progress)
     model = build_model(experiment.network, source.num_classes, experiment.dtype)
     image_shape = source.train.images.shape[1:]
@@ -299,6 +322,9 @@ def _prepare(experiment: Experiment, progress: Progress) -> Run:
         _check_given_original(given, source, experiment)
     split = make_split(source, experiment.forget, given.metadata.forgotten_ids if given else ())
     _check_held_out(source, split)
+    check_method = getattr(experiment.method, "check", None)
+    if check_method is not None:
+        check_method(split)
     _check_batch_sizes(experiment, split, trains_original=given is None)
     run = Run(experiment, source, split, model, given, progress)
     if is_first_host():
@@ -345,6 +371,10 @@ def _check_given_original(given: Checkpoint, source: Source, experiment: Experim
     metadata, where = given.metadata, experiment.original
     if metadata.kind not in ("original", "unlearned", "retrained"):
         raise CheckpointError(f"{where} is a {metadata.kind} checkpoint of an unfinished run; it cannot be unlearned.")
+    if metadata.record.get("masked_classes"):
+        raise CheckpointError(
+            f"{where} was made by mask_logit: its parameters have forgotten nothing; give the model it was made from."
+        )
     expected = (source.name, source.version)
     if metadata.source and (metadata.source, metadata.source_version) != expected:
         raise ValueError(
@@ -379,11 +409,6 @@ def _check_batch_sizes(experiment: Experiment, split: Split, *, trains_original:
         for name in (item.name for item in fields(settings) if item.name.endswith("batch_size")):
             check_batch_size(f"{group}.{name}", getattr(settings, name), data_mesh())
     n_retain = len(split.retain)
-    if experiment.method.retain_batch_size > n_retain:
-        raise ValueError(
-            f"method.retain_batch_size is {experiment.method.retain_batch_size}, but the retain set has only {n_retain} "
-            f"images; make it at most {n_retain}."
-        )
     smallest = n_retain if experiment.retrained else n_retain + len(split.forget)
     if (trains_original or experiment.retrained) and experiment.training.batch_size > smallest:
         raise ValueError(

@@ -165,6 +165,42 @@ def anchor_losses(
     return jnp.where(counts, push - pull, 0.0), counts
 
 
+def distillation(
+    student_logits: ArrayLike, teacher_logits: ArrayLike, mask: ArrayLike | None = None, *, temperature: ArrayLike = 1.0
+) -> jax.Array:
+    """Mean of `T² · KL(softmax(teacher / T) ‖ softmax(student / T))` over the rows that count; 0 where none does.
+
+    The teacher's distribution comes first (Hinton et al., arXiv:1503.02531): the student is pulled to where the teacher
+    has probability. The sum over classes is not divided by their number. No gradient flows into the teacher.
+
+    Args:
+        student_logits: `[B, C]`, any floating dtype.
+        teacher_logits: `[B, C]`; entries at minus infinity have probability 0 and contribute 0.
+        mask: `[B]` bool, True where the row counts; all rows where not given. Other rows may hold NaN.
+        temperature: T, a positive scalar; may be traced.
+
+    Returns:
+        A float32 scalar, in nats.
+
+    >>> teacher = jnp.log(jnp.array([[0.9, 0.1]]))
+    >>> print(f"{distillation(jnp.zeros((1, 2)), teacher):.6f} {distillation(teacher, jnp.zeros((1, 2))):.6f}")
+    0.368064 0.510826
+    """
+    student, teacher = jnp.asarray(student_logits), jax.lax.stop_gradient(jnp.asarray(teacher_logits))
+    counts = _mask_or_ones("distillation", student, jnp.zeros(student.shape[:1], jnp.int32), mask)
+    if teacher.shape != student.shape:
+        raise ValueError(f"student and teacher logits must have one shape, but have {student.shape} and {teacher.shape}.")
+
+    def log_probabilities(logits: jax.Array) -> jax.Array:
+        scaled = jnp.where(counts[:, None], logits, 0).astype(jnp.float32) / jnp.asarray(temperature, jnp.float32)
+        return jax.nn.log_softmax(scaled)
+
+    log_p, log_q = log_probabilities(teacher), log_probabilities(student)
+    p = jnp.exp(log_p)
+    divergences = jnp.sum(jnp.where(p > 0, p * (jnp.where(p > 0, log_p, 0.0) - log_q), 0.0), axis=1)
+    return jnp.asarray(temperature, jnp.float32) ** 2 * masked_mean(divergences, counts)
+
+
 def cross_entropy(
     logits: ArrayLike, labels: ArrayLike, mask: ArrayLike | None = None, axis_name: str | None = None
 ) -> jax.Array:

@@ -93,7 +93,7 @@ def make_report(run: Run, original: Checkpoint, retrained: list[Checkpoint], unl
     with run.progress("auditing", count + 4) as advance:
 
         def answers(checkpoint: Checkpoint) -> Answers:
-            result = run.answers(checkpoint.variables)
+            result = run.answers(checkpoint)
             advance()
             return result
 

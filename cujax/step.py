@@ -9,12 +9,13 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from cujax.embedding_queue import LabelledEmbeddings, queue_of
 from cujax.losses import Denominator, anchor_losses, cross_entropy, masked_mean
 from cujax.model import Model, Outputs, PyTree
 from cujax.sharding import on_mesh_of, set_shares, whole, with_auto_axes
@@ -41,6 +42,11 @@ class Examples:
     images: jax.Array
     labels: jax.Array
     mask: jax.Array | None = None
+
+    @property
+    def counts(self) -> jax.Array:
+        """`[B]` bool, the mask where it was given."""
+        return jnp.ones(self.labels.shape, bool) if self.mask is None else self.mask
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("forget", "retain"), meta_fields=())
@@ -212,21 +218,25 @@ class _UnlearnStep:
 
     def __call__(self, weights: LossWeights, state: UnlearnState, batch: Batch) -> tuple[UnlearnState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
+        queue = queue_of(state.opt_state)
         model = self.model
         if self.axis_name is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(self.axis_name))
             model = model if self.batch_norm == "frozen" else model.with_axis_name(self.axis_name)
 
-        def objective(params: PyTree) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
+        def objective(params: PyTree) -> tuple[jax.Array, tuple[PyTree, Metrics, LabelledEmbeddings]]:
             forget, retain, model_state = apply_to_batch(model, params, state.model_state, batch, key, self.batch_norm)
+            seen = self._of_all_devices(LabelledEmbeddings(retain.embedding, batch.retain.labels, batch.retain.counts))
+            others = seen.followed_by(queue)
             losses, counts = anchor_losses(
                 forget.embedding,
                 batch.forget.labels,
-                *self._of_all_devices((retain.embedding, batch.retain.labels)),
+                others.embeddings,
+                others.labels,
                 temperature=weights.temperature,
                 denominator=self.denominator,
                 forget_mask=batch.forget.mask,
-                retain_mask=self._of_all_devices(batch.retain.mask),
+                retain_mask=others.mask,
             )
             contrastive_loss = masked_mean(losses, counts, self.axis_name)
             retain_loss = cross_entropy(retain.logits, batch.retain.labels, batch.retain.mask, self.axis_name)
@@ -238,12 +248,12 @@ class _UnlearnStep:
                 "forget_accuracy": accuracy(forget.logits, batch.forget, self.axis_name),
                 "retain_accuracy": accuracy(retain.logits, batch.retain, self.axis_name),
             }
-            return loss, (model_state, metrics)
+            return loss, (model_state, metrics, seen)
 
-        gradients, (model_state, metrics) = jax.grad(objective, has_aux=True)(state.params)
+        gradients, (model_state, metrics, seen) = jax.grad(objective, has_aux=True)(state.params)
         if self.axis_name is not None:
             gradients, metrics = jax.lax.psum((gradients, metrics), self.axis_name)
-        return update(self.tx, state, gradients, model_state, metrics)
+        return update(self.tx, state, gradients, model_state, metrics, seen=seen)
 
     def _of_all_devices(self, rows: PyTree) -> PyTree:
         return whole(rows) if self.axis_name is None else jax.lax.all_gather(rows, self.axis_name, tiled=True)
@@ -298,15 +308,18 @@ def update(
     gradients: PyTree,
     model_state: PyTree,
     metrics: Metrics,
+    **extra: Any,
 ) -> tuple[UnlearnState, Metrics]:
     """Takes one optimiser step, unless `metrics["loss"]` or a gradient is not finite: then the state stays as it was.
+
+    Further arguments go to those parts of the optimiser that take them.
 
     Returns:
         The state, and the metrics with `gradient_norm` and `finite` added.
     """
     leaves = [metrics["loss"], *jax.tree.leaves(gradients)]
     finite = functools.reduce(jnp.logical_and, [jnp.all(jnp.isfinite(leaf)) for leaf in leaves])
-    updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+    updates, opt_state = optax.with_extra_args_support(tx).update(gradients, state.opt_state, state.params, **extra)
     params = optax.apply_updates(state.params, updates)
     stepped = UnlearnState(state.step + 1, params, model_state, opt_state, state.key)
     state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), stepped, state)

@@ -38,6 +38,13 @@ class Cost:
     samples: int
     flops: float | None
 
+    def __add__(self, other: "Cost") -> "Cost":
+        flops = None if self.flops is None or other.flops is None else self.flops + other.flops
+        return Cost(self.seconds + other.seconds, self.steps + other.steps, self.samples + other.samples, flops)
+
+
+NOTHING_YET = Cost(0.0, 0, 0, 0.0)
+
 
 class NotFiniteError(FloatingPointError):
     """A loss or a gradient was NaN or infinite; the state was left as it was before."""

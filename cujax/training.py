@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cujax.data.batches import Augmentation, DeviceImages, ImageSet, batches_of_all, preprocess
+from cujax.data.batches import Augmentation, ImageSet, batches_of_all, image_shape, preprocess
 from cujax.losses import cross_entropy
 from cujax.model import Model, PyTree, Variables
 from cujax.progress import Progress, silent
 from cujax.step import Examples, Metrics, Step, UnlearnState, accuracy, update
 from cujax.stepping import Cost, Log, NotFiniteError, Phase, Stepper
+
+OptimizerName = Literal["adam", "sgd"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Training:
 
     epochs: int = 20
     batch_size: int = 64
-    optimizer: Literal["adam", "sgd"] = "adam"
+    optimizer: OptimizerName = "adam"
     learning_rate: float = 2e-3
     weight_decay: float = 0.0
     augmentation: Augmentation = "none"
@@ -52,11 +54,30 @@ class Training:
 
 
 @functools.cache
-def _optimizer(name: str, learning_rate: float, weight_decay: float, steps: int) -> optax.GradientTransformation:
-    schedule = optax.cosine_decay_schedule(learning_rate, steps)
+def _optimizer(name: OptimizerName, learning_rate: float, weight_decay: float, steps: int) -> optax.GradientTransformation:
+    return make_optimizer(name, optax.cosine_decay_schedule(learning_rate, steps), weight_decay=weight_decay)
+
+
+def make_optimizer(
+    name: OptimizerName,
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    momentum: float | jax.Array = 0.9,
+    weight_decay: float | jax.Array = 0.0,
+) -> optax.GradientTransformation:
+    """The optimiser of this name; every number may be traced.
+
+    Args:
+        name: "adam" (decoupled weight decay, no use for `momentum`), or "sgd" with Nesterov-free momentum, its weight decay
+            part of the gradient.
+        learning_rate: A number or a schedule.
+        momentum: Of "sgd".
+        weight_decay: Strength of L2 decay.
+    """
     if name == "adam":
-        return optax.adamw(schedule, weight_decay=weight_decay)
-    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(schedule, momentum=0.9))
+        return optax.adamw(learning_rate, weight_decay=weight_decay)
+    decay = optax.add_decayed_weights(weight_decay)
+    return optax.chain(decay, optax.sgd(learning_rate, momentum=momentum))
 
 
 def make_train_step(model: Model, tx: optax.GradientTransformation) -> Step:
@@ -84,8 +105,7 @@ class _TrainStep:
 
 def fresh_variables(model: Model, images: ImageSet, key: jax.Array) -> Variables:
     """A new initialisation of the model, for images like these."""
-    shape = (images.images if isinstance(images, DeviceImages) else images.files).shape[1:]
-    return model.init(key, jnp.zeros((1, *shape)))
+    return model.init(key, jnp.zeros((1, *image_shape(images))))
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """The run of a method: passes over the forget set, the stop rule on validation data, and the guard."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from cujax.inference import predict
 from cujax.model import Model, PyTree, Variables
 from cujax.progress import Progress, silent
 from cujax.step import UnlearnState
-from cujax.stepping import Cost, Log, NotFiniteError, Phase, Stepper
+from cujax.stepping import NOTHING_YET, Cost, Log, NotFiniteError, Phase, Stepper
 
 StopRule = Literal["forgotten", "max_passes", "retain_tolerance", "not_finite"]
 
@@ -39,6 +39,20 @@ class Check:
     forget_accuracy: float
     target: float
     retain_accuracy: float
+
+    @property
+    def is_forgotten(self) -> bool:
+        """Whether the samples count as forgotten."""
+        return self.forget_accuracy <= self.target
+
+    @property
+    def distance(self) -> float:
+        """How far accuracy on what to forget is from its target, on either side."""
+        return abs(self.forget_accuracy - self.target)
+
+
+def _forgotten(check: Check) -> str:
+    return f"accuracy {check.forget_accuracy:.3f} on what to forget is at most {check.target:.3f}"
 
 
 @dataclass(frozen=True)
@@ -75,16 +89,43 @@ class Unlearned:
         return Variables(self.params, self.model_state)
 
 
+@runtime_checkable
+class Method(Protocol):
+    """How to forget: a frozen dataclass of hyper-parameters that is called on a model.
+
+    It may also have `check(split)`, which raises ValueError where the method does not fit what is to be forgotten; it is
+    called before anything is computed.
+    """
+
+    def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: "Loop") -> Unlearned:
+        """Makes `original` forget `split.forget`.
+
+        Args:
+            model: The network.
+            original: Its arrays; never changed.
+            split: What is forgotten and what is retained.
+            key: All randomness comes from it.
+            loop: The images and the run: a method hands its passes to `loop.run`, or its one result to `loop.once`.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Loop:
     """What every run of a method shares: the images, when to stop, and where progress and metrics go.
 
+    Two comparisons are fair: all methods end by one rule, as soon as it holds; or each makes a number of passes that was
+    chosen for it beforehand, which does not cut short a method that harms first and repairs after. `stop_early` chooses
+    between them for all methods alike.
+
     Attributes:
         images: The training images.
-        retain_tolerance: The run ends when validation accuracy on the classes that stay has fallen by more than this.
+        retain_tolerance: Validation accuracy on the classes that stay must not have fallen by more than this.
         progress: Shows progress.
         log: Takes a record (a dict) of each step and check.
         steps_per_call: As in `cujax.stepping.Stepper`.
+        stop_early: Whether a run ends as soon as the samples are forgotten, or the tolerance is exceeded. If not, it makes
+            all its passes, and returns the last state within the tolerance.
     """
 
     images: ImageSet
@@ -92,6 +133,7 @@ class Loop:
     progress: Progress = silent
     log: Log = field(default=lambda record: None)
     steps_per_call: int | None = None
+    stop_early: bool = True
 
     def run(
         self,
@@ -102,6 +144,8 @@ class Loop:
         *,
         max_passes: int,
         forgotten_accuracy: float | None,
+        rewind: bool = False,
+        spent: Cost = NOTHING_YET,
     ) -> Unlearned:
         """Runs passes until the stop rule holds, which is looked at after each, on validation data.
 
@@ -115,14 +159,20 @@ class Loop:
             split: What is forgotten and what is retained.
             max_passes: When to end at the latest.
             forgotten_accuracy: Class task: accuracy at which the class counts as forgotten; None for 1 / classes.
+            rewind: Make all passes, and return the state, of those within the retain tolerance, whose forget accuracy is
+                nearest to its target.
+            spent: What was computed before the first step, on the same account.
         """
         stepper = Stepper(self.images, self.log, self.steps_per_call)
         first = self._check(model, state, split, 0, forgotten_accuracy, lowest_target=0.0)
         checks, good = [first], _Snapshot.of(state)
-        started_at = first.retain_accuracy
+        ends_early = self.stop_early and not rewind
         checking = 0.0
         rule: StopRule = "max_passes"
-        reason = f"{max_passes} passes were made without forgetting; raise max_passes or unlearn_weight"
+        reason = (
+            f"{max_passes} passes were made without forgetting; raise max_passes, or the learning rate or weight with which "
+            "the method forgets"
+        )
         with self.progress("unlearning", max_passes) as advance:
             for forget_pass in range(max_passes):
                 try:
@@ -140,27 +190,81 @@ class Loop:
                     1,
                     f"forget {check.forget_accuracy:.2f} (to {check.target:.2f}), retain {check.retain_accuracy:.2f}",
                 )
-                if check.retain_accuracy < started_at - self.retain_tolerance:
-                    rule = "retain_tolerance"
-                    reason = (
-                        f"validation accuracy on what stays fell from {started_at:.3f} to {check.retain_accuracy:.3f}, "
-                        f"more than {self.retain_tolerance}; the parameters of step {good.step} are kept; lower the "
-                        "learning rate or unlearn_weight"
-                    )
+                tolerable = self._tolerable(first, check)
+                if tolerable and (not rewind or good.step == 0 or check.distance <= good.check(checks).distance):
+                    good = _Snapshot.of(state)
+                if ends_early and (check.is_forgotten or not tolerable):
                     break
-                good = _Snapshot.of(state)
-                if check.forget_accuracy <= check.target:
-                    rule = "forgotten"
-                    reason = f"accuracy {check.forget_accuracy:.3f} on what to forget is at most {check.target:.3f}"
-                    break
-        cost = replace(stepper.cost, seconds=stepper.cost.seconds + checking)
+        if rule != "not_finite":
+            if good.step and good.check(checks).is_forgotten:
+                rule, reason = "forgotten", _forgotten(good.check(checks))
+            elif not self._tolerable(first, checks[-1]):
+                rule, reason = "retain_tolerance", self._not_tolerable(first, checks[-1], good.step)
+        cost = spent + stepper.cost + replace(NOTHING_YET, seconds=checking)
         history = History(tuple(checks), rule, reason, good.step, cost)
         return Unlearned(model, good.variables.params, good.variables.model_state, history)
+
+    def once(
+        self,
+        model: Model,
+        original: Variables,
+        make: Callable[[], tuple[Variables, Cost]],
+        split: Split,
+        *,
+        forgotten_accuracy: float | None,
+        made_model: Model | None = None,
+        by_construction: bool = False,
+    ) -> Unlearned:
+        """The run of a method that makes no passes: its result, checked before and after as in `run`.
+
+        A result outside the retain tolerance, or that is not finite, is not returned: the original is.
+
+        Args:
+            model: The network.
+            original: Its arrays.
+            make: Computes the new arrays and tells what that took.
+            split: What is forgotten and what is retained.
+            forgotten_accuracy: As in `run`.
+            made_model: The network that the new arrays are for; the same where not given.
+            by_construction: Whether the new arrays have never seen the forget set, whatever the checks say.
+        """
+        made_model = model if made_model is None else made_model
+        first = self._check(model, original, split, 0, forgotten_accuracy, lowest_target=0.0)
+        with self.progress("unlearning", 1) as advance:
+            try:
+                made, cost = make()
+            except NotFiniteError as error:
+                reason = f"{error} The parameters are kept as they were"
+                return Unlearned(model, *original, History((first,), "not_finite", reason, 0, Cost(0.0, 0, 0, None)))
+            started = time.perf_counter()
+            last = self._check(made_model, made, split, cost.steps, forgotten_accuracy, first.target)
+            cost += replace(NOTHING_YET, seconds=time.perf_counter() - started)
+            advance(1, f"forget {last.forget_accuracy:.2f} (to {last.target:.2f}), retain {last.retain_accuracy:.2f}")
+        rule: StopRule = "max_passes"
+        reason = f"accuracy {last.forget_accuracy:.3f} on what to forget is above {last.target:.3f} after the only pass"
+        if by_construction:
+            rule, reason = "forgotten", "the model was trained without the forget set"
+        elif not self._tolerable(first, last):
+            reason = self._not_tolerable(first, last, 0)
+            return Unlearned(model, *original, History((first, last), "retain_tolerance", reason, 0, cost))
+        elif last.is_forgotten:
+            rule, reason = "forgotten", _forgotten(last)
+        return Unlearned(made_model, *made, History((first, last), rule, reason, cost.steps, cost))
+
+    def _tolerable(self, first: Check, check: Check) -> bool:
+        return check.retain_accuracy >= first.retain_accuracy - self.retain_tolerance
+
+    def _not_tolerable(self, first: Check, check: Check, kept: int) -> str:
+        return (
+            f"validation accuracy on what stays fell from {first.retain_accuracy:.3f} to {check.retain_accuracy:.3f}, "
+            f"more than {self.retain_tolerance}; the parameters of step {kept} are kept; lower the learning rate or weight "
+            "with which the method forgets"
+        )
 
     def _check(
         self,
         model: Model,
-        state: UnlearnState,
+        state: UnlearnState | Variables,
         split: Split,
         step: int,
         forgotten_accuracy: float | None,
@@ -195,3 +299,7 @@ class _Snapshot:
     def of(cls, state: UnlearnState) -> "_Snapshot":
         copies = jax.tree.map(jnp.copy, Variables(state.params, state.model_state))
         return cls(int(state.step), copies)
+
+    def check(self, checks: Sequence[Check]) -> Check:
+        """What was seen of it."""
+        return next(check for check in checks if check.step == self.step)

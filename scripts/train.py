@@ -14,7 +14,7 @@ def train(run: Run) -> None:
         "original": run.original(),
         **{f"retrained {n}": c for n, c in enumerate(run.retrained())},
     }.items():
-        answers = run.answers(checkpoint.variables)
+        answers = run.answers(checkpoint)
         figures = {"forget": answers.forget, "retain": answers.retain, "test": answers.test}
         print(f"{name:<12}", *(f"{part} {accuracy(predictions):.4f}" for part, predictions in figures.items()))
     print(f"Checkpoints and metrics: {run.workdir}")

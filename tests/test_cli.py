@@ -8,6 +8,7 @@ import pytest
 from cujax.cli import INTERRUPTED, main, parse, take_option
 from cujax.data.requests import ForgetClass, ForgetRandom
 from cujax.experiment import Experiment
+from cujax.methods import METHODS, ContrastiveUnlearning, Retrain, SalUn, Scrub
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -47,6 +48,50 @@ def test_the_request_is_chosen_by_name():
     assert experiment.seed == 1
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_chosen_by_name_with_its_own_defaults(name):
+    assert parsed(f"method:{name}").method == METHODS[name]()
+
+
+def test_the_flags_of_a_method_are_its_own(capsys):
+    assert parsed("method:scrub", "--method.temperature", "2", "--seed", "4").method == Scrub(temperature=2.0)
+    assert parsed("--method.max-passes", "3").method == ContrastiveUnlearning(max_passes=3)
+    with pytest.raises(SystemExit):
+        parsed("method:scrub", "--method.unlearn-weight", "2")
+    assert "unlearn-weight" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("method:salun", "--method.batch-size", "32", "forget:random", "--forget.count", "12"),
+        ("forget:random", "--forget.count", "12", "method:salun", "--method.batch-size", "32"),
+        ("--method.batch-size", "32", "method:salun", "forget:random", "--forget.count", "12"),
+    ],
+)
+def test_method_and_request_are_chosen_in_any_order(arguments):
+    experiment = parsed(*arguments)
+    assert (experiment.method, experiment.forget) == (SalUn(batch_size=32), ForgetRandom(count=12))
+
+
+def test_naming_the_method_of_the_configuration_keeps_its_settings(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from cujax.experiment import Experiment\nfrom cujax.methods import Scrub\n"
+        "CONFIG = Experiment(method=Scrub.small())\n"
+    )
+    assert parsed("--config", str(path), "method:scrub").method == parsed("--config", str(path)).method == Scrub.small()
+    assert parsed("--config", str(path), "method:retrain").method == Retrain()
+
+
+def test_help_lists_the_methods_and_the_settings_of_the_chosen_one(capsys):
+    with pytest.raises(SystemExit):
+        parsed("method:scrub", "--help")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "now: Scrub; there are bad_teacher, contrastive, delete" in shown
+    assert "--method.gamma" in shown
+
+
 def test_a_configuration_of_ones_own_is_a_file(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text("from cujax.experiment import Experiment\nCONFIG = Experiment(seed=11)\n")
@@ -71,6 +116,9 @@ def test_a_request_by_predicate_comes_from_a_configuration_file(tmp_path):
         (["--method.temperature", "0"], "temperature must be positive"),
         (["--data.source", "no_such_set", "--data.data-dir", "/nonexistent"], "no_such_set' is not in /nonexistent"),
         (["--sed", "3"], "sed"),
+        (["method:scrubb"], "method 'scrubb' does not exist; choose one of bad_teacher, contrastive"),
+        (["method:scrub", "method:salun"], "give one method, not method:scrub and method:salun"),
+        (["method:mask_logit", "forget:random", "--forget.count", "3"], "mask_logit hides whole classes"),
     ],
 )
 def test_bad_input_ends_with_status_2_and_says_why(arguments, message, tmp_path, monkeypatch, capsys):

@@ -16,7 +16,7 @@ from cujax.checkpoints import CheckpointError, Metadata, describe_lineage, save_
 from cujax.data.requests import ForgetClass, ForgetClasses, ForgetRandom, ForgetWhere
 from cujax.data.sources import Data
 from cujax.experiment import Experiment, build_model, describe, describe_request, prepare
-from cujax.methods import ContrastiveUnlearning
+from cujax.methods import ContrastiveUnlearning, MaskLogit, Retrain
 from cujax.training import Training
 
 METHOD = ContrastiveUnlearning(max_passes=2, learning_rate=0.05, unlearn_weight=1.0)
@@ -165,6 +165,45 @@ def test_an_imported_original_can_be_unlearned(experiment, tmp_path):
     run = prepare(dataclasses.replace(experiment, original=str(tmp_path / "mine"), retrained=0))
     assert run.unlearned().metadata.lineage[0].kind == "original"
     assert run.retrained() == []
+
+
+def test_retraining_as_a_method_takes_the_recipe_of_the_experiment(experiment):
+    run = prepare(dataclasses.replace(experiment, method=Retrain()))
+    assert run.experiment.method == Retrain(experiment.training)
+    unlearned, original = run.unlearned(), run.original()
+    assert unlearned.metadata.record["cost"]["steps"] == 2 * -(-len(run.split.retain) // 64)
+    kernels = [np.asarray(c.variables.params["head"]["kernel"]).ravel() for c in (original, unlearned, *run.retrained())]
+    assert (np.abs(np.corrcoef(kernels)[np.triu_indices(3, 1)]) < 0.3).all()
+
+
+def test_a_masked_model_is_masked_when_it_is_audited_and_cannot_be_unlearned_further(experiment):
+    first = prepare(dataclasses.replace(experiment, method=MaskLogit()))
+    first.unlearned()
+    run = prepare(dataclasses.replace(experiment, method=MaskLogit()))
+    unlearned, original = run.answers(run.unlearned()), run.answers(run.original())
+    assert np.isneginf(unlearned.test.logits[:, 5]).all()
+    assert np.isfinite(original.test.logits).all()
+    np.testing.assert_array_equal(np.delete(unlearned.test.logits, 5, 1), np.delete(original.test.logits, 5, 1))
+    given = str(run.workdir / "checkpoints" / "unlearned")
+    with pytest.raises(CheckpointError, match="made by mask_logit: its parameters have forgotten nothing"):
+        prepare(elsewhere(experiment, "next", original=given, forget=ForgetClass(3)))
+
+
+def test_a_method_that_returns_another_model_cannot_be_saved(experiment):
+    @dataclasses.dataclass(frozen=True)
+    class Swaps:
+        def __call__(self, model, original, split, *, key, loop):
+            result = METHOD(model, original, split, key=key, loop=loop)
+            return dataclasses.replace(result, model=build_model("cnn", 10))
+
+    with pytest.raises(ValueError, match="Swaps returned another model"):
+        prepare(dataclasses.replace(experiment, method=Swaps())).unlearned()
+
+
+def test_all_passes_are_made_where_the_run_may_not_end_early(experiment):
+    method = dataclasses.replace(METHOD, max_passes=4, forgotten_accuracy=1.0)
+    runs = [prepare(elsewhere(experiment, str(early), method=method, stop_early=early)) for early in (True, False)]
+    assert [len(run.unlearned().metadata.record["checks"]) for run in runs] == [2, 5]
 
 
 def test_label_noise_is_recorded_by_id(experiment):

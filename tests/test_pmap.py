@@ -90,9 +90,7 @@ def test_averaging_gradients_of_replicated_parameters_in_shard_map_is_wrong_by_t
     mesh = jax.make_mesh((8,), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
 
     @jax.jit
-    @functools.partial(
-        jax.shard_map, mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec(AXIS)), out_specs=PartitionSpec()
-    )
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec(AXIS)), out_specs=PartitionSpec())
     def wrong(state, batch):
         after, metrics = wrong_step()(state, batch)
         alike = jax.tree.map(lambda leaf: jax.lax.pmean(leaf, AXIS).astype(leaf.dtype), (after.opt_state, after.model_state))

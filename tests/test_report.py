@@ -97,7 +97,7 @@ def test_accuracies_are_those_of_the_models(class_run):
     ):
         values = []
         for checkpoint in checkpoints:
-            test = run.answers(checkpoint.variables).test
+            test = run.answers(checkpoint).test
             values.append(np.mean(test.logits.argmax(1)[test.labels != 5] == test.labels[test.labels != 5]))
         row = made["report"]["rows"][name]
         assert row["retain_test_accuracy"] == pytest.approx(np.mean(values))

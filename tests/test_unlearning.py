@@ -18,7 +18,7 @@ from cujax.methods import ContrastiveUnlearning
 from cujax.model import from_function, from_linen
 from cujax.networks.cnn import CNN
 from cujax.step import UnlearnState
-from cujax.stepping import Phase
+from cujax.stepping import Cost, Phase
 from cujax.training import Trainer, Training
 from cujax.unlearning import Loop
 
@@ -272,6 +272,8 @@ def run_clock(
     stops_at=-1,
     absent=(),
     log=lambda record: None,
+    early=True,
+    **options,
 ):
     """Runs the loop on images given by the time at which each is no longer classified right, or a pair (from, to).
 
@@ -296,13 +298,14 @@ def run_clock(
     nothing = part(0, 0)
     split = Split(part(0, n), part(n, everything), part(n, everything), nothing, nothing, forgotten, forgotten + absent)
     rows = Rows(np.zeros(1, np.int32), np.ones(1, bool))
-    return Loop(images, tolerance, log=log).run(
+    return Loop(images, tolerance, log=log, stop_early=early).run(
         CLOCK,
         UnlearnState.create(*clock_init(None, None), optax.identity(), jax.random.key(0)),
         lambda forget_pass: [Phase(jax.tree_util.Partial(tick, stops_at), gather, [IndexBatch(rows, rows)] * STEPS_A_PASS)],
         split,
         max_passes=passes,
         forgotten_accuracy=threshold,
+        **options,
     )
 
 
@@ -421,3 +424,56 @@ def test_a_loss_that_is_no_number_gives_back_the_state_of_the_last_check(stops_a
     assert f"not finite at step {stops_at + 1}" in result.history.stop_reason
     assert f"parameters of step {kept} are kept" in result.history.stop_reason
     chex.assert_tree_all_finite(result.variables)
+
+
+def test_a_run_that_may_not_end_early_makes_all_its_passes_and_returns_the_last_state():
+    result = run_clock(forget=[1, 3], held_out=[1], stays=[NEVER], task="class", threshold=0.5, early=False, passes=4)
+    assert_returned(result, "forgotten", 8)
+    assert len(result.history.checks) == 5
+
+
+def test_harm_that_is_repaired_later_does_no_harm_to_a_run_that_may_not_end_early():
+    stays = [(0, 1), (4, NEVER)]
+    early, late = (
+        run_clock(forget=[1], held_out=[1], stays=[NEVER, *stays], task="class", threshold=0.0, early=early, passes=3)
+        for early in (True, False)
+    )
+    assert_returned(early, "retain_tolerance", 0)
+    assert_returned(late, "forgotten", 6)
+
+
+def test_a_run_that_may_not_end_early_returns_the_last_state_within_the_tolerance():
+    result = run_clock(forget=[NEVER], held_out=[NEVER], stays=[3, 3], task="class", threshold=0.0, early=False, passes=4)
+    assert_returned(result, "retain_tolerance", 2)
+    assert len(result.history.checks) == 5
+    forgotten = run_clock(forget=[1], held_out=[1], stays=[3, 3], task="class", threshold=0.0, early=False, passes=4)
+    assert_returned(forgotten, "forgotten", 2)
+
+
+def test_rewinding_returns_the_state_whose_forget_accuracy_is_nearest_to_that_of_held_out_samples():
+    setting = {"held_out": [NEVER, NEVER, 0, 0], "stays": [NEVER], "task": "samples", "passes": 4, "rewind": True}
+    # Forget accuracy 1, 0.75, 0.5, 0.25, 0 after each pass, 0.5 held out.
+    result = run_clock(forget=[1, 3, 5, 7], **setting)
+    assert_returned(result, "forgotten", 4)
+    assert len(result.history.checks) == 5
+    # 0.75 is nearer than 0, and not forgotten.
+    result = run_clock(forget=[1, 3, 3, 3], **setting)
+    assert_returned(result, "max_passes", 2)
+    # Of equals the last.
+    result = run_clock(forget=[1, 1, NEVER, NEVER], **setting)
+    assert_returned(result, "forgotten", 8)
+
+
+def test_rewinding_never_returns_a_state_outside_the_tolerance():
+    result = run_clock(
+        forget=[1, 3, 5, 7], held_out=[NEVER, NEVER, 0, 0], stays=[4, 4, 4, 4], task="samples", passes=4, rewind=True
+    )
+    assert_returned(result, "retain_tolerance", 2)
+
+
+def test_what_was_spent_before_the_first_step_is_on_the_account():
+    spent = Cost(100.0, 0, 7, 1e9)
+    setting = {"forget": [1], "held_out": [1], "stays": [NEVER], "task": "class", "threshold": 0.0}
+    plain, more = run_clock(**setting).history.cost, run_clock(**setting, spent=spent).history.cost
+    assert (more.steps, more.samples, more.flops) == (plain.steps, plain.samples + 7, plain.flops + 1e9)
+    assert more.seconds > 100

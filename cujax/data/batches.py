@@ -70,6 +70,11 @@ class StreamedImages:
 ImageSet = DeviceImages | StreamedImages
 
 
+def image_shape(images: ImageSet) -> tuple[int, ...]:
+    """Height, width and channels of each image."""
+    return (images.images if isinstance(images, DeviceImages) else images.files).shape[1:]
+
+
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("indices", "mask"), meta_fields=())
 @dataclass(frozen=True)
 class Rows:
@@ -224,11 +229,7 @@ def paired_batches(
     Raises:
         ValueError: if the retain batch is larger than the retain set.
     """
-    if retain_batch_size > len(retain):
-        raise ValueError(
-            f"retain_batch_size is {retain_batch_size}, but the retain set has only {len(retain)} images; "
-            f"make it at most {len(retain)}."
-        )
+    check_retain_batch_size(retain_batch_size, len(retain))
     forget_key, retain_key = jax.random.split(key)
     forget_batch_size = min(forget_batch_size, len(forget))
     forget_batches = list(batches_of_all(forget, forget_batch_size, jax.random.fold_in(forget_key, forget_pass)))
@@ -244,3 +245,12 @@ def paired_batches(
             retain_rows = Rows(order[start : start + retain_batch_size], np.ones(retain_batch_size, bool))
             yield IndexBatch(forget_rows, retain_rows)
             draw += 1
+
+
+def check_retain_batch_size(retain_batch_size: int, n_retain: int) -> None:
+    """Raises ValueError if the retain batch is larger than the retain set."""
+    if retain_batch_size > n_retain:
+        raise ValueError(
+            f"retain_batch_size is {retain_batch_size}, but the retain set has only {n_retain} images; "
+            f"make it at most {n_retain}."
+        )

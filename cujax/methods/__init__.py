@@ -1,5 +1,81 @@
 """One file a method: a frozen dataclass of its hyper-parameters, called on a model to make it forget."""
 
-from cujax.methods.contrastive import ContrastiveUnlearning
+import importlib.metadata
 
-__all__ = ["ContrastiveUnlearning"]
+from cujax.methods.bad_teacher import BadTeacher
+from cujax.methods.contrastive import ContrastiveUnlearning
+from cujax.methods.delete import Delete
+from cujax.methods.fine_tune import FineTune
+from cujax.methods.gradient_ascent import GradientAscent
+from cujax.methods.l1_sparse import L1Sparse
+from cujax.methods.mask_logit import MaskLogit
+from cujax.methods.neg_grad_plus import NegGradPlus
+from cujax.methods.random_labels import RandomLabels
+from cujax.methods.retrain import Retrain
+from cujax.methods.salun import SalUn
+from cujax.methods.scrub import Scrub
+from cujax.methods.selective_synaptic_dampening import SelectiveSynapticDampening
+from cujax.unlearning import Method
+
+# The methods of this package, by the name that the command line gives them.
+METHODS: dict[str, type[Method]] = {
+    "bad_teacher": BadTeacher,
+    "contrastive": ContrastiveUnlearning,
+    "delete": Delete,
+    "fine_tune": FineTune,
+    "gradient_ascent": GradientAscent,
+    "l1_sparse": L1Sparse,
+    "mask_logit": MaskLogit,
+    "neg_grad_plus": NegGradPlus,
+    "random_labels": RandomLabels,
+    "retrain": Retrain,
+    "salun": SalUn,
+    "scrub": Scrub,
+    "selective_synaptic_dampening": SelectiveSynapticDampening,
+}
+
+ENTRY_POINTS = "cujax.methods"
+
+
+def method_names() -> list[str]:
+    """The names of all methods: of this package, and of others that registered some (entry points `cujax.methods`)."""
+    others = importlib.metadata.entry_points(group=ENTRY_POINTS).names
+    return sorted(METHODS.keys() | others)
+
+
+def find_method(name: str) -> type[Method]:
+    """The method of this name. A name of this package cannot be taken by another.
+
+    Raises:
+        ValueError: if there is none (the message lists those that there are), or it cannot be loaded.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    for entry_point in importlib.metadata.entry_points(group=ENTRY_POINTS, name=name):
+        try:
+            return entry_point.load()
+        except (ImportError, AttributeError) as error:
+            raise ValueError(
+                f"method {name!r} is registered as {entry_point.value}, which cannot be loaded: {error}"
+            ) from error
+    raise ValueError(f"method {name!r} does not exist; choose one of {', '.join(method_names())}.")
+
+
+__all__ = [
+    "METHODS",
+    "BadTeacher",
+    "ContrastiveUnlearning",
+    "Delete",
+    "FineTune",
+    "GradientAscent",
+    "L1Sparse",
+    "MaskLogit",
+    "NegGradPlus",
+    "RandomLabels",
+    "Retrain",
+    "SalUn",
+    "Scrub",
+    "SelectiveSynapticDampening",
+    "find_method",
+    "method_names",
+]

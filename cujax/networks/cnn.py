@@ -26,7 +26,7 @@ class CNN(nn.Module):
     features: tuple[int, ...] = (32, 64, 128)
     hidden_dim: int = 256
     embedding_dim: int = 128
-    dtype: DTypeLike = jnp.float32
+    dtype: DTypeLike = "float32"
 
     @property
     def layers(self) -> tuple[str, ...]:

@@ -57,7 +57,7 @@ class ResNet(nn.Module):
     width: int = 64
     stem: Literal["small", "imagenet"] = "small"
     head: Head = "official"
-    dtype: DTypeLike = jnp.float32
+    dtype: DTypeLike = "float32"
     axis_name: str | None = None
 
     @property

@@ -28,7 +28,7 @@ class ViT(nn.Module):
     depth: int = 12
     num_heads: int = 3
     head: Head = "official"
-    dtype: DTypeLike = jnp.float32
+    dtype: DTypeLike = "float32"
 
     @property
     def layers(self) -> tuple[str, ...]:

@@ -156,7 +156,9 @@ def test_a_missing_or_truncated_file_is_told(tmp_path):
 
 def test_arrays_larger_than_the_memory_they_may_take_are_refused_before_they_are_read(tmp_path):
     load(tmp_path, arrays())
-    with pytest.raises(ValueError, match=r"mine.npz takes 0.00 GB in memory, more than the 1e-07 GB it may.*--data.memory-gb"):
+    with pytest.raises(
+        ValueError, match=r"mine.npz takes 0.00 GB in memory, more than the 1e-07 GB it may.*--data.memory-gb"
+    ):
         load_source(Data(str(tmp_path / "mine.npz"), memory_gb=1e-7))
 
 

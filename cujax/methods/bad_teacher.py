@@ -1,0 +1,99 @@
+"""Bad teacher: a random network teaches what goes, the original what stays (Chundawat et al., arXiv:2205.08096)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cujax.data.batches import IndexBatch, Rows, gather
+from cujax.data.requests import Split
+from cujax.losses import distillation
+from cujax.methods.descent import Descent
+from cujax.model import Model, PyTree, Variables
+from cujax.step import Batch, apply_to_batch
+from cujax.stepping import Phase
+from cujax.training import OptimizerName, fresh_variables
+from cujax.unlearning import Loop, Unlearned
+
+
+@dataclass(frozen=True)
+class BadTeacher(Descent):
+    """Minimises `KL(teacher ‖ student)`, where a random network teaches the forget set, and the original the retain set.
+
+    Both teachers are in eval mode. A pass is a pass over the forget set and a share of the retain set together, the same
+    rows in every pass.
+
+    Attributes:
+        retain_share: Share of the retain set that is used.
+    """
+
+    optimizer: OptimizerName = "adam"
+    learning_rate: float = 1e-4
+    max_passes: int = 1
+    retain_share: float = 0.3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.retain_share <= 1:
+            raise ValueError(f"retain_share must lie in (0, 1], but is {self.retain_share}.")
+
+    def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
+        """Makes `original` forget `split.forget`."""
+        state_key, teacher_key, retain_key, batch_key = jax.random.split(key, 4)
+        step = self.step(model, _objective, _Teachers(fresh_variables(model, loop.images, teacher_key), original))
+        used = max(round(self.retain_share * len(split.retain)), 1)
+        retain = np.asarray(jax.random.permutation(retain_key, split.retain.indices))[:used]
+
+        def passes(number: int) -> list[Phase]:
+            pass_key = jax.random.fold_in(batch_key, number)
+            return [Phase(step, gather, mixed_batches(split.forget.indices, retain, self.batch_size, pass_key))]
+
+        return self.run(model, original, split, passes, key=state_key, loop=loop)
+
+
+def mixed_batches(forget: np.ndarray, retain: np.ndarray, batch_size: int, key: jax.Array) -> Iterator[IndexBatch]:
+    """Every row of both sets once, shuffled, in batches that all hold them in the same proportion (but for rounding).
+
+    Shapes must not vary from batch to batch, so where a share of rows does not divide, rows drawn again are masked.
+
+    Args:
+        forget: Indices of the forget set.
+        retain: Indices of the retain set.
+        batch_size: Rows of a batch, of both sets together; up to two more where shares are rounded up.
+        key: Of the order.
+    """
+    batches = -(-(len(forget) + len(retain)) // batch_size)
+
+    def spread(rows: np.ndarray, key: jax.Array) -> Iterator[Rows]:
+        order = np.asarray(jax.random.permutation(key, rows), np.int32)
+        size = -(-len(order) // batches)
+        for part in np.array_split(order, batches):
+            filler = np.resize(order, size - len(part))
+            yield Rows(np.concatenate([part, filler]), np.arange(size) < len(part))
+
+    yield from map(IndexBatch, *map(spread, (forget, retain), jax.random.split(key)))
+
+
+class _Teachers(NamedTuple):
+    random: Variables
+    original: Variables
+
+
+def _objective(
+    model: Model, variables: Variables, batch: Batch, teachers: _Teachers, key: jax.Array
+) -> tuple[jax.Array, PyTree]:
+    bad, _ = model.apply(*teachers.random, batch.forget.images, train=False)
+    good, _ = model.apply(*teachers.original, batch.retain.images, train=False)
+    forget, retain, model_state = apply_to_batch(model, *variables, batch, key, "joint")
+    student, teacher, mask = (
+        jnp.concatenate(rows)
+        for rows in (
+            (forget.logits, retain.logits),
+            (bad.logits, good.logits),
+            (batch.forget.counts, batch.retain.counts),
+        )
+    )
+    return distillation(student, teacher, mask), model_state

@@ -1,0 +1,46 @@
+"""DELETE: keep the original's answers for what is to be forgotten, but for the true class (arXiv:2503.23751, CVPR 2025)."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from cujax.data.batches import preprocess
+from cujax.data.requests import Split
+from cujax.losses import distillation
+from cujax.methods.descent import Descent, shuffled
+from cujax.model import Model, PyTree, Variables
+from cujax.step import Examples
+from cujax.stepping import Phase
+from cujax.unlearning import Loop, Unlearned
+
+
+@dataclass(frozen=True)
+class Delete(Descent):
+    """Minimises `KL(softmax(logits of the original with the true class at minus infinity) ‖ softmax(logits))`.
+
+    The original answers in eval mode. A pass is a pass over the forget set; the retain set is not needed.
+    """
+
+    learning_rate: float = 1e-4
+    batch_size: int = 128
+    max_passes: int = 20
+
+    def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
+        """Makes `original` forget `split.forget`; the retain set is never looked at."""
+        state_key, batch_key = jax.random.split(key)
+        step = self.step(model, _objective, original)
+
+        def passes(number: int) -> list[Phase]:
+            return [Phase(step, preprocess, shuffled(split.forget, self.batch_size, batch_key, number))]
+
+        return self.run(model, original, split, passes, key=state_key, loop=loop)
+
+
+def _objective(
+    model: Model, variables: Variables, batch: Examples, teacher: Variables, key: jax.Array
+) -> tuple[jax.Array, PyTree]:
+    answers, _ = model.apply(*teacher, batch.images, train=False)
+    is_true = batch.labels[:, None] == jnp.arange(answers.logits.shape[1])[None, :]
+    outputs, model_state = model.apply(*variables, batch.images, train=True, key=key)
+    return distillation(outputs.logits, jnp.where(is_true, -jnp.inf, answers.logits), batch.mask), model_state

@@ -1,0 +1,152 @@
+"""What the methods that descend on an objective share: their settings, their step, and their run.
+
+Such a method is an objective and the phases of one pass; docs/adding_a_method.md shows one.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cujax.data.batches import Rows, batches_of_all
+from cujax.data.requests import Part, Split
+from cujax.methods import _validate
+from cujax.model import Model, PyTree, Variables
+from cujax.step import Metrics, UnlearnState, update
+from cujax.stepping import Phase
+from cujax.training import OptimizerName, make_optimizer
+from cujax.unlearning import Loop, Unlearned
+
+# `objective(model, variables, batch, terms, key) -> (loss, model_state)`: pure, defined at module level, so that equal
+# steps are equal values. `batch` is what the phase's `prepare` gives; `terms` is a tree of arrays and floats, such as
+# weights and teachers.
+Objective = Callable[[Model, Variables, Any, Any, jax.Array], tuple[jax.Array, PyTree]]
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Settings that methods of this kind have in common; each has its own published defaults.
+
+    Attributes:
+        optimizer: "sgd" with momentum, or "adam" with decoupled weight decay.
+        learning_rate: Of the optimiser.
+        momentum: Of "sgd".
+        weight_decay: Strength of L2 decay.
+        batch_size: Rows of a batch; a smaller set is one batch.
+        max_passes: Passes after which the run ends, forgotten or not.
+        forgotten_accuracy: Class task: the run ends when accuracy on the class is at most this. None: 1 / classes.
+    """
+
+    optimizer: OptimizerName = "sgd"
+    learning_rate: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    batch_size: int = 256
+    max_passes: int = 10
+    forgotten_accuracy: float | None = 0.01
+
+    def __post_init__(self) -> None:
+        _validate.choice(self, "optimizer", get_args(OptimizerName))
+        _validate.positive(self, "learning_rate")
+        _validate.not_negative(self, "weight_decay")
+        _validate.at_least(1, self, "batch_size", "max_passes")
+        _validate.momentum(self)
+
+    def step(self, model: Model, objective: Objective, terms: Any = (), mask: PyTree | None = None) -> Callable:
+        """The pure update on an objective: `step(state, batch) -> (state, metrics)`.
+
+        A `jax.tree_util.Partial`: all numbers among the settings and terms are traced, the rest is compared by value, so
+        another learning rate or weight compiles nothing anew.
+
+        Args:
+            model: The network.
+            objective: What is minimised.
+            terms: Its weights, teachers and the like.
+            mask: Where parameters may move, as in `mask_updates`; everywhere where not given.
+        """
+        numbers = self.learning_rate, self.momentum, self.weight_decay
+        return jax.tree_util.Partial(_Step(model, objective, self.optimizer), _Traced(*numbers, terms, mask))
+
+    def run(
+        self,
+        model: Model,
+        original: Variables,
+        split: Split,
+        passes: Callable[[int], Iterable[Phase]],
+        *,
+        key: jax.Array,
+        loop: Loop,
+        **options: Any,
+    ) -> Unlearned:
+        """Runs passes from the original, with the shared stop rule; the options are those of `Loop.run`."""
+        tx = _optimizer(self.optimizer, self.learning_rate, self.momentum, self.weight_decay)
+        state = UnlearnState.create(*original, tx, key)
+        return loop.run(
+            model,
+            state,
+            passes,
+            split,
+            max_passes=self.max_passes,
+            forgotten_accuracy=self.forgotten_accuracy,
+            **options,
+        )
+
+
+class _Traced(NamedTuple):
+    learning_rate: float | jax.Array
+    momentum: float | jax.Array
+    weight_decay: float | jax.Array
+    terms: Any
+    mask: PyTree | None
+
+
+@dataclass(frozen=True)
+class _Step:
+    """The static part of the step; equal values are one compilation."""
+
+    model: Model
+    objective: Objective
+    optimizer: OptimizerName
+
+    def __call__(self, traced: _Traced, state: UnlearnState, batch: Any) -> tuple[UnlearnState, Metrics]:
+        key = jax.random.fold_in(state.key, state.step)
+
+        def objective(params: PyTree) -> tuple[jax.Array, PyTree]:
+            return self.objective(self.model, Variables(params, state.model_state), batch, traced.terms, key)
+
+        (loss, model_state), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
+        tx = _optimizer(self.optimizer, traced.learning_rate, traced.momentum, traced.weight_decay, traced.mask)
+        return update(tx, state, gradients, model_state, {"loss": loss})
+
+
+def mask_updates(mask: PyTree) -> optax.GradientTransformation:
+    """Zeroes the updates where the mask (a tree like the parameters, bool) is False.
+
+    Last in a chain, after momentum and weight decay: a mask on gradients lets both move masked weights all the same.
+    """
+
+    def masked(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
+        del params
+        return jax.tree.map(lambda update, keep: jnp.where(keep, update, 0), updates, mask)
+
+    return optax.stateless(masked)
+
+
+def _optimizer(
+    name: OptimizerName,
+    learning_rate: float | jax.Array,
+    momentum: float | jax.Array,
+    weight_decay: float | jax.Array,
+    mask: PyTree | None = None,
+) -> optax.GradientTransformation:
+    """The optimiser; with a mask or without, its state has the same structure."""
+    tx = make_optimizer(name, learning_rate, momentum=momentum, weight_decay=weight_decay)
+    return optax.chain(tx, optax.identity() if mask is None else mask_updates(mask))
+
+
+def shuffled(part: Part, batch_size: int, key: jax.Array, number: int) -> Iterable[Rows]:
+    """The batches of pass `number` over a part: every row once, in an order of its own."""
+    return batches_of_all(part.indices, min(batch_size, len(part)), jax.random.fold_in(key, number))

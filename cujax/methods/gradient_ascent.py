@@ -1,0 +1,43 @@
+"""Gradient ascent on what is to be forgotten (Thudi et al., arXiv:2109.13398)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from cujax.data.batches import preprocess
+from cujax.data.requests import Split
+from cujax.losses import cross_entropy
+from cujax.methods.descent import Descent, shuffled
+from cujax.model import Model, PyTree, Variables
+from cujax.step import Examples
+from cujax.stepping import Phase
+from cujax.unlearning import Loop, Unlearned
+
+
+@dataclass(frozen=True)
+class GradientAscent(Descent):
+    """Maximises the cross-entropy of the forget set; nothing holds what stays. A pass is a pass over the forget set.
+
+    Published learning rates run from 1e-5 to 1e-2 and are found anew for each network; the default is their middle.
+    """
+
+    learning_rate: float = 3e-4
+    weight_decay: float = 5e-4
+    max_passes: int = 5
+
+    def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
+        """Makes `original` forget `split.forget`; the retain set is never looked at."""
+        state_key, batch_key = jax.random.split(key)
+        step = self.step(model, _objective)
+
+        def passes(number: int) -> list[Phase]:
+            return [Phase(step, preprocess, shuffled(split.forget, self.batch_size, batch_key, number))]
+
+        return self.run(model, original, split, passes, key=state_key, loop=loop)
+
+
+def _objective(model: Model, variables: Variables, batch: Examples, terms: Any, key: jax.Array) -> tuple[jax.Array, PyTree]:
+    del terms
+    outputs, model_state = model.apply(*variables, batch.images, train=True, key=key)
+    return -cross_entropy(outputs.logits, batch.labels, batch.mask), model_state

@@ -1,0 +1,80 @@
+"""Gradients of the cross-entropy summed over many samples, in eval mode: what saliency and importance are made of."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from cujax.data.batches import batches_of_all, preprocess
+from cujax.losses import cross_entropy
+from cujax.model import Model, PyTree, Variables
+from cujax.step import Examples, Metrics, UnlearnState
+from cujax.stepping import Cost, Phase, Stepper
+from cujax.unlearning import Loop
+
+# What one batch adds to the sum: a tree like the parameters.
+Contribution = Callable[[Model, Variables, Examples], PyTree]
+
+
+def gradient_sum(model: Model, variables: Variables, batch: Examples) -> PyTree:
+    """The sum over the rows that count of the gradient of each one's cross-entropy."""
+    total = jax.grad(lambda params: _loss(model, Variables(params, variables.model_state), batch))(variables.params)
+    return jax.tree.map(lambda leaf: leaf * jnp.sum(batch.counts), total)
+
+
+def squared_mean_gradient(model: Model, variables: Variables, batch: Examples) -> PyTree:
+    """The square of the batch's mean gradient; its mean over batches depends on their size."""
+    mean = jax.grad(lambda params: _loss(model, Variables(params, variables.model_state), batch))(variables.params)
+    return jax.tree.map(jnp.square, mean)
+
+
+def squared_gradient_sum(model: Model, variables: Variables, batch: Examples) -> PyTree:
+    """The sum over the rows that count of the square of each one's gradient; holds the gradients of all rows at once."""
+
+    def of_one(params: PyTree, image: jax.Array, label: jax.Array) -> jax.Array:
+        return _loss(model, Variables(params, variables.model_state), Examples(image[None], label[None]))
+
+    gradients = jax.vmap(jax.grad(of_one), in_axes=(None, 0, 0))(variables.params, batch.images, batch.labels)
+
+    def total(leaf: jax.Array) -> jax.Array:
+        counts = batch.counts.reshape(-1, *[1] * (leaf.ndim - 1))
+        return jnp.sum(jnp.where(counts, jnp.square(leaf), 0), axis=0)
+
+    return jax.tree.map(total, gradients)
+
+
+def _loss(model: Model, variables: Variables, batch: Examples) -> jax.Array:
+    outputs, _ = model.apply(*variables, batch.images, train=False)
+    return cross_entropy(outputs.logits, batch.labels, batch.mask)
+
+
+def accumulate(
+    contribution: Contribution, model: Model, variables: Variables, indices: np.ndarray, batch_size: int, loop: Loop
+) -> tuple[PyTree, Cost]:
+    """The sum of what each batch of the images at `indices` contributes, and what that took; no optimiser step.
+
+    Raises:
+        NotFiniteError: if the sum is not finite.
+    """
+    # The sum is the `params` of a state, so that it runs and is accounted for as training is.
+    zeros = jax.tree.map(jnp.zeros_like, variables.params)
+    state = UnlearnState.create(zeros, {}, optax.identity(), jax.random.key(0))
+    step = jax.tree_util.Partial(_Add(model, contribution), variables)
+    stepper = Stepper(loop.images, lambda record: None, loop.steps_per_call)
+    batches = batches_of_all(indices, min(batch_size, len(indices)))
+    total = stepper.run(state, Phase(step, preprocess, batches)).params
+    return total, replace(stepper.cost, steps=0)
+
+
+@dataclass(frozen=True)
+class _Add:
+    model: Model
+    contribution: Contribution
+
+    def __call__(self, variables: Variables, state: UnlearnState, batch: Examples) -> tuple[UnlearnState, Metrics]:
+        total = jax.tree.map(jnp.add, state.params, self.contribution(self.model, variables, batch))
+        size = optax.tree.norm(total)
+        return replace(state, step=state.step + 1, params=total), {"loss": size, "finite": jnp.isfinite(size)}

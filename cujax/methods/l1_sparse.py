@@ -1,0 +1,53 @@
+"""Sparsity-aware fine-tuning (Jia et al., arXiv:2304.04934, NeurIPS 2023)."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from cujax.data.batches import preprocess
+from cujax.data.requests import Split
+from cujax.methods import _validate
+from cujax.methods.descent import Descent, shuffled
+from cujax.methods.fine_tune import retain_objective
+from cujax.model import Model, PyTree, Variables
+from cujax.step import Examples
+from cujax.stepping import Phase
+from cujax.unlearning import Loop, Unlearned
+
+
+@dataclass(frozen=True)
+class L1Sparse(Descent):
+    """Minimises `CE(retain set) + alpha_t · ‖parameters‖₁` with `alpha_t = alpha · (1 - t / max_passes)` in pass t from 0.
+
+    A pass is a pass over the retain set.
+
+    Attributes:
+        alpha: Weight of the norm at the start; published from 1e-4 to 5e-4.
+    """
+
+    weight_decay: float = 5e-4
+    alpha: float = 5e-4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _validate.not_negative(self, "alpha")
+
+    def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
+        """Makes `original` forget `split.forget`, which is never looked at."""
+        state_key, batch_key = jax.random.split(key)
+
+        def passes(number: int) -> list[Phase]:
+            step = self.step(model, _objective, self.alpha * (1 - number / self.max_passes))
+            return [Phase(step, preprocess, shuffled(split.retain, self.batch_size, batch_key, number))]
+
+        return self.run(model, original, split, passes, key=state_key, loop=loop)
+
+
+def _objective(
+    model: Model, variables: Variables, batch: Examples, alpha: jax.Array, key: jax.Array
+) -> tuple[jax.Array, PyTree]:
+    loss, model_state = retain_objective(model, variables, batch, (), key)
+    # Not jnp.abs: its gradient at 0 is 1, which would move every weight that is 0 (biases, often) off it.
+    norm = sum(jnp.sum(leaf * jax.lax.stop_gradient(jnp.sign(leaf))) for leaf in jax.tree.leaves(variables.params))
+    return loss + alpha * norm, model_state

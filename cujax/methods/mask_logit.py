@@ -1,0 +1,60 @@
+"""Masking the logits of the forgotten classes: the control that any method must beat, since it forgets nothing."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cujax.data.requests import Split
+from cujax.model import Model, PyTree, Variables
+from cujax.stepping import NOTHING_YET
+from cujax.unlearning import Loop, Unlearned
+
+
+@dataclass(frozen=True)
+class MaskLogit:
+    """Never answers with the forgotten classes: their logits are minus infinity. No training; embeddings stay.
+
+    Asked for by reviewers of contrastive unlearning (Lee et al., arXiv:2401.10458). For whole classes only.
+    """
+
+    def check(self, split: Split) -> None:
+        """Raises ValueError if samples are forgotten rather than classes."""
+        if not split.is_class_task:
+            raise ValueError(
+                "mask_logit hides whole classes, but the request is for samples of classes that stay; choose another method."
+            )
+
+    def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
+        """The original's arrays, and a model that masks `split.forgotten_classes`.
+
+        Raises:
+            ValueError: if samples are forgotten rather than classes.
+        """
+        del key
+        self.check(split)
+        masked = MaskedModel(model.declared_num_classes, model.layers, model.axis_name, model, split.forgotten_classes)
+        return loop.once(model, original, lambda: (original, NOTHING_YET), split, forgotten_accuracy=0.0, made_model=masked)
+
+
+@dataclass(frozen=True)
+class MaskedModel(Model):
+    """A model with the logits of some classes at minus infinity.
+
+    Attributes:
+        model: The model.
+        masked_classes: The classes.
+    """
+
+    model: Model
+    masked_classes: tuple[int, ...]
+
+    def _init(self, key: jax.Array, images: jax.Array) -> Variables:
+        return self.model.init(key, images)
+
+    def _apply(self, variables: Variables, images: jax.Array, train: bool, key: jax.Array | None) -> tuple[Any, PyTree]:
+        model = self.model if self.axis_name is None else self.model.with_axis_name(self.axis_name)
+        outputs, model_state = model.apply(*variables, images, train=train, key=key)
+        logits = outputs.logits.at[:, jnp.array(self.masked_classes)].set(-jnp.inf)
+        return replace(outputs, logits=logits), model_state

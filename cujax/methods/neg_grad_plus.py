@@ -1,0 +1,62 @@
+"""NegGrad+: descent on what stays and ascent on what goes, in one step (Kurmanji et al., arXiv:2302.09880)."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import jax
+
+from cujax.data.batches import IndexBatch, Rows, gather
+from cujax.data.requests import Split
+from cujax.losses import cross_entropy
+from cujax.methods import _validate
+from cujax.methods.descent import Descent, shuffled
+from cujax.model import Model, PyTree, Variables
+from cujax.step import Batch, apply_to_batch
+from cujax.stepping import Phase
+from cujax.unlearning import Loop, Unlearned
+
+
+@dataclass(frozen=True)
+class NegGradPlus(Descent):
+    """Minimises `alpha · CE(retain batch) - (1 - alpha) · CE(forget batch)`.
+
+    A pass is a pass over the retain set; the forget set goes round beside it, in an order of its own each time.
+
+    Attributes:
+        alpha: Weight of what stays; published from 0.95 to 0.9999.
+    """
+
+    batch_size: int = 128
+    max_passes: int = 5
+    alpha: float = 0.95
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _validate.share(self, "alpha")
+
+    def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
+        """Makes `original` forget `split.forget`."""
+        state_key, retain_key, forget_key = jax.random.split(key, 3)
+        step = self.step(model, _objective, self.alpha)
+
+        def forget_batches(number: int) -> Iterator[Rows]:
+            for turn in itertools.count():
+                yield from shuffled(split.forget, self.batch_size, jax.random.fold_in(forget_key, number), turn)
+
+        def passes(number: int) -> list[Phase]:
+            retain = shuffled(split.retain, self.batch_size, retain_key, number)
+            pairs = zip(forget_batches(number), retain, strict=False)
+            return [Phase(step, gather, itertools.starmap(IndexBatch, pairs))]
+
+        return self.run(model, original, split, passes, key=state_key, loop=loop)
+
+
+def _objective(
+    model: Model, variables: Variables, batch: Batch, alpha: jax.Array, key: jax.Array
+) -> tuple[jax.Array, PyTree]:
+    # Each set normalised by its own statistics, as in two forward passes; those that stay are the retain set's.
+    forget, retain, model_state = apply_to_batch(model, *variables, batch, key, "retain_only")
+    retain_loss = cross_entropy(retain.logits, batch.retain.labels, batch.retain.mask)
+    forget_loss = cross_entropy(forget.logits, batch.forget.labels, batch.forget.mask)
+    return alpha * retain_loss - (1 - alpha) * forget_loss, model_state

@@ -1,0 +1,111 @@
+"""Random labels: teach wrong answers for what is to be forgotten (Golatkar et al., arXiv:1911.04933)."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cujax.data.batches import preprocess
+from cujax.data.requests import Split
+from cujax.losses import cross_entropy
+from cujax.methods.descent import Descent, shuffled
+from cujax.methods.fine_tune import retain_objective
+from cujax.model import Model, PyTree, Variables
+from cujax.step import Examples
+from cujax.stepping import Phase
+from cujax.unlearning import Loop, Unlearned
+
+
+@dataclass(frozen=True)
+class RandomLabels(Descent):
+    """Minimises the cross-entropy of the forget set with random labels, then that of the retain set with its own.
+
+    A pass is a pass over the forget set followed by one over the retain set. Labels are drawn anew for each batch, from
+    the classes that stay, each alike. Defaults as in the code of Fan et al. (arXiv:2310.12508).
+
+    Attributes:
+        true_label_allowed: Whether the draw may hit a sample's own label, as in published code.
+    """
+
+    learning_rate: float = 0.013
+    weight_decay: float = 5e-4
+    true_label_allowed: bool = False
+
+    def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
+        """Makes `original` forget `split.forget`.
+
+        Raises:
+            ValueError: if a sample has no other class to be labelled with.
+        """
+        return self.relabel(model, original, split, key=key, loop=loop)
+
+    def relabel(
+        self,
+        model: Model,
+        original: Variables,
+        split: Split,
+        *,
+        key: jax.Array,
+        loop: Loop,
+        mask: PyTree | None = None,
+        **options: Any,
+    ) -> Unlearned:
+        """The method, with updates where `mask` is True; the options are those of `Loop.run`."""
+        state_key, forget_key, retain_key = jax.random.split(key, 3)
+        labels = np.asarray(loop.images.labels)
+        classes = np.unique(labels[split.retain.indices])
+        if not self.true_label_allowed and len(classes) == 1 and np.isin(classes, labels[split.forget.indices]).any():
+            raise ValueError(
+                f"only class {classes[0]} stays, so its samples have no other label to be given; keep samples of another "
+                "class, or set true_label_allowed."
+            )
+        terms = _Terms(jnp.zeros(model.num_classes, bool).at[classes].set(True), self.true_label_allowed)
+        forget_step = self.step(model, _objective, terms, mask)
+        retain_step = self.step(model, retain_objective, mask=mask)
+
+        def passes(number: int) -> list[Phase]:
+            return [
+                Phase(forget_step, preprocess, shuffled(split.forget, self.batch_size, forget_key, number)),
+                Phase(retain_step, preprocess, shuffled(split.retain, self.batch_size, retain_key, number)),
+            ]
+
+        return self.run(model, original, split, passes, key=state_key, loop=loop, **options)
+
+
+class _Terms(NamedTuple):
+    classes: jax.Array
+    true_label_allowed: bool | jax.Array
+
+
+def random_labels(
+    key: jax.Array, labels: jax.Array, classes: jax.Array, true_label_allowed: bool | jax.Array = False
+) -> jax.Array:
+    """Labels drawn uniformly from some classes, for each sample.
+
+    Args:
+        key: A typed key.
+        labels: `[B]` int32, the true ones.
+        classes: `[C]` bool, True for the classes to draw from.
+        true_label_allowed: Whether the draw may hit the true one.
+
+    Returns:
+        `[B]` int32.
+
+    >>> labels = jnp.array([0, 1, 2, 2])
+    >>> random_labels(jax.random.key(0), labels, jnp.array([True, True, False]))[:2].tolist()
+    [1, 0]
+    """
+    is_true = labels[:, None] == jnp.arange(classes.shape[0])[None, :]
+    possible = classes[None, :] & (~is_true | true_label_allowed)
+    return jax.random.categorical(key, jnp.where(possible, 0.0, -jnp.inf)).astype(jnp.int32)
+
+
+def _objective(
+    model: Model, variables: Variables, batch: Examples, terms: _Terms, key: jax.Array
+) -> tuple[jax.Array, PyTree]:
+    label_key, dropout_key = jax.random.split(key)
+    labels = random_labels(label_key, batch.labels, *terms)
+    outputs, model_state = model.apply(*variables, batch.images, train=True, key=dropout_key)
+    return cross_entropy(outputs.logits, labels, batch.mask), model_state

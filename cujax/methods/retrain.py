@@ -1,0 +1,39 @@
+"""Retraining from scratch: what every other method is to come close to."""
+
+from dataclasses import dataclass
+
+import jax
+
+from cujax.data.requests import Split
+from cujax.model import Model, Variables
+from cujax.stepping import Cost
+from cujax.training import Trainer, Training
+from cujax.unlearning import Loop, Unlearned
+
+
+@dataclass(frozen=True)
+class Retrain:
+    """Trains a fresh initialisation on the retain set.
+
+    Attributes:
+        training: The recipe; None for the original's own, which an `Experiment` fills in.
+    """
+
+    training: Training | None = None
+
+    def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
+        """A model that never saw `split.forget`; the original is only checked.
+
+        Raises:
+            ValueError: if there is no recipe, or its batch is larger than the retain set.
+            FloatingPointError: if training diverges.
+        """
+        if self.training is None:
+            raise ValueError("Retrain needs the recipe that the original was trained by: Retrain(Training(...)).")
+        trainer = Trainer(self.training, loop.images, loop.progress, loop.log, loop.steps_per_call)
+
+        def make() -> tuple[Variables, Cost]:
+            trained = trainer.train(model, split.retain.indices, key, description="retraining")
+            return trained.variables, trained.cost
+
+        return loop.once(model, original, make, split, forgotten_accuracy=0.0, by_construction=True)

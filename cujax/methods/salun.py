@@ -1,0 +1,54 @@
+"""SalUn: random labels, on the parameters that matter for what goes (Fan et al., arXiv:2310.12508, ICLR 2024)."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from cujax.data.requests import Split
+from cujax.methods.gradient_sums import accumulate, gradient_sum
+from cujax.methods.random_labels import RandomLabels
+from cujax.model import Model, PyTree, Variables
+from cujax.unlearning import Loop, Unlearned
+
+
+@dataclass(frozen=True)
+class SalUn(RandomLabels):
+    """`RandomLabels` whose updates reach the salient parameters alone; the others stay as they are, to the bit.
+
+    Salient are those of all parameters together where the gradient of the forget set's cross-entropy, summed over the set
+    in eval mode, is largest in magnitude.
+
+    Attributes:
+        salient_share: Share of the parameters that may move.
+    """
+
+    salient_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.salient_share <= 1:
+            raise ValueError(f"salient_share must lie in (0, 1], but is {self.salient_share}.")
+
+    def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
+        """Makes `original` forget `split.forget`.
+
+        Raises:
+            ValueError: if a sample has no other class to be labelled with.
+            NotFiniteError: if the gradient of the forget set is not finite.
+        """
+        gradient, cost = accumulate(gradient_sum, model, original, split.forget.indices, self.batch_size, loop)
+        mask = largest(gradient, self.salient_share)
+        return self.relabel(model, original, split, key=key, loop=loop, mask=mask, spent=cost)
+
+
+def largest(tree: PyTree, share: float) -> PyTree:
+    """Where a tree's entries are among the `share` of all of them that is largest in magnitude; a tree of bool.
+
+    >>> largest({"a": jnp.array([-3.0, 1.0]), "b": jnp.array([[2.0, 0.5]])}, 0.5)
+    {'a': Array([ True, False], dtype=bool), 'b': Array([[ True, False]], dtype=bool)}
+    """
+    flat, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.abs(leaf).astype(jnp.float32), tree))
+    chosen = jnp.argsort(-flat)[: round(share * flat.size)]
+    return jax.tree.map(lambda leaf: leaf > 0, unravel(jnp.zeros_like(flat).at[chosen].set(1.0)))

@@ -1,0 +1,101 @@
+"""SCRUB: a student that disobeys its teacher on what goes (Kurmanji et al., arXiv:2302.09880, NeurIPS 2023)."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+import jax
+
+from cujax.data.batches import preprocess
+from cujax.data.requests import Split
+from cujax.losses import cross_entropy, distillation
+from cujax.methods import _validate
+from cujax.methods.descent import Descent, shuffled
+from cujax.model import Model, PyTree, Variables
+from cujax.step import Examples
+from cujax.stepping import Phase
+from cujax.unlearning import Loop, Unlearned
+
+
+@dataclass(frozen=True)
+class Scrub(Descent):
+    """Alternates between departing from the original on the forget set and staying with it on the retain set.
+
+    With the original f0 as teacher, in eval mode, and `D = T² · KL(f0 ‖ f)` at temperature T, pass e = 1, 2, ... is one
+    pass over the forget set that maximises D, if `e <= max_steps`, and then one over the retain set that minimises
+    `gamma · CE + alpha · D`. Defaults are those published for large forget sets, such as a class; `small` has the others.
+
+    Attributes:
+        gamma: Weight of the cross-entropy.
+        alpha: Weight of distillation on what stays.
+        temperature: Of distillation (T).
+        max_steps: Passes that begin by maximising (msteps).
+        forget_batch_size: Rows of a batch of the forget set; `batch_size` is the retain set's.
+        rewind: SCRUB+R: make all passes, then go back to the one whose forget accuracy is nearest to that of held-out
+            samples of the same classes.
+    """
+
+    learning_rate: float = 5e-4
+    weight_decay: float = 5e-4
+    batch_size: int = 128
+    max_passes: int = 3
+    gamma: float = 0.99
+    alpha: float = 0.001
+    temperature: float = 4.0
+    max_steps: int = 2
+    forget_batch_size: int = 512
+    rewind: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _validate.positive(self, "temperature")
+        _validate.not_negative(self, "gamma", "alpha")
+        _validate.at_least(1, self, "max_steps", "forget_batch_size")
+
+    @classmethod
+    def small(cls) -> Self:
+        """The settings published for small forget sets."""
+        return cls(
+            optimizer="adam",
+            weight_decay=0.1,
+            batch_size=64,
+            max_passes=10,
+            gamma=1.0,
+            alpha=0.5,
+            temperature=2.0,
+            max_steps=3,
+            forget_batch_size=32,
+        )
+
+    def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
+        """Makes `original` forget `split.forget`."""
+        state_key, forget_key, retain_key = jax.random.split(key, 3)
+        depart = self.step(model, _depart, _Terms(original, self.temperature, self.gamma, self.alpha))
+        stay = self.step(model, _stay, _Terms(original, self.temperature, self.gamma, self.alpha))
+
+        def passes(number: int) -> list[Phase]:
+            maximise = Phase(depart, preprocess, shuffled(split.forget, self.forget_batch_size, forget_key, number))
+            minimise = Phase(stay, preprocess, shuffled(split.retain, self.batch_size, retain_key, number))
+            return [maximise, minimise] if number < self.max_steps else [minimise]
+
+        return self.run(model, original, split, passes, key=state_key, loop=loop, rewind=self.rewind)
+
+
+class _Terms(NamedTuple):
+    teacher: Variables
+    temperature: float | jax.Array
+    gamma: float | jax.Array
+    alpha: float | jax.Array
+
+
+def _depart(model: Model, variables: Variables, batch: Examples, terms: _Terms, key: jax.Array) -> tuple[jax.Array, PyTree]:
+    teacher, _ = model.apply(*terms.teacher, batch.images, train=False)
+    student, model_state = model.apply(*variables, batch.images, train=True, key=key)
+    return -distillation(student.logits, teacher.logits, batch.mask, temperature=terms.temperature), model_state
+
+
+def _stay(model: Model, variables: Variables, batch: Examples, terms: _Terms, key: jax.Array) -> tuple[jax.Array, PyTree]:
+    teacher, _ = model.apply(*terms.teacher, batch.images, train=False)
+    student, model_state = model.apply(*variables, batch.images, train=True, key=key)
+    agreement = distillation(student.logits, teacher.logits, batch.mask, temperature=terms.temperature)
+    loss = terms.gamma * cross_entropy(student.logits, batch.labels, batch.mask) + terms.alpha * agreement
+    return loss, model_state
