@@ -169,6 +169,8 @@ def test_many_steps_a_call_are_traced_once_for_each_length_and_their_operations_
 class Files:
     """Stands in for files on disk: the same images, and what was read."""
 
+    image_shape = IMAGES.images.shape[1:]
+
     def __init__(self):
         self.reads = []
 
