@@ -7,14 +7,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import chex
 import numpy as np
 import pytest
 from many_devices import assert_same, on_one_device
 
 from cujax import load_checkpoint
+from cujax.cli import parse
+from cujax.experiment import prepare
+from cujax.report import report_on
+from cujax.sharding import MultihostError, start_multihost
 
 ROOT = Path(__file__).parents[2]
-QUICK = ["--training.epochs", "3", "--method.max-passes", "2", "--seed", "3"]
+# SGD: Adam divides by gradients near zero, which turns their rounding into steps of full size.
+QUICK = [
+    "--training.optimizer", "sgd", "--training.learning-rate", "0.1", "--training.epochs", "4",
+    "--method.max-passes", "2", "--retrained", "0",
+]  # fmt: skip
 
 
 def start(command, *, folder, devices, process=None, n_processes=2, port=None):
@@ -69,9 +78,10 @@ def test_two_processes_of_four_devices_equal_one_device(tmp_path):
         assert_same(on_one_device(policy), found)
 
 
-def test_the_script_on_two_hosts_does_what_it_does_on_one_device(tmp_path):
-    ((status, _, stderr),) = finish([start(unlearn("--workdir", "alone"), folder=tmp_path, devices=1)])
-    assert status == 0, stderr
+def test_the_script_on_two_hosts_does_what_it_does_on_one(tmp_path):
+    arguments = [*QUICK, "--workdir", str(tmp_path / "alone")]
+    run_alone = prepare(parse(arguments, configs=ROOT / "configs", description=""))
+    report_on(run_alone, run_alone.original(), [], run_alone.unlearned(), run_alone.workdir)
     command = unlearn("--workdir", "together", "--multihost")
     first, second = together(tmp_path, command, command)
     assert (first[0], second[0]) == (0, 0), first[2] + second[2]
@@ -79,26 +89,20 @@ def test_the_script_on_two_hosts_does_what_it_does_on_one_device(tmp_path):
     assert second[1] == ""
     alone, both = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("alone", "together"))
     assert alone["stop"] == both["stop"]
+    assert alone["stop"]["step"] > 0
     assert alone["split"] == both["split"]
     for name, row in alone["rows"].items():
         for key, value in row.items():
             if isinstance(value, float):
                 assert both["rows"][name][key] == pytest.approx(value, abs=2e-3), (name, key)
-    for name in ("original", "retrained_0", "unlearned"):
+    for name in ("original", "unlearned"):
         one, other = (load_checkpoint(tmp_path / run / "checkpoints" / name) for run in ("alone", "together"))
-        for leaf, same in zip(*map(leaves, (one, other)), strict=True):
-            np.testing.assert_allclose(same, leaf, rtol=1e-3, atol=1e-3)
+        chex.assert_trees_all_close(one.variables, other.variables, rtol=1e-4, atol=1e-4)
     lines = [(tmp_path / name / "metrics" / "unlearned.jsonl").read_text().splitlines() for name in ("alone", "together")]
     assert len(lines[0]) == len(lines[1])
     again = together(tmp_path, command, command)
     assert [status for status, _, _ in again] == [0, 0], again
     assert json.loads((tmp_path / "together" / "report.json").read_text())["rows"] == both["rows"]
-
-
-def leaves(checkpoint):
-    import jax
-
-    return jax.tree.leaves(checkpoint.variables)
 
 
 def test_hosts_that_were_started_differently_refuse_to_run(tmp_path):
@@ -128,10 +132,7 @@ def test_a_host_that_cannot_start_stops_the_others(tmp_path):
     assert "ids.txt does not exist" in ended[1][2]
 
 
-def test_half_an_address_is_told(tmp_path):
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_PROCESS_ID": "0"}
-    result = subprocess.run(
-        [sys.executable, *unlearn("--multihost")], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
-    )
-    assert result.returncode == 2
-    assert "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES must be set" in result.stderr
+def test_half_an_address_is_told(monkeypatch):
+    monkeypatch.setenv("JAX_PROCESS_ID", "0")
+    with pytest.raises(MultihostError, match="JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES must be set, as JAX_PROCESS_ID is"):
+        start_multihost()
