@@ -54,7 +54,22 @@ def own_shares(mesh: Mesh | None) -> list[int]:
 
 def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
     """The arrays of a tree, each whole on every device; those that are already stay."""
-    return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, P()))
+    if mesh is None:
+        return tree
+    everywhere = NamedSharding(mesh, P())
+    if everywhere.is_fully_addressable:
+        return jax.device_put(tree, everywhere)
+    return jax.tree.map(lambda leaf: _on_all_hosts(leaf, everywhere), tree)
+
+
+def _on_all_hosts(leaf: jax.Array | np.ndarray, everywhere: NamedSharding) -> jax.Array:
+    if isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(everywhere, leaf.ndim):
+        return leaf
+    if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        data = _on_all_hosts(jax.random.key_data(leaf), everywhere)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    values = np.asarray(leaf)
+    return jax.make_array_from_callback(values.shape, everywhere, values.__getitem__)
 
 
 def shard(tree: PyTree, mesh: Mesh | None, axis: int = 0) -> PyTree:

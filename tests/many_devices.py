@@ -1,7 +1,7 @@
 """Twenty unlearning steps with BatchNorm and masked rows unevenly spread, however they are placed.
 
 As a script: the same on the mesh of all processes that JAX_COORDINATOR_ADDRESS and its companions describe; the result of
-the first process goes to the file that is given.
+the first process, for the policies that are named, goes to the file that is given.
 """
 
 import dataclasses
@@ -96,7 +96,7 @@ def largest_difference(one, other, part):
 
 if __name__ == "__main__":
     start_multihost()
-    results = {policy: run(policy, place=on_mesh(data_mesh())) for policy in POLICIES}
+    results = {policy: run(policy, place=on_mesh(data_mesh())) for policy in sys.argv[2:]}
     if jax.process_index() == 0:
         named = {f"{policy}:{name}": value for policy, result in results.items() for name, value in result.items()}
         np.savez(Path(sys.argv[1]), **named)

@@ -1,0 +1,138 @@
+"""Two processes with four devices each: the step, the script, and what happens when they were started differently."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import chex
+import numpy as np
+import pytest
+from many_devices import assert_same, on_one_device
+
+from cujax import load_checkpoint
+from cujax.cli import parse
+from cujax.experiment import prepare
+from cujax.report import report_on
+from cujax.sharding import MultihostError, start_multihost
+
+ROOT = Path(__file__).parents[2]
+# SGD: Adam divides by gradients near zero, which turns their rounding into steps of full size.
+QUICK = [
+    "--training.optimizer", "sgd", "--training.learning-rate", "0.1", "--training.epochs", "4",
+    "--method.max-passes", "2", "--retrained", "0",
+]  # fmt: skip
+
+
+def start(command, *, folder, devices, process=None, n_processes=2, port=None):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    environment |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
+    environment |= {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache")}
+    environment["PYTHONPATH"] = str(ROOT)
+    if process is not None:
+        environment |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": str(n_processes)}
+        environment |= {"JAX_PROCESS_ID": str(process)}
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", *command],
+        cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def finish(processes):
+    """`(status, stdout, stderr)` of each."""
+    try:
+        ended = [(*process.communicate(timeout=240), process.returncode) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    # Gloo, which connects processes on CPUs, announces every connection on stdout.
+    printed = [[line for line in out.splitlines() if not line.startswith("[Gloo]")] for out, _, _ in ended]
+    return [(status, "\n".join(lines), err) for lines, (_, err, status) in zip(printed, ended, strict=True)]
+
+
+def together(folder, *commands):
+    """Runs one command on each of several processes of four devices."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    return finish([
+        start(command, folder=folder, devices=4, process=number, n_processes=len(commands), port=port)
+        for number, command in enumerate(commands)
+    ])  # fmt: skip
+
+
+def unlearn(*arguments):
+    return [str(ROOT / "scripts" / "unlearn.py"), *QUICK, *arguments]
+
+
+def test_two_processes_of_four_devices_equal_one_device(tmp_path):
+    policies = ("joint", "retain_only")
+    command = [str(ROOT / "tests" / "many_devices.py"), "result.npz", *policies]
+    for status, _, stderr in together(tmp_path, command, command):
+        assert status == 0, stderr
+    named = np.load(tmp_path / "result.npz")
+    for policy in policies:
+        found = {name.removeprefix(f"{policy}:"): named[name] for name in named if name.startswith(f"{policy}:")}
+        assert_same(on_one_device(policy), found)
+
+
+def test_the_script_on_two_hosts_does_what_it_does_on_one(tmp_path):
+    arguments = [*QUICK, "--workdir", str(tmp_path / "alone")]
+    run_alone = prepare(parse(arguments, configs=ROOT / "configs", description=""))
+    report_on(run_alone, run_alone.original(), [], run_alone.unlearned(), run_alone.workdir)
+    command = unlearn("--workdir", "together", "--multihost")
+    first, second = together(tmp_path, command, command)
+    assert (first[0], second[0]) == (0, 0), first[2] + second[2]
+    assert "report.html" in first[1]
+    assert second[1] == ""
+    alone, both = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("alone", "together"))
+    assert alone["stop"] == both["stop"]
+    assert alone["stop"]["step"] > 0
+    assert alone["split"] == both["split"]
+    for name, row in alone["rows"].items():
+        for key, value in row.items():
+            if isinstance(value, float):
+                assert both["rows"][name][key] == pytest.approx(value, abs=2e-3), (name, key)
+    for name in ("original", "unlearned"):
+        one, other = (load_checkpoint(tmp_path / run / "checkpoints" / name) for run in ("alone", "together"))
+        chex.assert_trees_all_close(one.variables, other.variables, rtol=1e-4, atol=1e-4)
+    lines = [(tmp_path / name / "metrics" / "unlearned.jsonl").read_text().splitlines() for name in ("alone", "together")]
+    assert len(lines[0]) == len(lines[1])
+    again = together(tmp_path, command, command)
+    assert [status for status, _, _ in again] == [0, 0], again
+    assert json.loads((tmp_path / "together" / "report.json").read_text())["rows"] == both["rows"]
+
+
+def test_hosts_that_were_started_differently_refuse_to_run(tmp_path):
+    both = ("--workdir", "run", "--multihost")
+    for status, stdout, stderr in together(tmp_path, unlearn(*both), unlearn(*both, "--method.temperature", "0.5")):
+        assert status == 2, stderr
+        assert "host 1 has another configuration than host 0" in stderr
+        assert "Traceback" not in stderr
+        assert stdout == ""
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_host_that_cannot_start_stops_the_others(tmp_path):
+    """The same command, but other data beneath it."""
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "here" / "ids.txt").write_text("digits-0\n")
+    command = unlearn("--workdir", str(tmp_path / "run"), "--multihost", "forget:ids", "--forget.path", "ids.txt")
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    ended = finish([
+        start(command, folder=tmp_path / name, devices=4, process=number, port=port)
+        for number, name in enumerate(("here", "there"))
+    ])  # fmt: skip
+    assert [status for status, _, _ in ended] == [2, 2], ended
+    assert "ids.txt does not exist" in ended[1][2]
+
+
+def test_half_an_address_is_told(monkeypatch):
+    monkeypatch.setenv("JAX_PROCESS_ID", "0")
+    with pytest.raises(MultihostError, match="JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES must be set, as JAX_PROCESS_ID is"):
+        start_multihost()
