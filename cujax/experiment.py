@@ -1,11 +1,13 @@
 """An experiment from data to report: what the scripts run. Everything is checked before anything is computed.
 
-A run keeps all it makes in one folder. Each model is saved as soon as it is complete, so the same command continues
-where an interrupted one stopped, and a finished one only shows its report.
+A run keeps all it makes in one folder. Each model is saved as soon as it is complete, and its progress until then, so the
+same command continues where a killed one stopped, and a finished one only shows its report.
 """
 
+import hashlib
 import importlib.util
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cached_property
@@ -17,6 +19,7 @@ import numpy as np
 import tyro
 
 from cujax.audit.rows import Answers
+from cujax.bookmark import Bookmark
 from cujax.checkpoints import (
     Ancestor,
     Checkpoint,
@@ -41,6 +44,7 @@ from cujax.data.requests import (
 )
 from cujax.data.sources import Data, Source, load_source
 from cujax.inference import Predictions, predict
+from cujax.interruption import Interruption
 from cujax.methods import ContrastiveUnlearning
 from cujax.metrics_file import MetricsFile
 from cujax.model import Model, Variables, abstract_variables
@@ -48,6 +52,7 @@ from cujax.networks import make_network
 from cujax.progress import Progress, silent
 from cujax.training import Trained, Trainer, Training
 from cujax.unlearning import Loop
+from cujax.workdir import KeptProgress, Lock, Tell, claim
 
 # The requests as the command line names them: forget:class --forget.label 3.
 _Request = (
@@ -80,6 +85,11 @@ class Experiment:
         tensorboard: Also write metrics as TensorBoard events (extra [tensorboard]).
         steps_per_call: At most so many steps in one compiled call; by default 1 on a CPU and 128 on an accelerator.
         profile: Folder for a profile of what is computed, to look at with TensorBoard or at ui.perfetto.dev.
+        save_seconds: Where an unfinished model stands is saved after so many seconds, beside the computation; None: time
+            does not count.
+        save_steps: Likewise after so many steps.
+        deterministic: On a GPU, take only operations that give the same bits each time; they are slower. Elsewhere they do
+            anyway.
     """
 
     data: Data = Data()  # noqa: RUF009 - frozen
@@ -96,18 +106,25 @@ class Experiment:
     tensorboard: bool = False
     steps_per_call: int | None = None
     profile: str | None = None
+    save_seconds: float | None = 10.0
+    save_steps: int | None = None
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         if self.retrained < 0:
             raise ValueError(f"retrained must be 0 or more models, but is {self.retrained}.")
         if not 0 < self.retain_tolerance <= 1:
             raise ValueError(f"retain_tolerance must lie in (0, 1], but is {self.retain_tolerance}.")
-        if self.steps_per_call is not None and self.steps_per_call < 1:
-            raise ValueError(f"steps_per_call must be at least 1, but is {self.steps_per_call}.")
+        for name in ("steps_per_call", "save_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, but is {value}.")
+        if self.save_seconds is not None and not self.save_seconds >= 0:
+            raise ValueError(f"save_seconds must not be negative, but is {self.save_seconds}.")
 
 
 # Where something lies, how it is shown and how it is driven does not change what is computed.
-_NOT_IDENTITY = ("workdir", "tensorboard", "original", "steps_per_call", "profile")
+_NOT_IDENTITY = ("workdir", "tensorboard", "original", "steps_per_call", "profile", "save_seconds", "save_steps")
 
 
 def describe(value: Any) -> Any:
@@ -137,7 +154,11 @@ class Run:
     model: Model
     given_original: Checkpoint | None
     progress: Progress = silent
+    tell: Tell = lambda sentence: None
+    interruption: Interruption = field(default_factory=Interruption)
     checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
+    lock: Lock | None = None
+    identity: str = ""
 
     @property
     def workdir(self) -> Path:
@@ -171,10 +192,15 @@ class Run:
     def unlearned(self) -> Checkpoint:
         """The model after unlearning."""
 
-        def make(log: MetricsFile) -> tuple[Variables, Metadata]:
+        def make(log: MetricsFile, bookmark: Bookmark) -> tuple[Variables, Metadata]:
             original = self.original()
             loop = Loop(
-                self.train_images, self.experiment.retain_tolerance, self.progress, log, self.experiment.steps_per_call
+                self.train_images,
+                self.experiment.retain_tolerance,
+                self.progress,
+                log,
+                self.experiment.steps_per_call,
+                bookmark,
             )
             result = self.experiment.method(self.model, original.variables, self.split, key=self._key(1), loop=loop)
             metadata = self._metadata("unlearned", asdict(result.history))
@@ -206,30 +232,48 @@ class Run:
         return jax.random.fold_in(jax.random.key(self.experiment.seed), fold)
 
     def _trained(self, kind: Kind, name: str, indices: np.ndarray, fold: int) -> Checkpoint:
-        def make(log: MetricsFile) -> tuple[Variables, Metadata]:
+        def make(log: MetricsFile, bookmark: Bookmark) -> tuple[Variables, Metadata]:
             trainer = Trainer(
-                self.experiment.training, self.train_images, self.progress, log, self.experiment.steps_per_call
+                self.experiment.training,
+                self.train_images,
+                self.progress,
+                log,
+                self.experiment.steps_per_call,
+                bookmark,
             )
             trained: Trained = trainer.train(self.model, indices, self._key(fold), description=f"training {name}")
             return trained.variables, self._metadata(kind, {"cost": asdict(trained.cost)})
 
         return self._once(name, make)
 
-    def _once(self, name: str, make: Callable[[MetricsFile], tuple[Variables, Metadata]]) -> Checkpoint:
-        """The checkpoint of this name: as in memory, as saved, or made and saved now."""
+    def _once(self, name: str, make: Callable[[MetricsFile, Bookmark], tuple[Variables, Metadata]]) -> Checkpoint:
+        """The checkpoint of this name: as in memory, as saved, or made and saved now, from its progress on if there is any."""
         if name not in self.checkpoints:
-            path = self.workdir / "checkpoints" / name
+            path, progress = self.workdir / "checkpoints" / name, self.workdir / "progress" / name
             if path.exists():
                 like = abstract_variables(self.model, self.source.train.images.shape[1:])
                 self.checkpoints[name] = load_checkpoint(path, like=like)
-            else:
-                with MetricsFile(self.workdir / "metrics" / f"{name}.jsonl", self.experiment.tensorboard) as log:
-                    variables, metadata = make(log)
+                shutil.rmtree(progress, ignore_errors=True)
+                return self.checkpoints[name]
+            metrics = self.workdir / "metrics" / f"{name}.jsonl"
+            kept = KeptProgress(
+                progress,
+                metrics,
+                self.identity,
+                steps=self.experiment.save_steps,
+                seconds=self.experiment.save_seconds,
+                interruption=self.interruption,
+                tell=self.tell,
+            )
+            with self.interruption.postponed(), kept as bookmark:
+                with MetricsFile(metrics, self.experiment.tensorboard, bookmark.metrics_bytes) as log:
+                    variables, metadata = make(log, bookmark)
                 self.checkpoints[name] = save_checkpoint(path, variables, metadata)
+                bookmark.remove()
         return self.checkpoints[name]
 
     def _metadata(self, kind: Kind, record: dict[str, Any]) -> Metadata:
-        ids = self.split.previously_forgotten.ids.tolist()
+        ids = list(self.given_original.metadata.forgotten_ids) if self.given_original else []
         lineage: tuple[Ancestor, ...] = ()
         if kind == "unlearned":
             parent = self.original()
@@ -242,23 +286,33 @@ class Run:
             self.source.version,
             describe(self.experiment),
             request="" if kind == "original" else describe_request(self.experiment.forget),
+            method=type(self.experiment.method).__name__ if kind == "unlearned" else "",
             forgotten_ids=tuple(ids),
             lineage=lineage,
             record=record,
         )
 
 
-def prepare(experiment: Experiment, progress: Progress = silent) -> Run:
+def prepare(
+    experiment: Experiment,
+    progress: Progress = silent,
+    tell: Tell = lambda sentence: None,
+    interruption: Interruption | None = None,
+) -> Run:
     """Reads the data, resolves the request and checks everything that can be checked before computing.
 
     Args:
         experiment: What to run.
         progress: Shows progress.
+        tell: Takes what a person should know, such as that a run goes on from saved progress.
+        interruption: Says when the process was asked to end; then progress is saved first.
 
     Raises:
         ValueError: if the data, the request, the network, a batch size or the given original do not fit together.
         FileNotFoundError: if data, a file of ids or a checkpoint is not there.
         FileExistsError: if the workdir holds another experiment, or something else.
+        BlockingIOError: if another process uses the workdir.
+        OSError: if the workdir cannot be written.
     """
     if experiment.tensorboard and importlib.util.find_spec("tensorboardX") is None:
         raise ValueError("tensorboard needs tensorboardX: run the command as uv run --extra tensorboard ...")
@@ -278,7 +332,7 @@ def prepare(experiment: Experiment, progress: Progress = silent) -> Run:
     split = make_split(source, experiment.forget, given.metadata.forgotten_ids if given else ())
     _check_held_out(source, split)
     _check_batch_sizes(experiment, split, trains_original=given is None)
-    run = Run(experiment, source, split, model, given, progress)
+    run = Run(experiment, source, split, model, given, progress, tell, interruption or Interruption())
     _claim_workdir(run)
     return run
 
@@ -366,7 +420,7 @@ def _check_batch_sizes(experiment: Experiment, split: Split, *, trains_original:
 
 
 def _claim_workdir(run: Run) -> None:
-    """Writes the configuration into the workdir, or checks that it is the one that is there."""
+    """Makes the workdir the run's own, if it is nobody else's."""
     identity = {name: value for name, value in describe(run.experiment).items() if name not in _NOT_IDENTITY}
     identity["data"].pop("data_dir")
     identity |= {
@@ -376,36 +430,6 @@ def _claim_workdir(run: Run) -> None:
         "original_digest": run.given_original.digest if run.given_original else None,
     }
     identity = json.loads(json.dumps(identity))
-    workdir, path = run.workdir, run.workdir / "config.json"
-    if path.is_file():
-        earlier = _flat(json.loads(path.read_text("utf-8")))
-        now = _flat(identity)
-        differing = [
-            f"  {name}: {earlier.get(name)} there, {now.get(name)} now"
-            for name in sorted(earlier.keys() | now.keys())
-            if earlier.get(name) != now.get(name)
-        ]
-        if differing:
-            raise FileExistsError(
-                f"workdir {workdir} holds a run of another configuration:\n" + "\n".join(differing) + "\n"
-                f"Give this one a folder of its own, such as --workdir {workdir}-2."
-            )
-    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
-        raise FileExistsError(
-            f"workdir {workdir} is not empty and holds no run of cujax; give another folder with --workdir."
-        )
-    else:
-        workdir.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(identity, indent=2) + "\n", "utf-8")
-        if run.source.redrawn_ids:
-            (workdir / "redrawn_ids.txt").write_text("\n".join(run.source.redrawn_ids) + "\n", "utf-8")
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {
-        name: value
-        for key, child in tree.items()
-        for name, value in _flat(child, f"{prefix}.{key}" if prefix else key).items()
-    }
+    redrawn = {"redrawn_ids.txt": "\n".join(run.source.redrawn_ids) + "\n"} if run.source.redrawn_ids else {}
+    run.lock = claim(run.workdir, identity, redrawn)
+    run.identity = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

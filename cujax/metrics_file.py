@@ -1,30 +1,34 @@
 """Metrics of a run as JSON lines, and as TensorBoard events if asked for."""
 
 import json
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 
 class MetricsFile:
-    """Writes one JSON object a line; started anew each time it is opened.
+    """Writes one JSON object a line, and each at once, so that a killed process has written all it logged.
 
     Args:
         path: The file; its folder is made.
         tensorboard: Also write TensorBoard events, into a folder of the file's name without its ending.
+        keep: How many bytes of the file as it is are kept; it goes on after them.
 
     Raises:
         ModuleNotFoundError: if TensorBoard events are asked for and tensorboardX is not installed.
     """
 
-    def __init__(self, path: Path, tensorboard: bool = False) -> None:
+    def __init__(self, path: Path, tensorboard: bool = False, keep: int = 0) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("w", encoding="utf-8")
+        if keep:
+            os.truncate(path, keep)
+        self._file = path.open("a" if keep else "w", encoding="utf-8", buffering=1)
         self._events = None
         if tensorboard:
             from tensorboardX import SummaryWriter
 
-            self._events = SummaryWriter(str(path.with_suffix("")))
+            self._events = SummaryWriter(str(path.with_suffix("")), purge_step=_last_step(path) + 1 if keep else 0)
 
     def __call__(self, record: dict[str, Any]) -> None:
         """Writes one record; its "step" or "check" is the step of its other values."""
@@ -44,3 +48,8 @@ class MetricsFile:
         self._file.close()
         if self._events is not None:
             self._events.close()
+
+
+def _last_step(path: Path) -> int:
+    record = json.loads(path.read_text("utf-8").splitlines()[-1])
+    return record.get("step", record.get("check"))

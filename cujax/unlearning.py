@@ -1,5 +1,6 @@
 """The run of a method: passes over the forget set, the stop rule on validation data, and the guard."""
 
+import functools
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
@@ -10,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from cujax.audit.accuracy import accuracy
+from cujax.bookmark import NO_BOOKMARK, Bookmark, Position
 from cujax.data.batches import ImageSet
 from cujax.data.requests import Split
 from cujax.inference import predict
 from cujax.model import Model, PyTree, Variables
 from cujax.progress import Progress, silent
 from cujax.step import UnlearnState
-from cujax.stepping import Cost, Log, NotFiniteError, Phase, Stepper
+from cujax.stepping import NOTHING_YET, Cost, Log, NotFiniteError, Phase, Stepper
 
 StopRule = Literal["forgotten", "max_passes", "retain_tolerance", "not_finite"]
 
@@ -85,6 +87,7 @@ class Loop:
         progress: Shows progress.
         log: Takes a record (a dict) of each step and check.
         steps_per_call: As in `cujax.stepping.Stepper`.
+        bookmark: Keeps where the run stands; with one that kept something, the run goes on from there.
     """
 
     images: ImageSet
@@ -92,6 +95,7 @@ class Loop:
     progress: Progress = silent
     log: Log = field(default=lambda record: None)
     steps_per_call: int | None = None
+    bookmark: Bookmark = NO_BOOKMARK
 
     def run(
         self,
@@ -116,18 +120,41 @@ class Loop:
             max_passes: When to end at the latest.
             forgotten_accuracy: Class task: accuracy at which the class counts as forgotten; None for 1 / classes.
         """
-        stepper = Stepper(self.images, self.log, self.steps_per_call)
-        first = self._check(model, state, split, 0, forgotten_accuracy, lowest_target=0.0)
-        checks, good = [first], _Snapshot.of(state)
-        started_at = first.retain_accuracy
-        checking = 0.0
+        kept = self.bookmark.resume({"state": state, "good": Variables(state.params, state.model_state)})
+        if kept is None:
+            checks = [self._check(model, state, split, 0, forgotten_accuracy, lowest_target=0.0)]
+            good, position, cost, checking = _Snapshot.of(state), Position(), NOTHING_YET, 0.0
+        else:
+            tree, record = kept
+            state, good = tree["state"], _Snapshot(record["good_step"], tree["good"])
+            checks = [Check(**check) for check in record["checks"]]
+            position, cost, checking = Position(**record["position"]), Cost(**record["cost"]), record["checking"]
+        first, started_at = checks[0], checks[0].retain_accuracy
+        stepper = Stepper(self.images, self.log, self.steps_per_call, cost, self.bookmark.due)
+
+        def keep(here: Position, state: UnlearnState, batches: int) -> None:
+            record = {
+                "position": asdict(replace(here, batches=batches)),
+                "cost": asdict(stepper.cost),
+                "checks": [asdict(check) for check in checks],
+                "checking": checking,
+                "good_step": good.step,
+            }
+            self.bookmark.keep({"state": state, "good": good.variables}, record)
+
         rule: StopRule = "max_passes"
         reason = f"{max_passes} passes were made without forgetting; raise max_passes or unlearn_weight"
         with self.progress("unlearning", max_passes) as advance:
-            for forget_pass in range(max_passes):
+            if position.passes:
+                advance(position.passes)
+            for forget_pass in range(position.passes, max_passes):
                 try:
-                    for phase in phases(forget_pass):
-                        state = stepper.run(state, phase)
+                    for number, phase in enumerate(phases(forget_pass)):
+                        here = Position(forget_pass, number)
+                        if here < replace(position, batches=0):
+                            continue
+                        skip = position.batches if here == replace(position, batches=0) else 0
+                        state = stepper.run(state, phase, skip=skip, keep=functools.partial(keep, here))
                 except NotFiniteError as error:
                     rule = "not_finite"
                     reason = f"{error} The parameters of step {good.step} are kept; lower the learning rate"
