@@ -39,13 +39,14 @@ class Bookmark(Protocol):
 
 class _NoBookmark:
     def resume(self, like: PyTree) -> None:
-        return None
+        del like
 
     def due(self, steps: int) -> bool:
+        del steps
         return False
 
     def keep(self, tree: PyTree, record: dict[str, Any]) -> None:
-        return None
+        del tree, record
 
 
 NO_BOOKMARK: Bookmark = _NoBookmark()

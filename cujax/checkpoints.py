@@ -255,7 +255,9 @@ def load_checkpoint(directory: str | Path, *, like: Variables | None = None) -> 
     path = Path(directory).absolute()
     tree, metadata, digest = _verified(path)
     if _PROGRESS in tree:
-        raise CheckpointError(f"{path} is the progress of an unfinished run, not a model; run its command again to finish it.")
+        raise CheckpointError(
+            f"{path} is the progress of an unfinished run, not a model; run its command again to finish it."
+        )
     variables = Variables(tree.get("params", {}), tree.get("model_state") or {})
     if like is not None:
         variables = _conform(variables, like, str(path))

@@ -79,7 +79,9 @@ def _what_is_kept(workdir: Path) -> str:
         ", ".join(sorted(path.name for path in (workdir / folder).glob("*") if "." not in path.name)) or nothing
         for folder, nothing in (("checkpoints", "nothing yet"), ("progress", ""))
     )
-    return f"Complete and kept in {workdir}: {complete}." + (f" Begun, and kept as far as it was saved: {begun}." * bool(begun))
+    return f"Complete and kept in {workdir}: {complete}." + (
+        f" Begun, and kept as far as it was saved: {begun}." * bool(begun)
+    )
 
 
 def compute_deterministically() -> None:

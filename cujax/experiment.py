@@ -247,7 +247,7 @@ class Run:
         return self._once(name, make)
 
     def _once(self, name: str, make: Callable[[MetricsFile, Bookmark], tuple[Variables, Metadata]]) -> Checkpoint:
-        """The checkpoint of this name: as in memory, as saved, or made and saved now, from its progress on if there is any."""
+        """The checkpoint of this name: as in memory, as saved, or made and saved now, from its progress on."""
         if name not in self.checkpoints:
             path, progress = self.workdir / "checkpoints" / name, self.workdir / "progress" / name
             if path.exists():

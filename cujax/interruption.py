@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 
-class Preempted(BaseException):  # noqa: N818 - like KeyboardInterrupt, no error
+class Preempted(BaseException):
     """The process was asked to end (SIGTERM), as a machine that is taken away asks."""
 
 

@@ -1,5 +1,6 @@
 """A run's folder: whose it is, which process uses it, and the progress of what is unfinished."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -192,11 +193,11 @@ class KeptProgress:
                 self._tell(f"progress at step {int(path.name)} cannot be used and is passed over: {error}")
                 shutil.rmtree(path)
                 continue
-            before, now = (record["devices"], metadata.versions), (jax.device_count(), installed_versions())
-            if before != now:
+            there, here = _place(record["devices"], metadata.versions), _place(jax.device_count(), installed_versions())
+            if there != here:
                 self._tell(
-                    f"{self._directory.name} goes on from step {int(path.name)}, which was made on {_place(*before)}; now it "
-                    f"is {_place(*now)}: the last bits may differ from those of an uninterrupted run."
+                    f"the progress of {self._directory.name} was made on {there}; now it is {here}: the last bits may differ "
+                    "from those of an uninterrupted run."
                 )
             return path, arrays, record
         return None
@@ -280,7 +281,10 @@ class KeptProgress:
         """Removes all of it, once the finished model is on disk."""
         self._writer.shutdown()
         shutil.rmtree(self._directory, ignore_errors=True)
+        with contextlib.suppress(OSError):  # where other models are begun
+            self._directory.parent.rmdir()
 
 
 def _place(devices: int, versions: dict[str, str]) -> str:
-    return f"{devices} device{'s' * (devices != 1)} with {', '.join(f'{name} {number}' for name, number in versions.items())}"
+    packages = ", ".join(f"{name} {number}" for name, number in versions.items())
+    return f"{devices} device{'s' * (devices != 1)} with {packages}"
