@@ -196,8 +196,8 @@ class KeptProgress:
             there, here = _place(record["devices"], metadata.versions), _place(jax.device_count(), installed_versions())
             if there != here:
                 self._tell(
-                    f"the progress of {self._directory.name} was made on {there}; now it is {here}: the last bits may differ "
-                    "from those of an uninterrupted run."
+                    f"the progress of {self._directory.name} was made on {there}; now it is {here}: the last bits may "
+                    "differ from those of an uninterrupted run."
                 )
             return path, arrays, record
         return None
