@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import shutil
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -28,6 +29,8 @@ Kind = Literal["original", "retrained", "unlearned", "progress"]
 _METADATA_KEY = "cujax"
 _PROGRESS = "progress"
 _UNFINISHED = ".orbax-checkpoint-tmp"
+# Orbax confuses saves that overlap in two threads, and fails.
+_SAVING = threading.Lock()
 
 
 class CheckpointError(ValueError):
@@ -200,7 +203,8 @@ def from_plain(arrays: Mapping[str, Any], like: PyTree, where: str) -> PyTree:
         owned = jnp.array(plain_leaf, copy=True)
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             owned = jax.random.wrap_key_data(owned, impl=jax.random.key_impl(leaf))
-        return jax.device_put(owned, leaf.sharding)
+        # An array bound to a device compiles to another program than one that lies there by default.
+        return jax.device_put(owned, leaf.sharding) if leaf.committed else owned
 
     return jax.tree.map(restored, like, plain)
 
@@ -224,7 +228,8 @@ def _write(path: Path, tree: dict[str, Any], metadata: Metadata) -> str:
     stored["digest"] = _digest(stored)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        ocp.save(path, tree, custom_metadata={_METADATA_KEY: stored})
+        with _SAVING:
+            ocp.save(path, tree, custom_metadata={_METADATA_KEY: stored})
     except Exception as error:  # Orbax raises many types where a disk is full or access is denied
         remove_leftovers(path.parent, path.name)
         raise OSError(
