@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,19 @@ def test_another_checkpoint_of_the_split_can_be_audited(finished):
     assert len(list((folder / "runs" / "digits_class").glob("audit-*/report.html"))) == 1
 
 
+def test_the_lineage_is_printed_and_verified(finished, tmp_path):
+    folder, _ = finished
+    checkpoint = folder / "runs" / "digits_class" / "checkpoints" / "unlearned"
+    result = script("lineage", str(checkpoint), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("verified") == 2
+    assert "forgot ForgetClass(label=5) by ContrastiveUnlearning" in result.stdout
+    shutil.copytree(checkpoint, tmp_path / "copy")
+    (tmp_path / "copy" / "_CHECKPOINT_METADATA").write_text("{}")
+    assert script("lineage", "copy", cwd=tmp_path).returncode == 1
+    assert script("lineage", "nothing", cwd=tmp_path).returncode == 2
+
+
 def test_auditing_what_is_not_there_names_it(tmp_path):
     result = script("audit", *QUICK, cwd=tmp_path)
     assert result.returncode == 2
@@ -91,7 +105,7 @@ def test_the_benchmark_prints_a_ratio(tmp_path):
     assert figures["samples"] == 128
 
 
-@pytest.mark.parametrize("name", ["unlearn", "train", "audit", "benchmark"])
+@pytest.mark.parametrize("name", ["unlearn", "train", "audit", "benchmark", "lineage", "torture"])
 def test_help_teaches(name, tmp_path):
     result = script(name, "--help", cwd=tmp_path)
     assert result.returncode == 0
