@@ -5,8 +5,10 @@ Orbax writes it under a temporary name and renames it, so that it is either whol
 damaged array data: a digest over every array and all metadata is kept and verified on loading.
 """
 
+import functools
 import hashlib
 import json
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -20,20 +22,30 @@ import numpy as np
 from etils.epath import Path
 
 from cujax.data.requests import ids_digest
-from cujax.model import Model, Variables, abstract_variables
+from cujax.model import Model, PyTree, Variables, abstract_variables
 
 Kind = Literal["original", "retrained", "unlearned", "progress"]
 
 _METADATA_KEY = "cujax"
+_PROGRESS = "progress"
+_UNFINISHED = ".orbax-checkpoint-tmp"
+# Orbax confuses saves that overlap in two threads, and fails.
+_SAVING = threading.Lock()
 
 
 class CheckpointError(ValueError):
     """A checkpoint is damaged, incomplete, of another network, or not ours."""
 
 
+@functools.cache
+def _versions() -> tuple[tuple[str, str], ...]:
+    names = ("cujax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
+    return tuple((name, version(name)) for name in names)
+
+
 def installed_versions() -> dict[str, str]:
     """Versions of what computes and stores parameters."""
-    return {name: version(name) for name in ("cujax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")}
+    return dict(_versions())
 
 
 @dataclass(frozen=True)
@@ -44,8 +56,10 @@ class Ancestor:
         kind: Its kind.
         digest: Its checkpoint's digest.
         request: What it had been asked to forget; "" for an original.
-        n_forgotten: How many ids it had forgotten in all.
+        n_forgotten: How many ids it had forgotten in all: the first so many of its descendants' `forgotten_ids`.
         forgotten_digest: The digest of those ids.
+        method: By what it had forgotten; "" where nothing was unlearned.
+        created: When, in UTC.
     """
 
     kind: Kind
@@ -53,6 +67,8 @@ class Ancestor:
     request: str
     n_forgotten: int
     forgotten_digest: str
+    method: str = ""
+    created: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,7 +81,8 @@ class Metadata:
         source_version: What identifies its content.
         config: The experiment's settings.
         request: What was forgotten last, in words; "" for an original.
-        forgotten_ids: Ids of all that the model must not know, earlier requests included.
+        method: By what it was forgotten, such as "ContrastiveUnlearning"; "" where nothing was unlearned.
+        forgotten_ids: Ids of all that the model must not know: those of the first request, then the second's, and so on.
         lineage: What it was made from, the original first.
         record: How it was made: cost, and for an unlearned model the stop rule and its checks.
         versions: Of the packages that made it.
@@ -77,6 +94,7 @@ class Metadata:
     source_version: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     request: str = ""
+    method: str = ""
     forgotten_ids: tuple[str, ...] = ()
     lineage: tuple[Ancestor, ...] = ()
     record: dict[str, Any] = field(default_factory=dict)
@@ -109,8 +127,15 @@ class Checkpoint:
     def as_ancestor(self) -> Ancestor:
         """This checkpoint as the last entry of the lineage of what is made from it."""
         metadata = self.metadata
-        n_forgotten = len(metadata.forgotten_ids)
-        return Ancestor(metadata.kind, self.digest, metadata.request, n_forgotten, metadata.forgotten_digest)
+        return Ancestor(
+            metadata.kind,
+            self.digest,
+            metadata.request,
+            len(metadata.forgotten_ids),
+            metadata.forgotten_digest,
+            metadata.method,
+            metadata.created,
+        )
 
 
 def save_checkpoint(directory: str | PathLike[str], variables: Variables, metadata: Metadata) -> Checkpoint:
@@ -123,25 +148,101 @@ def save_checkpoint(directory: str | PathLike[str], variables: Variables, metada
 
     Raises:
         FileExistsError: if the directory exists. Nothing is ever overwritten.
+        OSError: if it cannot be written, because the disk is full or access is denied. Nothing is left of it then.
     """
-    from orbax.checkpoint import v1 as ocp
-
     path = Path(directory).absolute()
     if path.exists():
         raise FileExistsError(
             f"{path} exists, and checkpoints are never overwritten; choose another directory, or move it away."
         )
     variables = Variables(*variables)
-    arrays = _by_path(variables)
+    return Checkpoint(variables, metadata, _write(path, jax.tree.map(jnp.asarray, variables._asdict()), metadata))
+
+
+def save_progress(directory: Path, arrays: dict[str, np.ndarray], record: dict[str, Any]) -> None:
+    """Writes the progress of an unfinished run: a checkpoint of kind "progress", with a digest like any other.
+
+    Args:
+        directory: Where; it must not exist yet.
+        arrays: From `to_plain`.
+        record: Plain data.
+
+    Raises:
+        OSError: as `save_checkpoint`.
+    """
+    _write(directory.absolute(), {_PROGRESS: arrays}, Metadata("progress", record=record))
+
+
+def load_progress(directory: Path) -> tuple[dict[str, jax.Array], Metadata]:
+    """Reads and verifies what `save_progress` wrote.
+
+    Raises:
+        CheckpointError: if it is damaged or something else.
+    """
+    tree, metadata, _ = _verified(directory.absolute())
+    if metadata.kind != "progress" or _PROGRESS not in tree:
+        raise CheckpointError(f"{directory} is a {metadata.kind} checkpoint, not the progress of a run.")
+    return tree[_PROGRESS], metadata
+
+
+def to_plain(tree: PyTree) -> dict[str, np.ndarray]:
+    """Copies in the host's memory by path; typed keys as their data."""
+    return {name: np.array(leaf, copy=True) for name, leaf in _by_path(_key_data(tree)).items()}
+
+
+def from_plain(arrays: Mapping[str, Any], like: PyTree, where: str) -> PyTree:
+    """The inverse of `to_plain`, in the structure of `like` and where its arrays lie.
+
+    Raises:
+        CheckpointError: if names, shapes or dtypes differ.
+    """
+    plain = _conform(arrays, _key_data(like), where)
+
+    def restored(leaf: jax.Array, plain_leaf: jax.Array) -> jax.Array:
+        # A copy that nobody else holds: the step donates it.
+        owned = jnp.array(plain_leaf, copy=True)
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            owned = jax.random.wrap_key_data(owned, impl=jax.random.key_impl(leaf))
+        # An array bound to a device compiles to another program than one that lies there by default.
+        return jax.device_put(owned, leaf.sharding) if leaf.committed else owned
+
+    return jax.tree.map(restored, like, plain)
+
+
+def _key_data(tree: PyTree) -> PyTree:
+    def data(leaf: jax.Array) -> jax.Array:
+        return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+    return jax.tree.map(data, tree)
+
+
+def _write(path: Path, tree: dict[str, Any], metadata: Metadata) -> str:
+    """Writes arrays and metadata, whole or not at all, and returns their digest."""
+    from orbax.checkpoint import v1 as ocp
+
     stored = {
         "metadata": asdict(metadata),
-        "arrays": {name: _describe(array) for name, array in arrays.items()},
+        "arrays": {name: _describe(array) for name, array in _by_path(tree).items()},
     }
     stored = json.loads(json.dumps(stored))
     stored["digest"] = _digest(stored)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    ocp.save(path, jax.tree.map(jnp.asarray, variables._asdict()), custom_metadata={_METADATA_KEY: stored})
-    return Checkpoint(variables, metadata, stored["digest"])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _SAVING:
+            ocp.save(path, tree, custom_metadata={_METADATA_KEY: stored})
+    except Exception as error:  # Orbax raises many types where a disk is full or access is denied
+        remove_leftovers(path.parent, path.name)
+        raise OSError(
+            f"{path} could not be written ({type(error).__name__}: {str(error)[:300]}); nothing is left of it. Free space, "
+            "or restore access, and run the same command again: what was complete before is kept."
+        ) from error
+    return stored["digest"]
+
+
+def remove_leftovers(directory: Path, name: str = "") -> None:
+    """Removes what Orbax leaves in a folder where it was killed while writing; what is complete stays."""
+    for leftover in directory.glob(f"{name}*{_UNFINISHED}*"):
+        leftover.rmtree()
 
 
 def load_checkpoint(directory: str | PathLike[str], *, like: Variables | None = None) -> Checkpoint:
@@ -157,6 +258,19 @@ def load_checkpoint(directory: str | PathLike[str], *, like: Variables | None = 
         CheckpointError: if it is not a checkpoint of this library, is damaged, or is of another network.
     """
     path = Path(directory).absolute()
+    tree, metadata, digest = _verified(path)
+    if _PROGRESS in tree:
+        raise CheckpointError(
+            f"{path} is the progress of an unfinished run, not a model; run its command again to finish it."
+        )
+    variables = Variables(tree.get("params", {}), tree.get("model_state") or {})
+    if like is not None:
+        variables = _conform(variables, like, str(path))
+    return Checkpoint(variables, metadata, digest)
+
+
+def _verified(path: Path) -> tuple[Mapping[str, Any], Metadata, str]:
+    """Arrays, metadata and digest of a checkpoint, after verifying them."""
     tree, stored = _read(path)
     if stored is None:
         raise CheckpointError(
@@ -178,9 +292,7 @@ def load_checkpoint(directory: str | PathLike[str], *, like: Variables | None = 
         metadata = Metadata(**fields)
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"the metadata of {path} is incomplete ({error!r}): {remedy}.") from error
-    if like is not None:
-        tree = _conform(tree, like, str(path))
-    return Checkpoint(tree, metadata, stored["digest"])
+    return tree, metadata, stored["digest"]
 
 
 def import_checkpoint(
@@ -248,12 +360,12 @@ def _read(path: Path) -> tuple[Any, dict[str, Any] | None]:
         return tree, None
     if not isinstance(tree, Mapping) or not isinstance(stored, dict):
         raise CheckpointError(f"{path} is damaged. Restore it from a copy, or move it away and run again.")
-    return Variables(tree.get("params", {}), tree.get("model_state") or {}), stored
+    return tree, stored
 
 
-def _by_path(variables: Variables) -> dict[str, Any]:
+def _by_path(tree: PyTree) -> dict[str, Any]:
     """Leaves by their path, such as "params/head/kernel"; lists and dicts with the same keys give the same paths."""
-    leaves = jax.tree_util.tree_flatten_with_path(variables)[0]
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
@@ -270,9 +382,9 @@ def _digest(stored: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _conform(variables: Variables, like: Variables, where: str) -> Variables:
-    """The arrays of `variables` in the structure of `like`, if names, shapes and dtypes agree."""
-    found, wanted = _by_path(variables), _by_path(like)
+def _conform(tree: PyTree, like: PyTree, where: str) -> Any:
+    """The arrays of `tree` in the structure of `like`, if names, shapes and dtypes agree."""
+    found, wanted = _by_path(tree), _by_path(like)
     missing, surplus = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
     differing = [
         f"{name} is {found[name].dtype} {found[name].shape}, the network's is {leaf.dtype} {leaf.shape}"

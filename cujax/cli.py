@@ -10,14 +10,17 @@ from pathlib import Path
 
 import jax
 import tyro
+from etils import epath
 
 from cujax.data.requests import ForgetClass, ForgetWhere
 from cujax.experiment import Experiment, Run, load_python_file, prepare
+from cujax.interruption import Interruption, Preempted
 from cujax.methods import find_method, method_names
 from cujax.progress import bar, silent
 from cujax.sharding import MultihostError, is_first_host, start_multihost, unused_accelerator
 
 INTERRUPTED = 130
+PREEMPTED = 143
 DEFAULT_CONFIG = "digits_class"
 
 
@@ -28,7 +31,9 @@ class BadInputError(ValueError):
 def main(work: Callable[[Run], None], *, configs: Path, description: str, arguments: Sequence[str] | None = None) -> int:
     """Parses the command line, prepares the experiment, does the work, and gives the exit status.
 
-    Status 0: done. 1: the computation failed. 2: bad input, told before anything was computed. 130: interrupted.
+    Status 0: done. 1: the computation failed, or its results could not be written. 2: bad input, or a workdir that
+    another process uses, told before anything was computed. 130: interrupted by Ctrl-C. 143: asked to end by SIGTERM, as
+    by a preempted machine. After both, progress was saved, and the same command goes on from there.
 
     Args:
         work: What to do with the prepared run.
@@ -37,37 +42,36 @@ def main(work: Callable[[Run], None], *, configs: Path, description: str, argume
         arguments: The command line, `sys.argv[1:]` where not given.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        experiment = parse(arguments, configs=configs, description=description)
-        if experiment.multihost:
-            start_multihost()
-        keep_compilations()
-        warning = unused_accelerator()
-        if warning:
-            print(f"warning: {warning}", file=sys.stderr)
-        run = prepare(experiment, bar if is_first_host() else silent)
-        for image in run.source.skipped:
-            print(f"left out: {image}", file=sys.stderr)
-    except (ValueError, OSError, MultihostError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nInterrupted before anything was computed.", file=sys.stderr)
-        return INTERRUPTED
-    try:
-        with profiled(experiment.profile), contextlib.nullcontext() if is_first_host() else _silenced():
-            work(run)
-    except KeyboardInterrupt:
-        saved = sorted(path.name for path in (run.workdir / "checkpoints").glob("*") if "." not in path.name)
-        print(
-            f"\nInterrupted. Complete and kept in {run.workdir}: {', '.join(saved) or 'nothing yet'}. "
-            "Run the same command again to continue.",
-            file=sys.stderr,
-        )
-        return INTERRUPTED
-    except (FloatingPointError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, BadInputError) else 1
+    interruption = Interruption()
+    with interruption.handled():
+        try:
+            experiment = parse(arguments, configs=configs, description=description)
+            if experiment.deterministic:
+                compute_deterministically()
+            if experiment.multihost:
+                start_multihost()
+            keep_compilations()
+            warning = unused_accelerator()
+            if warning:
+                tell(f"warning: {warning}")
+            run = prepare(experiment, bar if is_first_host() else silent, tell, interruption)
+            for image in run.source.skipped:
+                tell(f"left out: {image}")
+        except (ValueError, OSError, MultihostError) as error:
+            tell(f"error: {error}")
+            return 2
+        except (KeyboardInterrupt, Preempted) as stopped:
+            tell("\nInterrupted before anything was computed.")
+            return PREEMPTED if isinstance(stopped, Preempted) else INTERRUPTED
+        try:
+            with profiled(experiment.profile), contextlib.nullcontext() if is_first_host() else _silenced():
+                work(run)
+        except (KeyboardInterrupt, Preempted) as stopped:
+            tell(f"\nInterrupted. {_what_is_kept(run.workdir)} Run the same command again to continue.")
+            return PREEMPTED if isinstance(stopped, Preempted) else INTERRUPTED
+        except (FloatingPointError, ValueError, OSError) as error:
+            tell(f"error: {error}")
+            return 2 if isinstance(error, BadInputError) else 1
     return 0
 
 
@@ -82,6 +86,27 @@ def profiled(folder: str | None) -> AbstractContextManager:
 def _silenced() -> Iterator[None]:
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
         yield
+
+
+def tell(sentence: str) -> None:
+    """Shows a sentence on stderr."""
+    print(sentence, file=sys.stderr)
+
+
+def _what_is_kept(workdir: epath.Path) -> str:
+    complete, begun = (
+        ", ".join(sorted(path.name for path in (workdir / folder).glob("*") if "." not in path.name)) or nothing
+        for folder, nothing in (("checkpoints", "nothing yet"), ("progress", ""))
+    )
+    return f"Complete and kept in {workdir}: {complete}." + (
+        f" Begun, and kept as far as it was saved: {begun}." * bool(begun)
+    )
+
+
+def compute_deterministically() -> None:
+    """Has XLA take only operations on GPUs that give the same bits each time. Before the first computation, or in vain."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
 
 
 def keep_compilations() -> None:

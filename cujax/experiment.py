@@ -1,10 +1,11 @@
 """An experiment from data to report: what the scripts run. Everything is checked before anything is computed.
 
-A run keeps all it makes in one folder. Each model is saved as soon as it is complete, so the same command continues
-where an interrupted one stopped, and a finished one only shows its report.
+A run keeps all it makes in one folder. Each model is saved as soon as it is complete, and its progress until then, so the
+same command continues where a killed one stopped, and a finished one only shows its report.
 """
 
 import contextlib
+import hashlib
 import importlib.util
 import json
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import tyro
 from etils import epath
 
 from cujax.audit.rows import Answers
+from cujax.bookmark import Bookmark
 from cujax.checkpoints import (
     Ancestor,
     Checkpoint,
@@ -44,6 +46,7 @@ from cujax.data.requests import (
 )
 from cujax.data.sources import Data, Source, load_source
 from cujax.inference import Predictions, predict
+from cujax.interruption import Interruption
 from cujax.methods import ContrastiveUnlearning, Retrain
 from cujax.methods.mask_logit import MaskedModel
 from cujax.metrics_file import MetricsFile
@@ -53,6 +56,7 @@ from cujax.progress import Progress, silent
 from cujax.sharding import check_batch_size, check_same_on_all_hosts, data_mesh, is_first_host
 from cujax.training import Trained, Trainer, Training
 from cujax.unlearning import Loop, Method
+from cujax.workdir import KeptProgress, Lock, Tell, claim
 
 # The requests as the command line names them: forget:class --forget.label 3.
 _Request = (
@@ -87,6 +91,11 @@ class Experiment:
         steps_per_call: At most so many steps in one compiled call; by default 1 on a CPU and 128 on an accelerator.
         profile: Folder for a profile of what is computed, to look at with TensorBoard or at ui.perfetto.dev.
         multihost: Compute together with the other hosts that were given this same command (docs/tpu.md).
+        save_seconds: Where an unfinished model stands is saved after so many seconds, beside the computation; None: time
+            does not count.
+        save_steps: Likewise after so many steps.
+        deterministic: On a GPU, take only operations that give the same bits each time; they are slower. Elsewhere they do
+            anyway.
     """
 
     data: Data = Data()  # noqa: RUF009 - frozen
@@ -105,18 +114,34 @@ class Experiment:
     steps_per_call: int | None = None
     profile: str | None = None
     multihost: bool = False
+    save_seconds: float | None = 10.0
+    save_steps: int | None = None
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         if self.retrained < 0:
             raise ValueError(f"retrained must be 0 or more models, but is {self.retrained}.")
         if not 0 < self.retain_tolerance <= 1:
             raise ValueError(f"retain_tolerance must lie in (0, 1], but is {self.retain_tolerance}.")
-        if self.steps_per_call is not None and self.steps_per_call < 1:
-            raise ValueError(f"steps_per_call must be at least 1, but is {self.steps_per_call}.")
+        for name in ("steps_per_call", "save_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, but is {value}.")
+        if self.save_seconds is not None and not self.save_seconds >= 0:
+            raise ValueError(f"save_seconds must not be negative, but is {self.save_seconds}.")
 
 
 # Where something lies, how it is shown and how it is driven does not change what is computed.
-_NOT_IDENTITY = ("workdir", "tensorboard", "original", "steps_per_call", "profile", "multihost")
+_NOT_IDENTITY = (
+    "workdir",
+    "tensorboard",
+    "original",
+    "steps_per_call",
+    "profile",
+    "multihost",
+    "save_seconds",
+    "save_steps",
+)
 
 
 def describe(value: Any) -> Any:
@@ -146,7 +171,11 @@ class Run:
     model: Model
     given_original: Checkpoint | None
     progress: Progress = silent
+    tell: Tell = lambda sentence: None
+    interruption: Interruption = field(default_factory=Interruption)
     checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
+    lock: Lock | None = None
+    identity: str = ""
 
     @property
     def workdir(self) -> epath.Path:
@@ -180,7 +209,7 @@ class Run:
     def unlearned(self) -> Checkpoint:
         """The model after unlearning."""
 
-        def make(log: MetricsFile) -> tuple[Variables, Metadata]:
+        def make(log: MetricsFile, bookmark: Bookmark) -> tuple[Variables, Metadata]:
             original = self.original()
             loop = Loop(
                 self.train_images,
@@ -189,6 +218,7 @@ class Run:
                 log,
                 self.experiment.steps_per_call,
                 self.experiment.stop_early,
+                bookmark,
             )
             result = self.experiment.method(self.model, original.variables, self.split, key=self._key(1), loop=loop)
             return result.variables, self._metadata("unlearned", asdict(result.history) | self._masked(result.model))
@@ -233,30 +263,49 @@ class Run:
         return jax.random.fold_in(jax.random.key(self.experiment.seed), fold)
 
     def _trained(self, kind: Kind, name: str, indices: np.ndarray, fold: int) -> Checkpoint:
-        def make(log: MetricsFile) -> tuple[Variables, Metadata]:
+        def make(log: MetricsFile, bookmark: Bookmark) -> tuple[Variables, Metadata]:
             trainer = Trainer(
-                self.experiment.training, self.train_images, self.progress, log, self.experiment.steps_per_call
+                self.experiment.training,
+                self.train_images,
+                self.progress,
+                log,
+                self.experiment.steps_per_call,
+                bookmark,
             )
             trained: Trained = trainer.train(self.model, indices, self._key(fold), description=f"training {name}")
             return trained.variables, self._metadata(kind, {"cost": asdict(trained.cost)})
 
         return self._once(name, make)
 
-    def _once(self, name: str, make: Callable[[MetricsFile], tuple[Variables, Metadata]]) -> Checkpoint:
-        """The checkpoint of this name: as in memory, as saved, or made and saved now."""
+    def _once(self, name: str, make: Callable[[MetricsFile, Bookmark], tuple[Variables, Metadata]]) -> Checkpoint:
+        """The checkpoint of this name: as in memory, as saved, or made and saved now, from its progress on."""
         if name not in self.checkpoints:
-            path = self.workdir / "checkpoints" / name
+            path, progress = self.workdir / "checkpoints" / name, self.workdir / "progress" / name
             if path.exists():
                 like = abstract_variables(self.model, self.source.train.images.shape[1:])
                 self.checkpoints[name] = load_checkpoint(path, like=like)
-            else:
-                with MetricsFile(self.workdir / "metrics" / f"{name}.jsonl", self.experiment.tensorboard) as log:
-                    variables, metadata = make(log)
+                if is_first_host() and progress.exists():
+                    progress.rmtree()
+                return self.checkpoints[name]
+            metrics = self.workdir / "metrics" / f"{name}.jsonl"
+            kept = KeptProgress(
+                progress,
+                metrics,
+                self.identity,
+                steps=self.experiment.save_steps,
+                seconds=self.experiment.save_seconds,
+                interruption=self.interruption,
+                tell=self.tell,
+            )
+            with self.interruption.postponed(), kept as bookmark:
+                with MetricsFile(metrics, self.experiment.tensorboard, bookmark.metrics_bytes) as log:
+                    variables, metadata = make(log, bookmark)
                 self.checkpoints[name] = save_checkpoint(path, variables, metadata)
+                bookmark.remove()
         return self.checkpoints[name]
 
     def _metadata(self, kind: Kind, record: dict[str, Any]) -> Metadata:
-        ids = self.split.previously_forgotten.ids.tolist()
+        ids = list(self.given_original.metadata.forgotten_ids) if self.given_original else []
         lineage: tuple[Ancestor, ...] = ()
         if kind == "unlearned":
             parent = self.original()
@@ -269,29 +318,39 @@ class Run:
             self.source.version,
             describe(self.experiment),
             request="" if kind == "original" else describe_request(self.experiment.forget),
+            method=type(self.experiment.method).__name__ if kind == "unlearned" else "",
             forgotten_ids=tuple(ids),
             lineage=lineage,
             record=record,
         )
 
 
-def prepare(experiment: Experiment, progress: Progress = silent) -> Run:
+def prepare(
+    experiment: Experiment,
+    progress: Progress = silent,
+    tell: Tell = lambda sentence: None,
+    interruption: Interruption | None = None,
+) -> Run:
     """Reads the data, resolves the request and checks everything that can be checked before computing.
 
     Args:
         experiment: What to run.
         progress: Shows progress.
+        tell: Takes what a person should know, such as that a run goes on from saved progress.
+        interruption: Says when the process was asked to end; then progress is saved first.
 
     Raises:
         ValueError: if the data, the request, the network, a batch size or the given original do not fit together.
         FileNotFoundError: if data, a file of ids or a checkpoint is not there.
         FileExistsError: if the workdir holds another experiment, or something else.
+        BlockingIOError: if another process uses the workdir.
+        OSError: if the workdir cannot be written.
     """
     settings = describe(experiment)
     settings["data"].pop("data_dir")
     check_same_on_all_hosts("configuration", json.dumps([settings, installed_versions()]))
     try:
-        run = _prepare(experiment, progress)
+        run = _prepare(experiment, progress, tell, interruption or Interruption())
     except (ValueError, OSError) as error:
         with contextlib.suppress(ValueError):
             check_same_on_all_hosts("split", None)
@@ -300,7 +359,7 @@ def prepare(experiment: Experiment, progress: Progress = silent) -> Run:
     return run
 
 
-def _prepare(experiment: Experiment, progress: Progress) -> Run:
+def _prepare(experiment: Experiment, progress: Progress, tell: Tell, interruption: Interruption) -> Run:
     if experiment.tensorboard and importlib.util.find_spec("tensorboardX") is None:
         raise ValueError("tensorboard needs tensorboardX: run the command as uv run --extra tensorboard ...")
     if experiment.workdir.startswith("gs://") and not any(map(importlib.util.find_spec, ("gcsfs", "tensorflow"))):
@@ -326,9 +385,8 @@ def _prepare(experiment: Experiment, progress: Progress) -> Run:
     if check_method is not None:
         check_method(split)
     _check_batch_sizes(experiment, split, trains_original=given is None)
-    run = Run(experiment, source, split, model, given, progress)
-    if is_first_host():
-        _claim_workdir(run)
+    run = Run(experiment, source, split, model, given, progress, tell, interruption)
+    _claim_workdir(run)
     return run
 
 
@@ -418,7 +476,7 @@ def _check_batch_sizes(experiment: Experiment, split: Split, *, trains_original:
 
 
 def _claim_workdir(run: Run) -> None:
-    """Writes the configuration into the workdir, or checks that it is the one that is there."""
+    """Makes the workdir the run's own, if it is nobody else's."""
     identity = {name: value for name, value in describe(run.experiment).items() if name not in _NOT_IDENTITY}
     identity["data"].pop("data_dir")
     identity |= {
@@ -428,37 +486,7 @@ def _claim_workdir(run: Run) -> None:
         "original_digest": run.given_original.digest if run.given_original else None,
     }
     identity = json.loads(json.dumps(identity))
-    workdir, path = run.workdir, run.workdir / "config.json"
-    if path.is_file():
-        earlier = _flat(json.loads(path.read_text("utf-8")))
-        now = _flat(identity)
-        differing = [
-            f"  {name}: {earlier.get(name)} there, {now.get(name)} now"
-            for name in sorted(earlier.keys() | now.keys())
-            if earlier.get(name) != now.get(name)
-        ]
-        if differing:
-            raise FileExistsError(
-                f"workdir {workdir} holds a run of another configuration:\n" + "\n".join(differing) + "\n"
-                f"Give this one a folder of its own, such as --workdir {workdir}-2."
-            )
-    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
-        raise FileExistsError(
-            f"workdir {workdir} is not empty and holds no run of cujax; give another folder with --workdir."
-        )
-    else:
-        workdir.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(identity, indent=2) + "\n", "utf-8")
-        for name, lines in (("redrawn_ids.txt", run.source.redrawn_ids), ("skipped_images.txt", run.source.skipped)):
-            if lines:
-                (workdir / name).write_text("\n".join(lines) + "\n", "utf-8")
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {
-        name: value
-        for key, child in tree.items()
-        for name, value in _flat(child, f"{prefix}.{key}" if prefix else key).items()
-    }
+    run.identity = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    if is_first_host():
+        lists = {"redrawn_ids.txt": run.source.redrawn_ids, "skipped_images.txt": run.source.skipped}
+        run.lock = claim(run.workdir, identity, {name: "\n".join(lines) + "\n" for name, lines in lists.items() if lines})

@@ -11,30 +11,36 @@ from cujax.sharding import is_first_host
 
 
 class MetricsFile:
-    """Writes one JSON object a line; started anew each time it is opened. Of several hosts only the first writes.
+    """Writes one JSON object a line, and each at once, so that a killed process has written all it logged.
+
+    Of several hosts only the first writes.
 
     Args:
         path: The file; its folder is made.
         tensorboard: Also write TensorBoard events, into a folder of the file's name without its ending.
+        keep: How many bytes of the file as it is are kept; it goes on after them.
 
     Raises:
         ModuleNotFoundError: if TensorBoard events are asked for and tensorboardX is not installed.
     """
 
-    def __init__(self, path: Path, tensorboard: bool = False) -> None:
+    def __init__(self, path: Path, tensorboard: bool = False, keep: int = 0) -> None:
         if not is_first_host():
-            path, tensorboard = Path(os.devnull), False
+            path, tensorboard, keep = Path(os.devnull), False, 0
         path.parent.mkdir(parents=True, exist_ok=True)
+        kept = path.read_text()[:keep] if keep else ""  # JSON in ASCII: as many characters as bytes
         self._file = path.open("w", encoding="utf-8")
+        self._file.write(kept)
         self._events = None
         if tensorboard:
             from tensorboardX import SummaryWriter
 
-            self._events = SummaryWriter(str(path.with_suffix("")))
+            self._events = SummaryWriter(str(path.with_suffix("")), purge_step=_last_step(path) + 1 if keep else 0)
 
     def __call__(self, record: dict[str, Any]) -> None:
         """Writes one record; its "step" or "check" is the step of its other values."""
         self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
         if self._events is not None:
             prefix = "check" if "check" in record else "step"
             for name, value in record.items():
@@ -50,3 +56,8 @@ class MetricsFile:
         self._file.close()
         if self._events is not None:
             self._events.close()
+
+
+def _last_step(path: Path) -> int:
+    record = json.loads(path.read_text("utf-8").splitlines()[-1])
+    return record.get("step", record.get("check"))

@@ -7,18 +7,23 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import rich.markup
 from etils.epath import Path
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from cujax.audit.accuracy import accuracy
 from cujax.audit.rows import Answers, audit_rows
 from cujax.checkpoints import Checkpoint, describe_lineage, installed_versions
 from cujax.data.requests import ids_digest
 from cujax.experiment import Run, describe, describe_request
 from cujax.figures import confidence_figure, destination_figure, embeddings_figure, stopping_figure
+from cujax.inference import predict
+from cujax.lineage import Deletion, deletions
 from cujax.sharding import is_first_host
+from cujax.workdir import write_whole
 
 CAVEAT = (
     "An empirical audit is no certificate of deletion: it can show that something was not forgotten, "
@@ -27,6 +32,9 @@ CAVEAT = (
 
 _STOPPING = "Unlearning, pass by pass"
 UNRECORDED = "the checkpoint does not record it"
+
+# The models that earlier requests are looked at in.
+_PREVIOUS = (("original", "before"), ("unlearned", "after"), ("retrained", "retrained"))
 
 # Key, heading, and what it asks.
 _COLUMNS = (
@@ -89,13 +97,31 @@ def make_report(run: Run, original: Checkpoint, retrained: list[Checkpoint], unl
     Returns:
         `{"report": plain data, "figures": {title: (explanation, PNG bytes)}}`.
     """
-    count = 3 + len(retrained)
-    with run.progress("auditing", count + 4) as advance:
+    requests = deletions(run.given_original) if run.given_original else ()
+    with run.progress("auditing", 7 + len(retrained) + len(requests)) as advance:
 
         def answers(checkpoint: Checkpoint) -> Answers:
             result = run.answers(checkpoint)
             advance()
             return result
+
+        def previous(request: Deletion) -> dict[str, Any]:
+            """How the samples of an earlier request fare; of retrained models the mean."""
+            part = run.split.previously_forgotten
+            rows = part.indices[np.isin(part.ids, request.ids)]
+
+            def mean_accuracy(checkpoints: Sequence[Checkpoint]) -> float | None:
+                found = [accuracy(predict(run.model, model.variables, run.train_images, rows)) for model in checkpoints]
+                return sum(found) / len(found) if found else None
+
+            advance()
+            return {
+                "request": request.request,
+                "n": len(rows),
+                "original": mean_accuracy([original]),
+                "unlearned": mean_accuracy([unlearned]),
+                "retrained": mean_accuracy(retrained),
+            }
 
         of_original, of_unlearned = answers(original), answers(unlearned)
         of_retrained = [answers(checkpoint) for checkpoint in retrained]
@@ -129,6 +155,7 @@ def make_report(run: Run, original: Checkpoint, retrained: list[Checkpoint], unl
                 "class_names": list(source.class_names),
             },
             "label_noise": {"redrawn": len(source.redrawn_ids), "digest": ids_digest(source.redrawn_ids)} if noisy else None,
+            "previous_requests": [previous(request) for request in requests],
             "lineage": describe_lineage(unlearned).splitlines(),
             "retrained_models": len(retrained),
             "config": describe(run.experiment),
@@ -220,6 +247,12 @@ def summary(report: dict[str, Any]) -> str:
         f"{_figure(rows['unlearned'], 'retain_test_accuracy')} after"
         + (f", {_figure(rows['retrained'], 'retain_test_accuracy')} retrained." if report["retrained_models"] else "."),
     ]
+    lines += [
+        f"Accuracy on the {earlier['n']} samples of the earlier request {earlier['request']}: "
+        + ", ".join(f"{_share(earlier[name])} {when}" for name, when in _PREVIOUS if earlier[name] is not None)
+        + "."
+        for earlier in report["previous_requests"]
+    ]
     return "\n".join(lines)
 
 
@@ -243,6 +276,10 @@ def _columns(report: dict[str, Any]) -> list[tuple[str, str, str]]:
     return [column for column in _COLUMNS if any(row[column[0]] is not None for row in report["rows"].values())]
 
 
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
 def _figure(row: dict[str, Any], key: str) -> str:
     if row[key] is None:
         return "–"
@@ -253,15 +290,10 @@ def _figure(row: dict[str, Any], key: str) -> str:
 def write_report(directory: Path, made: dict[str, Any]) -> tuple[Path, Path]:
     """Writes `report.json` and `report.html`, each whole or not at all, and returns their paths."""
     directory.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, text in (
-        ("report.json", json.dumps(made["report"], indent=2, allow_nan=False) + "\n"),
-        ("report.html", html_page(made["report"], made["figures"])),
-    ):
-        temporary = directory / f"{name}.tmp"
-        temporary.write_text(text, "utf-8")
-        written.append(temporary.replace(directory / name))
-    return written[0], written[1]
+    return (
+        write_whole(directory / "report.json", json.dumps(made["report"], indent=2, allow_nan=False) + "\n"),
+        write_whole(directory / "report.html", html_page(made["report"], made["figures"])),
+    )
 
 
 def _png(figure: Figure) -> bytes:
@@ -311,6 +343,17 @@ def html_page(report: dict[str, Any], figures: dict[str, tuple[str, bytes]]) -> 
     parts = ", ".join(f"{name} {split[name]}" for name in ("forget", "retain", "validation", "test"))
     details = json.dumps({key: report[key] for key in ("config", "versions", "split", "cost", "seed")}, indent=2)
     several = report["retrained_models"] > 1
+    earlier = "".join(
+        f"<tr><td>{escape(request['request'])}</td><td>{request['n']}</td>"
+        + "".join(f"<td>{_share(request[name])}</td>" for name, _ in _PREVIOUS)
+        + "</tr>"
+        for request in report["previous_requests"]
+    )
+    heads = "".join(f"<th>{name}</th>" for name, _ in _PREVIOUS)
+    earlier_table = (
+        "<h2>Earlier requests</h2><p>Accuracy on the training samples that earlier requests had forgotten.</p>"
+        f"<table><thead><tr><th>request</th><th>samples</th>{heads}</tr></thead><tbody>{earlier}</tbody></table>"
+    )
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Unlearning report: {escape(report["source"]["name"])}</title><style>{_STYLE}</style></head><body>
@@ -320,6 +363,7 @@ def html_page(report: dict[str, Any], figures: dict[str, tuple[str, bytes]]) -> 
 <div class="scroll"><table><thead><tr><th></th>{head}<th>seconds</th></tr></thead><tbody>{body}</tbody></table></div>
 <p class="note">All figures are fractions. The aim is not the best figure but the retrained model's
 ({report["retrained_models"]} of them{", mean ± standard deviation" if several else ""}). Samples: {escape(parts)}.</p>
+{earlier_table * bool(earlier)}
 {pictures}
 <h2>What the columns ask</h2><ul>{questions}</ul>
 {f"<h2>What could not be computed, and why</h2><ul>{absent}</ul>" if absent else ""}

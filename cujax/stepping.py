@@ -5,6 +5,7 @@ XLA's CPU backend runs convolutions inside a compiled loop many times slower (do
 """
 
 import functools
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -102,28 +103,45 @@ class Stepper:
         log: Where the metrics of each step go.
         steps_per_call: At most so many steps in one compiled call; None for 1 on a CPU, 128 on an accelerator. Streamed
             images are fed one step a call.
+        cost: The cost so far; of a run that is taken up again, what it was there.
+        due: Whether to keep the state now; asked after each compiled call, with the number of steps so far.
     """
 
     images: ImageSet
     log: Log
     steps_per_call: int | None = None
-    _cost: Cost = field(default=Cost(0.0, 0, 0, None), init=False)
+    cost: Cost = NOTHING_YET
+    due: Callable[[int], bool] = lambda steps: False
     _compiled: dict[Any, _StepCost] = field(default_factory=dict, init=False)
 
-    def run(self, state: UnlearnState, phase: Phase) -> UnlearnState:
+    def run(
+        self,
+        state: UnlearnState,
+        phase: Phase,
+        *,
+        skip: int = 0,
+        keep: Callable[[UnlearnState, int], None] = lambda state, batches: None,
+    ) -> UnlearnState:
         """Takes one step a batch. Metrics are read one call late, so that the device need not wait for the host.
+
+        Args:
+            state: Before the first step; it is used up.
+            phase: What to do.
+            skip: The first so many batches were done before.
+            keep: Called where `due` says so, with the state and the number of batches it has seen, after the metrics of
+                all of them were logged.
 
         Raises:
             NotFiniteError: after the step whose loss or gradient was not finite.
         """
         state = replicate(state, mesh_of(self.images.mean))
         with on_mesh_of(self.images.mean):
-            return self._run(state, phase)
+            return self._run(state, phase, skip, keep)
 
-    def _run(self, state: UnlearnState, phase: Phase) -> UnlearnState:
+    def _run(self, state: UnlearnState, phase: Phase, skip: int, keep: Callable[[UnlearnState, int], None]) -> UnlearnState:
         pending: tuple[Metrics, _StepCost] | None = None
-        started = time.perf_counter()
-        for arrays, index_batches in self._calls(phase.batches):
+        done, started = skip, time.perf_counter()
+        for arrays, index_batches in self._calls(phase.batches, skip):
             compiling = time.perf_counter()
             cost = self._step_cost(phase, state, arrays, index_batches)
             started += time.perf_counter() - compiling
@@ -131,28 +149,43 @@ class Stepper:
             if pending is not None:
                 self._read(*pending)
             pending = metrics, cost
+            done += _length(index_batches)
+            if self.due(self.steps + _length(index_batches)):
+                self._read(*pending)
+                pending = None
+                started = self._add_seconds_since(started)
+                keep(state, done)
         if pending is not None:
             self._read(*pending)
         jax.block_until_ready(state.params)
-        self._cost = replace(self._cost, seconds=self._cost.seconds + time.perf_counter() - started)
+        self._add_seconds_since(started)
         return state
 
-    def _calls(self, batches: Iterable[Any]) -> Iterator[tuple[DeviceImages, Any]]:
-        """The arguments of each compiled call: equally many steps in each, what is left over one by one."""
+    def _add_seconds_since(self, started: float) -> float:
+        now = time.perf_counter()
+        self.cost = replace(self.cost, seconds=self.cost.seconds + now - started)
+        return now
+
+    def _calls(self, batches: Iterable[Any], skip: int) -> Iterator[tuple[DeviceImages, Any]]:
+        """The arguments of each compiled call: equally many steps in each, what is left over one by one.
+
+        A run that is taken up again makes the calls that the whole one would have made, so that its bits are the same.
+        """
         at_most = self.steps_per_call
         if at_most is None:
             at_most = 1 if jax.default_backend() == "cpu" else _STEPS_PER_CALL_ON_ACCELERATORS
         if at_most == 1 or isinstance(self.images, StreamedImages):
-            for arrays, index_batch in placed(self.images, batches):
+            for arrays, index_batch in placed(self.images, itertools.islice(batches, skip, None)):
                 yield arrays, self._stack([index_batch])
             return
-        waiting = [index_batch for _, index_batch in placed(self.images, batches)]
-        while waiting:
-            calls = -(-len(waiting) // at_most)
-            length = len(waiting) // calls
+        waiting, stop = [index_batch for _, index_batch in placed(self.images, batches)], 0
+        while stop < len(waiting):
+            calls = -(-(len(waiting) - stop) // at_most)
+            length = (len(waiting) - stop) // calls
             for _ in range(calls):
-                yield self.images, self._stack(waiting[:length])
-                waiting = waiting[length:]
+                start, stop = stop, stop + length
+                if stop > skip:
+                    yield self.images, self._stack(waiting[max(start, skip) : stop])
             at_most = 1
 
     def _stack(self, index_batches: list[Any]) -> Any:
@@ -178,11 +211,11 @@ class Stepper:
         metrics = jax.device_get(stacked)
         for position in range(_length(metrics)):
             values = {name: value[position].item() for name, value in metrics.items()}
-            before = self._cost
+            before = self.cost
             flops = None
             if step_cost.flops is not None and (before.flops is not None or not before.steps):
                 flops = (before.flops or 0.0) + step_cost.flops
-            self._cost = Cost(before.seconds, before.steps + 1, before.samples + step_cost.samples, flops)
+            self.cost = Cost(before.seconds, before.steps + 1, before.samples + step_cost.samples, flops)
             self.log({"step": self.steps, **values})
             if not values["finite"]:
                 raise NotFiniteError(f"the loss or a gradient was not finite at step {self.steps} (loss {values['loss']}).")
@@ -190,12 +223,7 @@ class Stepper:
     @property
     def steps(self) -> int:
         """Steps taken so far."""
-        return self._cost.steps
-
-    @property
-    def cost(self) -> Cost:
-        """The cost so far."""
-        return self._cost
+        return self.cost.steps
 
 
 def _flops(lowered: jax.stages.Lowered) -> float | None:

@@ -1,7 +1,7 @@
 """Supervised training: the original model, and models retrained without the forget set, by one recipe."""
 
 import functools
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 import jax
@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from cujax.bookmark import NO_BOOKMARK, Bookmark, Position
 from cujax.data.batches import Augmentation, ImageSet, batches_of_all, image_shape, preprocess
 from cujax.losses import cross_entropy
 from cujax.model import Model, PyTree, Variables
 from cujax.progress import Progress, silent
 from cujax.step import Examples, Metrics, Step, UnlearnState, accuracy, update
-from cujax.stepping import Cost, Log, NotFiniteError, Phase, Stepper
+from cujax.stepping import NOTHING_YET, Cost, Log, NotFiniteError, Phase, Stepper
 
 OptimizerName = Literal["adam", "sgd"]
 
@@ -126,6 +127,7 @@ class Trainer:
         progress: Shows progress.
         log: Takes a record (a dict) of each step.
         steps_per_call: As in `cujax.stepping.Stepper`.
+        bookmark: Keeps where the run stands; with one that kept something, training goes on from there.
     """
 
     recipe: Training
@@ -133,6 +135,7 @@ class Trainer:
     progress: Progress = silent
     log: Log = field(default=lambda record: None)
     steps_per_call: int | None = None
+    bookmark: Bookmark = NO_BOOKMARK
 
     def train(self, model: Model, indices: np.ndarray, key: jax.Array, *, description: str = "training") -> Trained:
         """Trains fresh parameters on the images at `indices`; initialisation and order both come from `key`.
@@ -152,12 +155,26 @@ class Trainer:
         state = UnlearnState.create(*fresh_variables(model, self.images, init_key), tx, state_key)
         images = replace(self.images, augmentation=recipe.augmentation)
         step = make_train_step(model, tx)
-        stepper = Stepper(images, self.log, self.steps_per_call)
+        position, cost = Position(), NOTHING_YET
+        kept = self.bookmark.resume({"state": state})
+        if kept is not None:
+            tree, record = kept
+            state, position, cost = tree["state"], Position(**record["position"]), Cost(**record["cost"])
+        stepper = Stepper(images, self.log, self.steps_per_call, cost, self.bookmark.due)
+
+        def keep(epoch: int, state: UnlearnState, batches: int) -> None:
+            record = {"position": asdict(Position(epoch, 0, batches)), "cost": asdict(stepper.cost)}
+            self.bookmark.keep({"state": state}, record)
+
         with self.progress(description, recipe.epochs) as advance:
-            for epoch in range(recipe.epochs):
+            if position.passes:
+                advance(position.passes)
+            for epoch in range(position.passes, recipe.epochs):
                 batches = batches_of_all(indices, recipe.batch_size, jax.random.fold_in(order_key, epoch))
+                skip = position.batches if epoch == position.passes else 0
                 try:
-                    state = stepper.run(state, Phase(step, preprocess, batches))
+                    phase = Phase(step, preprocess, batches)
+                    state = stepper.run(state, phase, skip=skip, keep=functools.partial(keep, epoch))
                 except NotFiniteError as error:
                     raise FloatingPointError(
                         f"{description} diverged: {error} Lower training.learning_rate, now {recipe.learning_rate}."

@@ -1,5 +1,6 @@
 """The run of a method: passes over the forget set, the stop rule on validation data, and the guard."""
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cujax.audit.accuracy import accuracy
+from cujax.bookmark import NO_BOOKMARK, Bookmark, Position
 from cujax.data.batches import ImageSet
 from cujax.data.requests import Split
 from cujax.inference import predict
@@ -126,6 +128,7 @@ class Loop:
         steps_per_call: As in `cujax.stepping.Stepper`.
         stop_early: Whether a run ends as soon as the samples are forgotten, or the tolerance is exceeded. If not, it makes
             all its passes, and returns the last state within the tolerance.
+        bookmark: Keeps where the run stands; with one that kept something, the run goes on from there.
     """
 
     images: ImageSet
@@ -134,6 +137,7 @@ class Loop:
     log: Log = field(default=lambda record: None)
     steps_per_call: int | None = None
     stop_early: bool = True
+    bookmark: Bookmark = NO_BOOKMARK
 
     def run(
         self,
@@ -163,21 +167,44 @@ class Loop:
                 nearest to its target.
             spent: What was computed before the first step, on the same account.
         """
-        stepper = Stepper(self.images, self.log, self.steps_per_call)
-        first = self._check(model, state, split, 0, forgotten_accuracy, lowest_target=0.0)
-        checks, good = [first], _Snapshot.of(state)
-        ends_early = self.stop_early and not rewind
-        checking = 0.0
+        kept = self.bookmark.resume({"state": state, "good": Variables(state.params, state.model_state)})
+        if kept is None:
+            checks = [self._check(model, state, split, 0, forgotten_accuracy, lowest_target=0.0)]
+            good, position, cost, checking = _Snapshot.of(state), Position(), NOTHING_YET, 0.0
+        else:
+            tree, record = kept
+            state, good = tree["state"], _Snapshot(record["good_step"], tree["good"])
+            checks = [Check(**check) for check in record["checks"]]
+            position, cost, checking = Position(**record["position"]), Cost(**record["cost"]), record["checking"]
+        first, ends_early = checks[0], self.stop_early and not rewind
+        stepper = Stepper(self.images, self.log, self.steps_per_call, cost, self.bookmark.due)
+
+        def keep(here: Position, state: UnlearnState, batches: int) -> None:
+            record = {
+                "position": asdict(replace(here, batches=batches)),
+                "cost": asdict(stepper.cost),
+                "checks": [asdict(check) for check in checks],
+                "checking": checking,
+                "good_step": good.step,
+            }
+            self.bookmark.keep({"state": state, "good": good.variables}, record)
+
         rule: StopRule = "max_passes"
         reason = (
             f"{max_passes} passes were made without forgetting; raise max_passes, or the learning rate or weight with which "
             "the method forgets"
         )
         with self.progress("unlearning", max_passes) as advance:
-            for forget_pass in range(max_passes):
+            if position.passes:
+                advance(position.passes)
+            for forget_pass in range(position.passes, max_passes):
                 try:
-                    for phase in phases(forget_pass):
-                        state = stepper.run(state, phase)
+                    for number, phase in enumerate(phases(forget_pass)):
+                        here = Position(forget_pass, number)
+                        if here < replace(position, batches=0):
+                            continue
+                        skip = position.batches if here == replace(position, batches=0) else 0
+                        state = stepper.run(state, phase, skip=skip, keep=functools.partial(keep, here))
                 except NotFiniteError as error:
                     rule = "not_finite"
                     reason = f"{error} The parameters of step {good.step} are kept; lower the learning rate"

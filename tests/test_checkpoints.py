@@ -1,7 +1,9 @@
 """Checkpoints come back as they were, or are refused: never silently other numbers."""
 
 import json
+import resource
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import chex
@@ -18,7 +20,10 @@ from cujax.checkpoints import (
     describe_lineage,
     import_checkpoint,
     load_checkpoint,
+    load_progress,
     save_checkpoint,
+    save_progress,
+    to_plain,
 )
 from cujax.data.requests import ids_digest
 from cujax.model import Variables, abstract_variables, from_linen
@@ -82,37 +87,57 @@ def test_nothing_is_overwritten(saved, variables):
     assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before
 
 
-def damaged_copies(directory, target):
-    """Copies of a checkpoint, each with one byte flipped, or one file cut short."""
+def damaged_copies(directory, target, count=100):
+    """Copies of a checkpoint, each file in its turn with one byte flipped at random, or cut short."""
     rng = np.random.default_rng(0)
-    for path in sorted(path.relative_to(directory) for path in directory.rglob("*") if path.is_file()):
+    files = sorted(path.relative_to(directory) for path in directory.rglob("*") if path.is_file())
+    shutil.copytree(directory, target)
+    for number in range(count):
+        path = files[number % len(files)]
         content = (directory / path).read_bytes()
-        flips = [int(rng.integers(len(content))) for _ in range(3)] if content else []
-        for damage in (*flips, "cut"):
-            shutil.rmtree(target, ignore_errors=True)
-            shutil.copytree(directory, target)
-            if damage == "cut":
-                (target / path).write_bytes(content[: len(content) // 2])
-            else:
-                (target / path).write_bytes(content[:damage] + bytes([content[damage] ^ 0x10]) + content[damage + 1 :])
-            yield path, damage
+        where = int(rng.integers(max(len(content), 1)))
+        cut = not content or rng.random() < 0.3
+        flipped = (
+            content[:where] + bytes([content[where] ^ (1 << int(rng.integers(8)))]) + content[where + 1 :]
+            if content
+            else b""
+        )
+        (target / path).write_bytes(content[:where] if cut else flipped)
+        yield path
+        (target / path).write_bytes(content)
 
 
 def test_damage_is_refused_or_harmless_never_silent(saved, variables, tmp_path):
     directory, written = saved
     refused, target = [], tmp_path / "damaged"
-    for path, damage in damaged_copies(directory, target):
+    for path in damaged_copies(directory, target):
         try:
             loaded = load_checkpoint(target)
         except CheckpointError as error:
             assert str(target) in str(error)
             assert "copy" in str(error), error
-            refused.append((path, damage))
+            refused.append(path)
         else:
             chex.assert_trees_all_equal(loaded.variables, variables)
             assert loaded.metadata == written.metadata
-    assert len(refused) >= 10
-    assert any(path.name == "_CHECKPOINT_METADATA" for path, _ in refused)
+    assert len(refused) >= 40
+    assert any(path.name == "_CHECKPOINT_METADATA" for path in refused)
+
+
+def test_damaged_progress_is_refused_or_harmless_never_silent(variables, tmp_path):
+    tree = {"state": variables, "key": jax.random.key(3)}
+    arrays, record = to_plain(tree), {"position": {"passes": 1}, "metrics_bytes": 12}
+    save_progress(tmp_path / "progress", arrays, record)
+    refused, target = 0, tmp_path / "damaged"
+    for _ in damaged_copies(tmp_path / "progress", target):
+        try:
+            loaded, metadata = load_progress(target)
+        except CheckpointError:
+            refused += 1
+        else:
+            chex.assert_trees_all_equal(dict(loaded), arrays)
+            assert metadata.record == record
+    assert refused >= 30
 
 
 def test_changed_array_data_is_refused_by_name(saved, variables, tmp_path):
@@ -227,3 +252,28 @@ def test_relative_paths_work(variables, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_checkpoint(Path("here"), variables, Metadata("original"))
     assert load_checkpoint("here").metadata.kind == "original"
+
+
+def test_saves_from_several_threads_do_not_disturb_each_other(variables, tmp_path):
+    def save(number):
+        return save_checkpoint(tmp_path / str(number), variables, Metadata("original", source=str(number)))
+
+    with ThreadPoolExecutor(4) as threads:
+        written = list(threads.map(save, range(8)))
+    for number, checkpoint in enumerate(written):
+        assert load_checkpoint(tmp_path / str(number)).digest == checkpoint.digest
+
+
+def test_a_checkpoint_that_does_not_fit_on_the_disk_is_told_and_leaves_nothing(saved, variables, tmp_path):
+    """The limit on the size of a file stands in for a full disk."""
+    directory, written = saved
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"full could not be written .*Free space.*run the same command again"):
+            save_checkpoint(tmp_path / "full", variables, METADATA)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+    assert load_checkpoint(directory).digest == written.digest
+    assert save_checkpoint(tmp_path / "full", variables, METADATA).digest == written.digest

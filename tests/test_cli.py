@@ -1,11 +1,15 @@
 """Command lines: configurations, overrides, exit statuses, and messages a person can act on."""
 
+import contextlib
 import dataclasses
+import os
+import signal
 from pathlib import Path
 
+import chex
 import pytest
 
-from cujax.cli import INTERRUPTED, main, parse, take_option
+from cujax.cli import INTERRUPTED, PREEMPTED, main, parse, take_option
 from cujax.data.requests import ForgetClass, ForgetRandom
 from cujax.experiment import Experiment
 from cujax.methods import METHODS, ContrastiveUnlearning, Retrain, SalUn, Scrub
@@ -155,6 +159,41 @@ def test_interrupting_says_what_is_kept_and_how_to_go_on(tmp_path, capsys):
     assert "kept" in message
     assert "original." in message
     assert "Run the same command again" in message
+
+
+def test_a_preempted_run_saves_where_it_stands_ends_with_143_and_goes_on_from_there(tmp_path, capsys):
+    flags = ["--training.epochs", "3", "--save-seconds", "None", "--workdir", str(tmp_path / "run")]
+    metrics = tmp_path / "run" / "metrics" / "original.jsonl"
+
+    def preempted(run):
+        """SIGTERM arrives in the second epoch."""
+
+        @contextlib.contextmanager
+        def progress(description, total):
+            yield lambda n=1, note="": os.kill(os.getpid(), signal.SIGTERM)
+
+        run.progress = progress
+        run.original()
+
+    assert status(preempted, *flags) == PREEMPTED == 143
+    message = capsys.readouterr().err
+    assert "Complete and kept" in message
+    assert "nothing yet. Begun, and kept as far as it was saved: original. Run the same command again" in message
+    assert len(metrics.read_text().splitlines()) == 22
+    models = []
+    assert status(lambda run: models.append(run.original()), *flags) == 0
+    assert "original goes on from step 22." in capsys.readouterr().err
+    assert not (tmp_path / "run" / "progress").exists()
+    flags[-1] = str(tmp_path / "whole")
+    assert status(lambda run: models.append(run.original()), *flags) == 0
+    chex.assert_trees_all_equal(models[0].variables, models[1].variables)
+    assert metrics.read_text() == (tmp_path / "whole" / "metrics" / "original.jsonl").read_text()
+
+
+def test_deterministic_operations_are_asked_of_the_compiler(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
+    assert status(lambda run: None, "--deterministic", "--workdir", str(tmp_path / "run")) == 0
+    assert os.environ["XLA_FLAGS"] == "--xla_cpu_enable_fast_math=false --xla_gpu_deterministic_ops=true"
 
 
 def test_a_failed_computation_ends_with_status_1(tmp_path, capsys):

@@ -253,3 +253,32 @@ def test_configurations_and_requests_become_plain_data():
 def test_impossible_settings_are_refused(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
         Experiment(**changes)
+
+
+@pytest.mark.parametrize("changes", [{"save_steps": 0}, {"save_seconds": -1.0}])
+def test_impossible_intervals_are_refused(changes):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        Experiment(**changes)
+
+
+def test_where_it_is_saved_how_often_is_no_other_experiment(experiment):
+    prepare(experiment)
+    prepare(dataclasses.replace(experiment, save_steps=3, save_seconds=None))
+
+
+def test_a_disk_that_fills_up_ends_the_run_and_what_is_complete_stands(experiment, monkeypatch):
+    experiment = dataclasses.replace(experiment, save_steps=5)
+    run = prepare(experiment)
+    original = run.original()
+    with monkeypatch.context() as patched:
+
+        def full(*arguments, **keywords):
+            raise OSError(28, "No space left on device")
+
+        patched.setattr("orbax.checkpoint.v1.save", full)
+        with pytest.raises(OSError, match=r"could not be written .*No space left.*run the same command again"):
+            run.retrained()
+    again = prepare(experiment)
+    assert again.missing() == ["retrained_0", "unlearned"]
+    assert again.original().digest == original.digest
+    assert len(again.retrained()) == 1

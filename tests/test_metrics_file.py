@@ -17,6 +17,17 @@ def test_each_record_is_a_line_and_reopening_starts_anew(tmp_path):
     assert records == [{"step": 1, "loss": 1.0, "finite": True}, {"check": 1, "forget_accuracy": 0.5}]
 
 
+def test_what_a_run_goes_on_from_is_kept_and_the_rest_cut_off(tmp_path):
+    path = tmp_path / "original.jsonl"
+    with MetricsFile(path) as log:
+        log({"step": 1, "loss": 2.0})
+        kept = path.stat().st_size
+        log({"step": 2, "loss": 1.0})
+    with MetricsFile(path, keep=kept) as log:
+        log({"step": 2, "loss": 0.5})
+    assert [json.loads(line)["loss"] for line in path.read_text().splitlines()] == [2.0, 0.5]
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboardX")
 def test_tensorboard_events_are_written_where_asked_for(tmp_path):
     with MetricsFile(tmp_path / "unlearned.jsonl", tensorboard=True) as log:

@@ -262,11 +262,13 @@ def test_every_figure_of_the_summary_is_in_its_place():
         "source": {"name": "pets", "class_names": ["ant", "bee", "cat"]},
         "cost": {"unlearned": {"seconds": 1.26}, "retrained": {"seconds": 45.61}},
         "retrained_models": 2,
+        "previous_requests": [{"request": "first", "n": 7, "original": 0.125, "unlearned": 0.25, "retrained": None}],
     }
     assert summary(report).splitlines() == [
         "Forgot classes bee, cat (345 training images) of pets in 17 steps, 1.3 s (retraining took 45.6 s): because.",
         "Accuracy on test samples of the forgotten classes: 0.987 before, 0.021 after, 0.012 ±0.004 retrained.",
         "Test accuracy on what stays: 0.911 before, 0.922 after, 0.933 ±0.006 retrained.",
+        "Accuracy on the 7 samples of the earlier request first: 0.125 before, 0.250 after.",
     ]
     report["stop"]["rule"] = "max_passes"
     assert summary(report).startswith("Did NOT reach the stop rule for classes bee, cat")

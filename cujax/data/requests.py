@@ -160,9 +160,10 @@ def make_split(source: Source, request: Request, previously_forgotten_ids: Seque
         FileNotFoundError: if the file of ids is not there.
     """
     train = source.train
+    is_previous = np.isin(train.ids, np.array(list(previously_forgotten_ids), dtype=str))
     is_validation = np.zeros(len(train), bool)
     is_validation[_validation_rows(train)] = True
-    is_previous = np.isin(train.ids, np.array(list(previously_forgotten_ids), dtype=str))
+    is_validation &= ~is_previous
     unknown = set(previously_forgotten_ids) - set(train.ids[is_previous].tolist())
     if unknown:
         raise ValueError(

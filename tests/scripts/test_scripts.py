@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,19 @@ def test_another_checkpoint_of_the_split_can_be_audited(finished):
     result = script("audit", *QUICK, "--unlearned", "other/checkpoints/unlearned", cwd=folder)
     assert result.returncode == 0, result.stderr
     assert len(list((folder / "runs" / "digits_class").glob("audit-*/report.html"))) == 1
+
+
+def test_the_lineage_is_printed_and_verified(finished, tmp_path):
+    folder, _ = finished
+    checkpoint = folder / "runs" / "digits_class" / "checkpoints" / "unlearned"
+    result = script("lineage", str(checkpoint), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("verified") == 2
+    assert "forgot ForgetClass(label=5) by ContrastiveUnlearning" in result.stdout
+    shutil.copytree(checkpoint, tmp_path / "copy")
+    (tmp_path / "copy" / "_CHECKPOINT_METADATA").write_text("{}")
+    assert script("lineage", "copy", cwd=tmp_path).returncode == 1
+    assert script("lineage", "nothing", cwd=tmp_path).returncode == 2
 
 
 def test_auditing_what_is_not_there_names_it(tmp_path):
@@ -174,7 +188,7 @@ def test_a_folder_with_damaged_images_is_refused_or_unlearned_without_them(tmp_p
     assert (tmp_path / "run" / "skipped_images.txt").read_text().startswith("class 2/89.png")
 
 
-@pytest.mark.parametrize("name", ["unlearn", "train", "audit", "benchmark", "import_weights", "prepare_data"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "scripts").glob("*.py")))
 def test_help_teaches(name, tmp_path):
     result = script(name, "--help", cwd=tmp_path)
     assert result.returncode == 0

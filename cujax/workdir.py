@@ -1,0 +1,301 @@
+"""A run's folder: whose it is, which process uses it, and the progress of what is unfinished."""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Self
+
+import jax
+from etils.epath import Path
+
+from cujax.checkpoints import (
+    CheckpointError,
+    from_plain,
+    installed_versions,
+    load_progress,
+    remove_leftovers,
+    save_progress,
+    to_plain,
+)
+from cujax.interruption import Interruption
+from cujax.model import PyTree
+from cujax.sharding import is_first_host
+
+# Takes a sentence that a person should read.
+Tell = Callable[[str], None]
+
+_LOCK = ".lock"
+_KEPT = 2
+_STEPS_ON_SEVERAL_HOSTS = 500
+
+
+class Lock:
+    """The right of one process to a folder, held until this is collected; the system drops it when the process ends."""
+
+    def __init__(self, descriptor: int) -> None:
+        weakref.finalize(self, os.close, descriptor)
+
+
+# Runs of one process may share a folder: they take turns.
+_held: weakref.WeakValueDictionary[Path, Lock] = weakref.WeakValueDictionary()
+
+
+def lock(workdir: Path) -> Lock | None:
+    """Takes a folder for this process; None for one in a bucket (gs://), which cannot be locked.
+
+    Raises:
+        BlockingIOError: if another process has it; the message names the process.
+    """
+    if "://" in str(workdir):
+        return None
+    path = workdir.resolve() / _LOCK
+    held = _held.get(path)
+    if held is not None and path.exists():
+        return held
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(descriptor, 200).decode().strip() or "another process"
+        os.close(descriptor)
+        raise BlockingIOError(
+            f"workdir {workdir} is in use by {holder}; wait for it or stop it, or give another folder with --workdir."
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+    _held[path] = taken = Lock(descriptor)
+    return taken
+
+
+def claim(workdir: Path, identity: dict[str, Any], files: dict[str, str]) -> Lock | None:
+    """Makes a folder the home of one configuration, or checks that it is, and locks it.
+
+    What a killed process left half written is removed.
+
+    Args:
+        workdir: The folder.
+        identity: What tells the configuration from others; plain data, kept in `config.json`.
+        files: Text files to write beside it, by name.
+
+    Raises:
+        FileExistsError: if the folder holds another configuration, or something else.
+        BlockingIOError: if another process uses it.
+        OSError: if it cannot be written.
+    """
+    config = workdir / "config.json"
+    ours = config.is_file() or (workdir / _LOCK).is_file()
+    if not ours and workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise FileExistsError(
+            f"workdir {workdir} is not empty and holds no run of cujax; give another folder with --workdir."
+        )
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        taken = lock(workdir)
+        if config.is_file():
+            _compare(workdir, json.loads(config.read_text("utf-8")), identity)
+        else:
+            for name, text in {**files, config.name: json.dumps(identity, indent=2) + "\n"}.items():
+                write_whole(workdir / name, text)
+    except (FileExistsError, BlockingIOError):
+        raise
+    except OSError as error:
+        raise OSError(
+            f"workdir {workdir} cannot be written ({error}); restore access or free space, or give another folder with "
+            "--workdir."
+        ) from error
+    for folder in (workdir / "checkpoints", *(workdir / "progress").glob("*")):
+        remove_leftovers(folder)
+    return taken
+
+
+def write_whole(path: Path, text: str) -> Path:
+    """Writes a text file whole or not at all."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text, "utf-8")
+    return temporary.replace(path)
+
+
+def _compare(workdir: Path, earlier: dict[str, Any], now: dict[str, Any]) -> None:
+    earlier, now = _flat(earlier), _flat(now)
+    differing = [
+        f"  {name}: {earlier.get(name)} there, {now.get(name)} now"
+        for name in sorted(earlier.keys() | now.keys())
+        if earlier.get(name) != now.get(name)
+    ]
+    if differing:
+        raise FileExistsError(
+            f"workdir {workdir} holds a run of another configuration:\n" + "\n".join(differing) + "\n"
+            f"Give this one a folder of its own, such as --workdir {workdir}-2."
+        )
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {
+        name: value
+        for key, child in tree.items()
+        for name, value in _flat(child, f"{prefix}.{key}" if prefix else key).items()
+    }
+
+
+class KeptProgress:
+    """A bookmark on disk: the last two states of an unfinished model, each a checkpoint, written by a thread.
+
+    A loop never waits for the disk, except when the process was asked to end. While one state is being written, no other
+    is due. Several hosts must decide alike, so with them only steps count, each state is waited for, and who is asked to end
+    does so at once.
+
+    Args:
+        directory: Where the states lie, a folder each, named by the number of steps.
+        metrics: The model's metrics file, every record of which is written through at once.
+        identity: Digest of the configuration; states of another are not used.
+        steps: Keep a state after so many steps; None: steps do not count.
+        seconds: Keep a state after so many seconds; None: time does not count.
+        interruption: Says when the process was asked to end.
+        tell: Takes what a person should know.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        metrics: Path,
+        identity: str,
+        *,
+        steps: int | None,
+        seconds: float | None,
+        interruption: Interruption,
+        tell: Tell,
+    ) -> None:
+        self._directory, self._metrics, self._identity = directory, metrics, identity
+        self._every_steps, self._every_seconds = steps, seconds
+        self._interruption, self._tell = interruption, tell
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="progress")
+        self._writing: Future[None] | None = None
+        self._kept_at, self._kept_steps, self._steps = time.monotonic(), 0, 0
+        self._runs = 0
+        self._found = self._newest()
+
+    def _newest(self) -> tuple[Path, dict[str, jax.Array], dict[str, Any]] | None:
+        """The newest intact state. Damaged ones are told of and removed: they would be in the way of new ones."""
+        for path in reversed(self._states()):
+            try:
+                arrays, metadata = load_progress(path)
+                record = metadata.record
+                if record["identity"] != self._identity:
+                    raise CheckpointError(f"{path} is the progress of another configuration.")
+                if self._metrics_bytes() < record["metrics_bytes"]:
+                    raise CheckpointError(f"{path} is ahead of {self._metrics}, which was cut short.")
+            except (CheckpointError, KeyError) as error:
+                self._tell(f"progress at step {int(path.name)} cannot be used and is passed over: {error}")
+                if is_first_host():
+                    path.rmtree()
+                continue
+            there, here = _place(record["devices"], metadata.versions), _place(jax.device_count(), installed_versions())
+            if there != here:
+                self._tell(
+                    f"the progress of {self._directory.name} was made on {there}; now it is {here}: the last bits may "
+                    "differ from those of an uninterrupted run."
+                )
+            return path, arrays, record
+        return None
+
+    def _states(self) -> list[Path]:
+        return sorted(path for path in self._directory.glob("*") if path.name.isdigit())
+
+    def _metrics_bytes(self) -> int:
+        return self._metrics.stat().length if self._metrics.exists() else 0
+
+    @property
+    def metrics_bytes(self) -> int:
+        """How much of the metrics file belongs to the state that was found; 0 where there is none."""
+        return 0 if self._found is None else self._found[2]["metrics_bytes"]
+
+    def resume(self, like: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
+        """As `cujax.bookmark.Bookmark` has it. Of a method that runs several loops, only the first is kept.
+
+        Raises:
+            CheckpointError: if the state found does not have the names and shapes of `like`.
+        """
+        self._runs += 1
+        if self._found is None or self._runs > 1:
+            return None
+        path, arrays, record = self._found
+        self._kept_steps = int(path.name)
+        self._tell(f"{self._directory.name} goes on from step {self._kept_steps}.")
+        return from_plain(arrays, like, str(path)), record
+
+    def due(self, steps: int) -> bool:
+        """As `cujax.bookmark.Bookmark` has it.
+
+        Raises:
+            OSError: if the state before could not be written.
+        """
+        self._steps = steps
+        together = jax.process_count() > 1
+        if self._runs > 1 or together:
+            self._interruption.raise_if_asked()
+        if self._runs > 1:
+            return False
+        if together:
+            return steps - self._kept_steps >= (self._every_steps or _STEPS_ON_SEVERAL_HOSTS)
+        if self._interruption.asked:
+            return True
+        if self._writing is not None:
+            if not self._writing.done():
+                return False
+            self._writing.result()
+        by_steps = self._every_steps is not None and steps - self._kept_steps >= self._every_steps
+        return by_steps or (self._every_seconds is not None and time.monotonic() - self._kept_at >= self._every_seconds)
+
+    def keep(self, tree: PyTree, record: dict[str, Any]) -> None:
+        """As `cujax.bookmark.Bookmark` has it.
+
+        Raises:
+            KeyboardInterrupt: after the state was written, if Ctrl-C was pressed.
+            Preempted: likewise, after SIGTERM.
+        """
+        record = record | {
+            "identity": self._identity,
+            "metrics_bytes": self._metrics_bytes(),
+            "devices": jax.device_count(),
+        }
+        self._kept_at, self._kept_steps = time.monotonic(), self._steps
+        self._writing = self._writer.submit(self._write, self._steps, to_plain(tree), record)
+        if self._interruption.asked or jax.process_count() > 1:
+            self._writing.result()
+            self._interruption.raise_if_asked()
+
+    def _write(self, steps: int, arrays: dict[str, Any], record: dict[str, Any]) -> None:
+        save_progress(self._directory / f"{steps:09d}", arrays, record)
+        if is_first_host():
+            for old in self._states()[:-_KEPT]:
+                old.rmtree()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._writer.shutdown()
+
+    def remove(self) -> None:
+        """Removes all of it, once the finished model is on disk."""
+        self._writer.shutdown()
+        if is_first_host() and self._directory.exists():
+            self._directory.rmtree()
+            with contextlib.suppress(OSError):  # where other models are begun
+                self._directory.parent.rmdir()
+
+
+def _place(devices: int, versions: dict[str, str]) -> str:
+    packages = ", ".join(f"{name} {number}" for name, number in versions.items())
+    return f"{devices} device{'s' * (devices != 1)} with {packages}"

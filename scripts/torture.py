@@ -1,0 +1,155 @@
+"""Kills scripts/unlearn.py with SIGKILL at random moments, again and again, and compares what it ends with.
+
+One run is left alone. Others are killed and started again until they are done, with progress saved so often that many
+kills fall into a save; then parameters, metadata, metrics and report must be those of the first, times aside. Status 1 if
+one differs or fails by itself.
+"""
+
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+import random
+import runpy
+import shlex
+import signal
+import sys
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from cujax.checkpoints import load_checkpoint, to_plain
+from cujax.progress import bar
+
+LOADING = "loading or reporting"
+PROCESSES = multiprocessing.get_context("forkserver")
+
+
+@dataclass(frozen=True)
+class Torture:
+    """How long and how hard.
+
+    Attributes:
+        folder: Where the runs go; it must not exist yet.
+        kills: How many, in all.
+        seed: Of the moments.
+        flags: What scripts/unlearn.py is run with, as in --flags="--seed 3 --save-steps 20".
+    """
+
+    folder: Path = Path("runs/torture")
+    kills: int = 50
+    seed: int = 0
+    flags: str = "--save-steps 10"
+
+
+def unlearn(folder: Path, flags: str) -> None:
+    """scripts/unlearn.py in a folder, its output in a file there; in a process of its own."""
+    os.chdir(folder)
+    output = os.open("output.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.dup2(output, sys.stdout.fileno())
+    os.dup2(output, sys.stderr.fileno())
+    sys.argv = ["unlearn.py", "--workdir", "run", *shlex.split(flags)]
+    runpy.run_path(str(Path(__file__).resolve().with_name("unlearn.py")), run_name="__main__")
+
+
+def attempt(torture: Torture, folder: Path, before: float = math.inf, computing: float = math.inf) -> int | None:
+    """Runs the command in a folder; its exit status, or None if it was killed.
+
+    Args:
+        torture: What to run.
+        folder: Where.
+        before: Kill it so many seconds after its start.
+        computing: Kill it so many seconds after it is first seen computing, if that is earlier.
+    """
+    # Forked from a server that has imported everything, so that the time goes into computing.
+    process = PROCESSES.Process(target=unlearn, args=(folder.resolve(), torture.flags))
+    started = time.time()
+    process.start()
+    deadline, seen = started + before, False
+    while process.is_alive() and time.time() < deadline:
+        time.sleep(0.01)
+        if not seen and where(folder / "run", started) != LOADING:
+            deadline, seen = min(deadline, time.time() + computing), True
+    process.kill()
+    process.join()
+    return None if process.exitcode == -signal.SIGKILL else process.exitcode
+
+
+def timeless(value: Any) -> Any:
+    """The same data without times, and without digests of checkpoints, which cover times."""
+    if isinstance(value, dict):
+        kept = {name: child for name, child in value.items() if name not in ("seconds", "created", "lineage")}
+        return {name: timeless(child) for name, child in kept.items()}
+    return [timeless(child) for child in value] if isinstance(value, list | tuple) else value
+
+
+def outcome(run: Path) -> dict[str, Any]:
+    """All that a finished run says, by file."""
+    found: dict[str, Any] = {"report": timeless(json.loads((run / "report.json").read_text()))}
+    for path in sorted((run / "checkpoints").iterdir()):
+        checkpoint = load_checkpoint(path)
+        arrays = hashlib.sha256(b"".join(array.tobytes() for array in to_plain(checkpoint.variables).values()))
+        found[path.name] = [arrays.hexdigest(), timeless(asdict(checkpoint.metadata))]
+    for path in sorted((run / "metrics").iterdir()):
+        found[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    found["left over"] = [str(path.relative_to(run)) for path in run.rglob("*-tmp*")] + (
+        ["progress"] * (run / "progress").exists()
+    )
+    return found
+
+
+def where(run: Path, since: float) -> str:
+    """What a killed process was at."""
+    files = [path for path in (run / "metrics").glob("*.jsonl") if path.stat().st_mtime > since]
+    if files:
+        return max(files, key=lambda path: path.stat().st_mtime).stem
+    return LOADING
+
+
+def main(torture: Torture) -> int:
+    """Makes all runs and prints what became of them."""
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(torture.folder.resolve() / "xla"))
+    rng, places, torn, failures, runs = random.Random(torture.seed), Counter[str](), 0, list[str](), 0
+    PROCESSES.set_forkserver_preload(["cujax.cli", "cujax.report"])
+    reference = torture.folder / "reference"
+    reference.mkdir(parents=True)
+    started = time.time()
+    if attempt(torture, reference) != 0:
+        sys.exit(f"the run without kills failed: see {reference / 'output.txt'}")
+    duration = time.time() - started
+    expected = outcome(reference / "run")
+    with bar("kills", torture.kills) as advance:
+        while places.total() < torture.kills:
+            folder = torture.folder / f"killed_{runs}"
+            folder.mkdir()
+            runs, status = runs + 1, None
+            while status is None:
+                started = time.time()
+                moments = duration * rng.uniform(0.1, 1), duration * rng.uniform(0, 0.15)
+                status = attempt(torture, folder, *(moments if places.total() < torture.kills else ()))
+                if status is None:
+                    places[where(folder / "run", started)] += 1
+                    torn += any((folder / "run").rglob("*.orbax-checkpoint-tmp*"))
+                    advance(1, f"run {runs}")
+            if status:
+                failures.append(f"{folder} ended with status {status}")
+            else:
+                found = outcome(folder / "run")
+                failures += [
+                    f"{folder}: {name} differs"
+                    for name in expected.keys() | found.keys()
+                    if expected.get(name) != found.get(name)
+                ]
+    print(f"{places.total()} kills over {runs} runs, {torn} of them in the middle of a save; uninterrupted {duration:.1f} s")
+    print("  while at:", ", ".join(f"{place} {count}" for place, count in sorted(places.items())))
+    print("\n".join(failures) or "Every run ended with the same parameters, metadata, metrics and report.")
+    return int(bool(failures))
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Torture, description=__doc__)))

@@ -1,0 +1,12 @@
+"""Runs that are killed at random moments end with what an uninterrupted one ends with; in full: scripts/torture.py."""
+
+from test_scripts import script
+
+FLAGS = "--save-steps 4 --training.epochs 4 --method.max-passes 2 --method.learning-rate 0.005"
+
+
+def test_killed_runs_end_as_if_nothing_had_happened(tmp_path):
+    result = script("torture", "--folder", "torture", "--kills", "4", f"--flags={FLAGS}", cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.startswith("4 kills over")
+    assert "Every run ended with the same parameters, metadata, metrics and report." in result.stdout
