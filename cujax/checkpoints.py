@@ -126,7 +126,7 @@ def save_checkpoint(directory: str | PathLike[str], variables: Variables, metada
     """
     from orbax.checkpoint import v1 as ocp
 
-    path = Path(directory).absolute()
+    path = _absolute(directory)
     if path.exists():
         raise FileExistsError(
             f"{path} exists, and checkpoints are never overwritten; choose another directory, or move it away."
@@ -156,7 +156,7 @@ def load_checkpoint(directory: str | PathLike[str], *, like: Variables | None = 
         FileNotFoundError: if the directory does not exist.
         CheckpointError: if it is not a checkpoint of this library, is damaged, or is of another network.
     """
-    path = Path(directory).absolute()
+    path = _absolute(directory)
     tree, stored = _read(path)
     if stored is None:
         raise CheckpointError(
@@ -203,8 +203,8 @@ def import_checkpoint(
     """
     where = "the given tree"
     if isinstance(source, str | PathLike):
-        where = str(Path(source).absolute())
-        source, _ = _read(Path(source).absolute())
+        where = str(_absolute(source))
+        source, _ = _read(_absolute(source))
     like = abstract_variables(model, image_shape)
     tree: Any = source._asdict() if isinstance(source, Variables) else source
     if "params" not in tree:
@@ -225,6 +225,12 @@ def describe_lineage(checkpoint: Checkpoint) -> str:
             f"digest {model.forgotten_digest[:12]})"
         )
     return "\n".join(lines)
+
+
+def _absolute(directory: str | PathLike[str]) -> Path:
+    """The path as Orbax wants it; an address such as gs://BUCKET/FOLDER is absolute, though epath would prefix it."""
+    path = Path(directory)
+    return path if "://" in str(path) else path.absolute()
 
 
 def _read(path: Path) -> tuple[Any, dict[str, Any] | None]:

@@ -52,9 +52,11 @@ def main(work: Callable[[Run], None], *, configs: Path, description: str, argume
         return INTERRUPTED
     profile = experiment.profile
     try:
-        with jax.profiler.trace(profile, create_perfetto_trace=True) if profile else contextlib.nullcontext():
-            with contextlib.nullcontext() if is_first_host() else _silenced():
-                work(run)
+        with (
+            jax.profiler.trace(profile, create_perfetto_trace=True) if profile else contextlib.nullcontext(),
+            contextlib.nullcontext() if is_first_host() else _silenced(),
+        ):
+            work(run)
     except KeyboardInterrupt:
         saved = sorted(path.name for path in (run.workdir / "checkpoints").glob("*") if "." not in path.name)
         print(

@@ -35,8 +35,8 @@ class Predictions:
 def predict(model: Model, variables: Variables, images: ImageSet, indices: np.ndarray) -> Predictions:
     """Runs the model on the images at `indices`, in their order, in batches of one static size.
 
-    Batches are powers of two, filled up to what several devices can share, so that sets of all sizes share a few compilations. Answers are read one batch late, so
-    that the device need not wait for the host.
+    Batches are powers of two, filled up to what several devices can share, so that sets of all sizes share a few
+    compilations. Answers are read one batch late, so that the device need not wait for the host.
     """
     logits, embeddings = [], []
 

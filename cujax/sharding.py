@@ -37,7 +37,8 @@ def mesh_of(array: jax.Array | np.ndarray) -> Mesh | None:
     """The mesh that an array was placed on, if any; None while it is traced."""
     if isinstance(array, jax.core.Tracer) or not isinstance(array, jax.Array):
         return None
-    return array.sharding.mesh if isinstance(array.sharding, NamedSharding) else None
+    mesh = array.sharding.mesh if isinstance(array.sharding, NamedSharding) else None
+    return mesh if isinstance(mesh, Mesh) else None
 
 
 def shares(mesh: Mesh | None) -> int:
@@ -142,8 +143,11 @@ def start_multihost() -> None:
     if missing and len(missing) < len(names):
         raise MultihostError(f"multihost: {', '.join(missing)} must be set, as {', '.join(set(names) - set(missing))} is.")
     try:
-        address, n, number = (None, None, None) if missing else (os.environ[name] for name in names)
-        jax.distributed.initialize(address, n and int(n), number and int(number))
+        if missing:
+            jax.distributed.initialize()
+        else:
+            address, n, number = (os.environ[name] for name in names)
+            jax.distributed.initialize(address, int(n), int(number))
     except (RuntimeError, ValueError) as error:
         raise MultihostError(
             f"multihost: the other hosts were not found ({error}); start the same command on every host of a TPU slice, a "

@@ -44,7 +44,9 @@ def settings(policy):
 
 def start(policy="joint"):
     config = settings(policy)
-    return UnlearnState.create(*MODEL.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3))), config.optimizer(), jax.random.key(1))
+    return UnlearnState.create(
+        *MODEL.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3))), config.optimizer(), jax.random.key(1)
+    )
 
 
 def run(policy="joint", *, place=lambda state, batch: (state, batch), step=None, n_steps=20):

@@ -90,9 +90,7 @@ def test_averaging_gradients_of_replicated_parameters_in_shard_map_is_wrong_by_t
     mesh = jax.make_mesh((8,), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
 
     @jax.jit
-    @functools.partial(
-        jax.shard_map, mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec(AXIS)), out_specs=PartitionSpec()
-    )
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec(AXIS)), out_specs=PartitionSpec())
     def wrong(state, batch):
         after, metrics = wrong_step()(state, batch)
         alike = jax.tree.map(lambda leaf: jax.lax.pmean(leaf, AXIS).astype(leaf.dtype), (after.opt_state, after.model_state))
@@ -127,10 +125,10 @@ def first_step(model, policy="joint"):
 
 @pytest.mark.parametrize("policy", ["joint", "retain_only"])
 def test_statistics_that_cannot_be_averaged_are_refused(policy):
-    with pytest.raises(ValueError, match="WithoutAxisName keeps.*'devices'.*no field axis_name: add"):
+    with pytest.raises(ValueError, match=r"WithoutAxisName keeps.*'devices'.*no field axis_name: add"):
         first_step(from_linen(WithoutAxisName()), policy)
     function = from_function(lambda key, images: ({"scale": np.ones(())}, {"seen": np.zeros(3)}), with_state)
-    with pytest.raises(ValueError, match="with_state keeps state.*no argument axis_name"):
+    with pytest.raises(ValueError, match=r"with_state keeps state.*no argument axis_name"):
         first_step(function, policy)
 
 
