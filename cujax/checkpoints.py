@@ -150,7 +150,7 @@ def save_checkpoint(directory: str | PathLike[str], variables: Variables, metada
         FileExistsError: if the directory exists. Nothing is ever overwritten.
         OSError: if it cannot be written, because the disk is full or access is denied. Nothing is left of it then.
     """
-    path = Path(directory).absolute()
+    path = _absolute(directory)
     if path.exists():
         raise FileExistsError(
             f"{path} exists, and checkpoints are never overwritten; choose another directory, or move it away."
@@ -170,7 +170,7 @@ def save_progress(directory: Path, arrays: dict[str, np.ndarray], record: dict[s
     Raises:
         OSError: as `save_checkpoint`.
     """
-    _write(directory.absolute(), {_PROGRESS: arrays}, Metadata("progress", record=record))
+    _write(_absolute(directory), {_PROGRESS: arrays}, Metadata("progress", record=record))
 
 
 def load_progress(directory: Path) -> tuple[dict[str, jax.Array], Metadata]:
@@ -179,7 +179,7 @@ def load_progress(directory: Path) -> tuple[dict[str, jax.Array], Metadata]:
     Raises:
         CheckpointError: if it is damaged or something else.
     """
-    tree, metadata, _ = _verified(directory.absolute())
+    tree, metadata, _ = _verified(_absolute(directory))
     if metadata.kind != "progress" or _PROGRESS not in tree:
         raise CheckpointError(f"{directory} is a {metadata.kind} checkpoint, not the progress of a run.")
     return tree[_PROGRESS], metadata
@@ -257,7 +257,7 @@ def load_checkpoint(directory: str | PathLike[str], *, like: Variables | None = 
         FileNotFoundError: if the directory does not exist.
         CheckpointError: if it is not a checkpoint of this library, is damaged, or is of another network.
     """
-    path = Path(directory).absolute()
+    path = _absolute(directory)
     tree, metadata, digest = _verified(path)
     if _PROGRESS in tree:
         raise CheckpointError(
@@ -315,8 +315,8 @@ def import_checkpoint(
     """
     where = "the given tree"
     if isinstance(source, str | PathLike):
-        where = str(Path(source).absolute())
-        source, _ = _read(Path(source).absolute())
+        where = str(_absolute(source))
+        source, _ = _read(_absolute(source))
     like = abstract_variables(model, image_shape)
     tree: Any = source._asdict() if isinstance(source, Variables) else source
     if "params" not in tree:
@@ -337,6 +337,12 @@ def describe_lineage(checkpoint: Checkpoint) -> str:
             f"digest {model.forgotten_digest[:12]})"
         )
     return "\n".join(lines)
+
+
+def _absolute(directory: str | PathLike[str]) -> Path:
+    """The path as Orbax wants it; an address such as gs://BUCKET/FOLDER is absolute, though epath would prefix it."""
+    path = Path(directory)
+    return path if "://" in str(path) else path.absolute()
 
 
 def _read(path: Path) -> tuple[Any, dict[str, Any] | None]:

@@ -100,9 +100,8 @@ def to_device(source: Source, images: Images, mesh: Mesh | None = None) -> Image
     """
     mean, std = replicate((jnp.asarray(source.mean), jnp.asarray(source.std)), mesh)
     if isinstance(images.images, np.ndarray):
-        stored = (images.images, images.labels) if mesh else (jnp.asarray(images.images), jnp.asarray(images.labels))
-        pixels, labels = replicate(stored, mesh)
-        return DeviceImages(pixels, labels, mean, std)
+        pixels, labels = (images.images, images.labels) if mesh else map(jnp.asarray, (images.images, images.labels))
+        return DeviceImages(replicate(pixels, mesh), replicate(labels, mesh), mean, std)
     return StreamedImages(images.images, images.labels, mean, std)
 
 
@@ -135,9 +134,9 @@ def placed(images: ImageSet, batches: Iterable[Any]) -> Iterator[tuple[DeviceIma
 
     threads = os.cpu_count() or 1
     ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
-    for *decoded, batch in grain.MapDataset.source(list(batches)).map(fetch).to_iter_dataset(ahead):
-        pixels, own_labels = shard_own(tuple(decoded), mesh)
-        yield DeviceImages(pixels, own_labels, images.mean, images.std, images.augmentation), batch
+    for pixels, batch_labels, batch in grain.MapDataset.source(list(batches)).map(fetch).to_iter_dataset(ahead):
+        stored = shard_own(pixels, mesh), shard_own(batch_labels, mesh)
+        yield DeviceImages(*stored, images.mean, images.std, images.augmentation), batch
 
 
 def _is_rows(node: Any) -> bool:
