@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from os import PathLike
 from types import TracebackType
 from typing import Any, Self
 
@@ -47,7 +48,7 @@ class Lock:
 _held: weakref.WeakValueDictionary[Path, Lock] = weakref.WeakValueDictionary()
 
 
-def lock(workdir: Path) -> Lock | None:
+def lock(workdir: PathLike[str]) -> Lock | None:
     """Takes a folder for this process; None for one in a bucket (gs://), which cannot be locked.
 
     Raises:
@@ -55,7 +56,7 @@ def lock(workdir: Path) -> Lock | None:
     """
     if "://" in str(workdir):
         return None
-    path = workdir.resolve() / _LOCK
+    path = Path(workdir).resolve() / _LOCK
     held = _held.get(path)
     if held is not None and path.exists():
         return held
@@ -74,13 +75,13 @@ def lock(workdir: Path) -> Lock | None:
     return taken
 
 
-def claim(workdir: Path, identity: dict[str, Any], files: dict[str, str]) -> Lock | None:
+def claim(directory: PathLike[str], identity: dict[str, Any], files: dict[str, str]) -> Lock | None:
     """Makes a folder the home of one configuration, or checks that it is, and locks it.
 
     What a killed process left half written is removed.
 
     Args:
-        workdir: The folder.
+        directory: The folder.
         identity: What tells the configuration from others; plain data, kept in `config.json`.
         files: Text files to write beside it, by name.
 
@@ -89,6 +90,7 @@ def claim(workdir: Path, identity: dict[str, Any], files: dict[str, str]) -> Loc
         BlockingIOError: if another process uses it.
         OSError: if it cannot be written.
     """
+    workdir = Path(directory)
     config = workdir / "config.json"
     ours = config.is_file() or (workdir / _LOCK).is_file()
     if not ours and workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
@@ -165,8 +167,8 @@ class KeptProgress:
 
     def __init__(
         self,
-        directory: Path,
-        metrics: Path,
+        directory: PathLike[str],
+        metrics: PathLike[str],
         identity: str,
         *,
         steps: int | None,
@@ -174,7 +176,7 @@ class KeptProgress:
         interruption: Interruption,
         tell: Tell,
     ) -> None:
-        self._directory, self._metrics, self._identity = directory, metrics, identity
+        self._directory, self._metrics, self._identity = Path(directory), Path(metrics), identity
         self._every_steps, self._every_seconds = steps, seconds
         self._interruption, self._tell = interruption, tell
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="progress")

@@ -70,7 +70,7 @@ def test_the_report_says_how_earlier_samples_fare(chain):
     ]
     run = chain[-1]
     rows = run.split.previously_forgotten.indices[np.isin(run.split.previously_forgotten.ids, chain[1].split.forget.ids)]
-    answers = prepare(dataclasses.replace(chain[1].experiment)).answers(run.unlearned().variables)
+    answers = prepare(dataclasses.replace(chain[1].experiment)).answers(run.unlearned())
     assert len(rows) == 20
     assert earlier[1]["unlearned"] == pytest.approx(np.mean(answers.forget.logits.argmax(1) == answers.forget.labels))
     assert all(0 <= request[model] <= 1 for request in earlier for model in ("original", "unlearned", "retrained"))
@@ -94,7 +94,7 @@ def test_what_is_gone_damaged_or_another_is_told(chain, tmp_path):
         assert not any(link.problem for link in links)
         shutil.copytree(first / "unlearned", first / "original")
         assert "another model lies there" in verify_lineage(last / "unlearned")[0].problem
-        for file in (first / "original").rglob("d/*"):
+        for file in Path(first / "original").rglob("d/*"):
             file.write_bytes(file.read_bytes()[:-30] + bytes(30))
         assert "damaged" in verify_lineage(last / "unlearned")[0].problem
     finally:

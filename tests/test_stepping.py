@@ -75,7 +75,7 @@ def test_nothing_to_do_costs_nothing_and_changes_nothing():
     loop = Stepper(IMAGES, records.append)
     state = loop.run(start(), Phase(jax.tree_util.Partial(fold, 0.5, -1), preprocess, []))
     assert float(state.params) == 1.0
-    assert dataclasses.replace(loop.cost, seconds=0.0) == Cost(0.0, 0, 0, None)
+    assert dataclasses.replace(loop.cost, seconds=0.0) == Cost(0.0, 0, 0, 0.0)
     assert records == []
 
 

@@ -42,6 +42,6 @@ def test_streamed_and_in_memory_give_the_same_models_and_answers(folder, tmp_pat
     assert whole.source.class_names[3] == "digit 3"
     for one, other in zip(in_memory, streamed, strict=True):
         chex.assert_trees_all_equal(one.variables, other.variables)
-    one, other = (run.answers(in_memory[1].variables) for run in (whole, streaming))
+    one, other = (run.answers(in_memory[1]) for run in (whole, streaming))
     np.testing.assert_array_equal(one.test.logits, other.test.logits)
     np.testing.assert_array_equal(one.forget.labels, other.forget.labels)
