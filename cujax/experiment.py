@@ -106,7 +106,7 @@ class Experiment:
     tensorboard: bool = False
     steps_per_call: int | None = None
     profile: str | None = None
-    save_seconds: float | None = 10.0
+    save_seconds: float | None = 15.0
     save_steps: int | None = None
     deterministic: bool = False
 
