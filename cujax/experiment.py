@@ -114,7 +114,7 @@ class Experiment:
     steps_per_call: int | None = None
     profile: str | None = None
     multihost: bool = False
-    save_seconds: float | None = 10.0
+    save_seconds: float | None = 15.0
     save_steps: int | None = None
     deterministic: bool = False
 
