@@ -13,10 +13,11 @@ import tyro
 from etils import epath
 
 from cujax.data.requests import ForgetClass, ForgetWhere
-from cujax.experiment import Experiment, Run, load_python_file, prepare
+from cujax.experiment import Experiment, load_python_file
 from cujax.interruption import Interruption, Preempted
 from cujax.methods import find_method, method_names
 from cujax.progress import bar, silent
+from cujax.run import Run, prepare
 from cujax.sharding import MultihostError, is_first_host, start_multihost, unused_accelerator
 
 INTERRUPTED = 130

@@ -1,62 +1,19 @@
-"""An experiment from data to report: what the scripts run. Everything is checked before anything is computed.
+"""The settings of an experiment as plain data, and the networks and files that they name."""
 
-A run keeps all it makes in one folder. Each model is saved as soon as it is complete, and its progress until then, so the
-same command continues where a killed one stopped, and a finished one only shows its report.
-"""
-
-import contextlib
-import hashlib
 import importlib.util
-import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import jax
-import numpy as np
 import tyro
-from etils import epath
 
-from cujax.audit.rows import Answers
-from cujax.bookmark import Bookmark
-from cujax.checkpoints import (
-    Ancestor,
-    Checkpoint,
-    CheckpointError,
-    Kind,
-    Metadata,
-    installed_versions,
-    load_checkpoint,
-    save_checkpoint,
-)
-from cujax.data.batches import ImageSet, to_device
-from cujax.data.requests import (
-    ForgetClass,
-    ForgetClasses,
-    ForgetIds,
-    ForgetRandom,
-    ForgetWhere,
-    Part,
-    Request,
-    Split,
-    ids_digest,
-    make_split,
-)
-from cujax.data.sources import Data, Source, load_source
-from cujax.inference import Predictions, predict
-from cujax.interruption import Interruption
-from cujax.methods import ContrastiveUnlearning, Retrain
-from cujax.methods.mask_logit import MaskedModel
-from cujax.metrics_file import MetricsFile
-from cujax.model import Model, Variables, abstract_variables
+from cujax.data.requests import ForgetClass, ForgetClasses, ForgetIds, ForgetRandom, ForgetWhere, Request
+from cujax.data.sources import Data
+from cujax.methods import ContrastiveUnlearning
+from cujax.model import Model
 from cujax.networks import make_network
-from cujax.progress import Progress, silent
-from cujax.sharding import check_batch_size, check_same_on_all_hosts, data_mesh, is_first_host
-from cujax.training import Trained, Trainer, Training
-from cujax.unlearning import Loop, Method
-from cujax.workdir import KeptProgress, Lock, Tell, claim
+from cujax.training import Training
+from cujax.unlearning import Method
 
 # The requests as the command line names them: forget:class --forget.label 3.
 _Request = (
@@ -132,7 +89,7 @@ class Experiment:
 
 
 # Where something lies, how it is shown and how it is driven does not change what is computed.
-_NOT_IDENTITY = (
+NOT_IDENTITY = (
     "workdir",
     "tensorboard",
     "original",
@@ -159,235 +116,6 @@ def describe_request(request: Request) -> str:
     """A request in a few words, such as "ForgetClass(label=5)"."""
     parts = {name: value for name, value in describe(request).items() if name != "type" and value is not None}
     return f"{type(request).__name__}({', '.join(f'{name}={value}' for name, value in parts.items())})"
-
-
-@dataclass
-class Run:
-    """An experiment that was checked and is ready to compute. Made by `prepare`."""
-
-    experiment: Experiment
-    source: Source
-    split: Split
-    model: Model
-    given_original: Checkpoint | None
-    progress: Progress = silent
-    tell: Tell = lambda sentence: None
-    interruption: Interruption = field(default_factory=Interruption)
-    checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
-    lock: Lock | None = None
-    identity: str = ""
-
-    @property
-    def workdir(self) -> epath.Path:
-        """The run's folder."""
-        return epath.Path(self.experiment.workdir).expanduser()
-
-    @cached_property
-    def train_images(self) -> ImageSet:
-        """The training images, on the device where they fit."""
-        return to_device(self.source, self.source.train, data_mesh())
-
-    @cached_property
-    def test_images(self) -> ImageSet:
-        """The test images, likewise."""
-        return to_device(self.source, self.source.test, data_mesh())
-
-    def original(self) -> Checkpoint:
-        """The model that is to forget: given, made earlier, or trained now on forget and retain set."""
-        if self.given_original is not None:
-            return self.given_original
-        indices = np.sort(np.concatenate([self.split.forget.indices, self.split.retain.indices]))
-        return self._trained("original", "original", indices, fold=0)
-
-    def retrained(self) -> list[Checkpoint]:
-        """Models trained without the forget set, each with an initialisation and order of its own."""
-        return [
-            self._trained("retrained", f"retrained_{number}", self.split.retain.indices, fold=2 + number)
-            for number in range(self.experiment.retrained)
-        ]
-
-    def unlearned(self) -> Checkpoint:
-        """The model after unlearning."""
-
-        def make(log: MetricsFile, bookmark: Bookmark) -> tuple[Variables, Metadata]:
-            original = self.original()
-            loop = Loop(
-                self.train_images,
-                self.experiment.retain_tolerance,
-                self.progress,
-                log,
-                self.experiment.steps_per_call,
-                self.experiment.stop_early,
-                bookmark,
-            )
-            result = self.experiment.method(self.model, original.variables, self.split, key=self._key(1), loop=loop)
-            return result.variables, self._metadata("unlearned", asdict(result.history) | self._masked(result.model))
-
-        return self._once("unlearned", make)
-
-    def missing(self, *, unlearned: bool = True) -> list[str]:
-        """Names of the checkpoints of this run that are not on disk yet."""
-        names = ["original"] if self.given_original is None else []
-        names += [f"retrained_{number}" for number in range(self.experiment.retrained)]
-        names += ["unlearned"] if unlearned else []
-        return [name for name in names if not (self.workdir / "checkpoints" / name).exists()]
-
-    def _masked(self, model: Model) -> dict[str, Any]:
-        """What a checkpoint must record of the model that a method returned, beside its arrays."""
-        if model == self.model:
-            return {}
-        if isinstance(model, MaskedModel) and model.model == self.model:
-            return {"masked_classes": model.masked_classes}
-        raise ValueError(
-            f"{type(self.experiment.method).__name__} returned another model than it was given, which no checkpoint can "
-            "hold; call the method from Python and keep what it returns."
-        )
-
-    def answers(self, checkpoint: Checkpoint) -> Answers:
-        """What a model answers on each part of the split."""
-        variables = checkpoint.variables
-
-        def of_training_images(part: Part) -> Predictions:
-            return predict(self.model, variables, self.train_images, part.indices)
-
-        answers = Answers(
-            forget=of_training_images(self.split.forget),
-            retain=of_training_images(self.split.retain),
-            validation=of_training_images(self.split.validation),
-            test=predict(self.model, variables, self.test_images, self.split.test.indices),
-        )
-        masked_classes = checkpoint.metadata.record.get("masked_classes")
-        return answers.masked(masked_classes) if masked_classes else answers
-
-    def _key(self, fold: int) -> jax.Array:
-        return jax.random.fold_in(jax.random.key(self.experiment.seed), fold)
-
-    def _trained(self, kind: Kind, name: str, indices: np.ndarray, fold: int) -> Checkpoint:
-        def make(log: MetricsFile, bookmark: Bookmark) -> tuple[Variables, Metadata]:
-            trainer = Trainer(
-                self.experiment.training,
-                self.train_images,
-                self.progress,
-                log,
-                self.experiment.steps_per_call,
-                bookmark,
-            )
-            trained: Trained = trainer.train(self.model, indices, self._key(fold), description=f"training {name}")
-            return trained.variables, self._metadata(kind, {"cost": asdict(trained.cost)})
-
-        return self._once(name, make)
-
-    def _once(self, name: str, make: Callable[[MetricsFile, Bookmark], tuple[Variables, Metadata]]) -> Checkpoint:
-        """The checkpoint of this name: as in memory, as saved, or made and saved now, from its progress on."""
-        if name not in self.checkpoints:
-            path, progress = self.workdir / "checkpoints" / name, self.workdir / "progress" / name
-            if path.exists():
-                like = abstract_variables(self.model, self.source.train.images.shape[1:])
-                self.checkpoints[name] = load_checkpoint(path, like=like)
-                if is_first_host() and progress.exists():
-                    progress.rmtree()
-                return self.checkpoints[name]
-            metrics = self.workdir / "metrics" / f"{name}.jsonl"
-            kept = KeptProgress(
-                progress,
-                metrics,
-                self.identity,
-                steps=self.experiment.save_steps,
-                seconds=self.experiment.save_seconds,
-                interruption=self.interruption,
-                tell=self.tell,
-            )
-            with self.interruption.postponed(), kept as bookmark:
-                with MetricsFile(metrics, self.experiment.tensorboard, bookmark.metrics_bytes) as log:
-                    variables, metadata = make(log, bookmark)
-                self.checkpoints[name] = save_checkpoint(path, variables, metadata)
-                bookmark.remove()
-        return self.checkpoints[name]
-
-    def _metadata(self, kind: Kind, record: dict[str, Any]) -> Metadata:
-        ids = list(self.given_original.metadata.forgotten_ids) if self.given_original else []
-        lineage: tuple[Ancestor, ...] = ()
-        if kind == "unlearned":
-            parent = self.original()
-            lineage = (*parent.metadata.lineage, parent.as_ancestor())
-        if kind != "original":
-            ids += self.split.forget.ids.tolist()
-        return Metadata(
-            kind,
-            self.source.name,
-            self.source.version,
-            describe(self.experiment),
-            request="" if kind == "original" else describe_request(self.experiment.forget),
-            method=type(self.experiment.method).__name__ if kind == "unlearned" else "",
-            forgotten_ids=tuple(ids),
-            lineage=lineage,
-            record=record,
-        )
-
-
-def prepare(
-    experiment: Experiment,
-    progress: Progress = silent,
-    tell: Tell = lambda sentence: None,
-    interruption: Interruption | None = None,
-) -> Run:
-    """Reads the data, resolves the request and checks everything that can be checked before computing.
-
-    Args:
-        experiment: What to run.
-        progress: Shows progress.
-        tell: Takes what a person should know, such as that a run goes on from saved progress.
-        interruption: Says when the process was asked to end; then progress is saved first.
-
-    Raises:
-        ValueError: if the data, the request, the network, a batch size or the given original do not fit together.
-        FileNotFoundError: if data, a file of ids or a checkpoint is not there.
-        FileExistsError: if the workdir holds another experiment, or something else.
-        BlockingIOError: if another process uses the workdir.
-        OSError: if the workdir cannot be written.
-    """
-    settings = describe(experiment)
-    settings["data"].pop("data_dir")
-    check_same_on_all_hosts("configuration", json.dumps([settings, installed_versions()]))
-    try:
-        run = _prepare(experiment, progress, tell, interruption or Interruption())
-    except (ValueError, OSError) as error:
-        with contextlib.suppress(ValueError):
-            check_same_on_all_hosts("split", None)
-        raise error
-    check_same_on_all_hosts("split", run.split.digest)
-    return run
-
-
-def _prepare(experiment: Experiment, progress: Progress, tell: Tell, interruption: Interruption) -> Run:
-    if experiment.tensorboard and importlib.util.find_spec("tensorboardX") is None:
-        raise ValueError("tensorboard needs tensorboardX: run the command as uv run --extra tensorboard ...")
-    if experiment.workdir.startswith("gs://") and not any(map(importlib.util.find_spec, ("gcsfs", "tensorflow"))):
-        raise ValueError(f"workdir {experiment.workdir} needs gcsfs: run the command as uv run --extra gcs ...")
-    if experiment.method == Retrain():
-        experiment = replace(experiment, method=Retrain(experiment.training))
-    source = load_source(experiment.data, progress)
-    model = build_model(experiment.network, source.num_classes, experiment.dtype)
-    image_shape = source.train.images.shape[1:]
-    like = abstract_variables(model, image_shape)
-    if model.num_classes < source.num_classes:
-        raise ValueError(
-            f"{source.name} has {source.num_classes} classes, but the network has {model.num_classes} logits; give a "
-            f"network with at least {source.num_classes}."
-        )
-    given = None
-    if experiment.original is not None:
-        given = load_checkpoint(experiment.original, like=like)
-        _check_given_original(given, source, experiment)
-    split = make_split(source, experiment.forget, given.metadata.forgotten_ids if given else ())
-    _check_held_out(source, split)
-    check_method = getattr(experiment.method, "check", None)
-    if check_method is not None:
-        check_method(split)
-    _check_batch_sizes(experiment, split, trains_original=given is None)
-    run = Run(experiment, source, split, model, given, progress, tell, interruption)
-    _claim_workdir(run)
-    return run
 
 
 def build_model(network: str, num_classes: int, dtype: str = "float32") -> Model:
@@ -423,70 +151,3 @@ def load_python_file(path: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def _check_given_original(given: Checkpoint, source: Source, experiment: Experiment) -> None:
-    metadata, where = given.metadata, experiment.original
-    if metadata.kind not in ("original", "unlearned", "retrained"):
-        raise CheckpointError(f"{where} is a {metadata.kind} checkpoint of an unfinished run; it cannot be unlearned.")
-    if metadata.record.get("masked_classes"):
-        raise CheckpointError(
-            f"{where} was made by mask_logit: its parameters have forgotten nothing; give the model it was made from."
-        )
-    expected = (source.name, source.version)
-    if metadata.source and (metadata.source, metadata.source_version) != expected:
-        raise ValueError(
-            f"{where} was trained on {metadata.source} ({metadata.source_version}), but the data is {source.name} "
-            f"({source.version}); its samples cannot be told apart in other data. Give the data it was trained on."
-        )
-    trained_with = metadata.config.get("data", {})
-    for name in ("limit", "label_noise", "label_noise_seed"):
-        now = getattr(experiment.data, name)
-        if name in trained_with and trained_with[name] != now:
-            raise ValueError(
-                f"{where} was trained with --data.{name.replace('_', '-')} {trained_with[name]}, but it is {now} now; "
-                "give the same, so that the samples it saw are known."
-            )
-
-
-def _check_held_out(source: Source, split: Split) -> None:
-    for name, labels in (
-        ("validation", source.train.labels[split.validation.indices]),
-        ("test", source.test.labels[split.test.indices]),
-    ):
-        if np.isin(labels, split.absent_classes).all():
-            raise ValueError(
-                f"{source.name} has no {name} sample of the classes that stay, so nothing tells whether they are kept; give "
-                "more images: a class needs 6 training images for one of validation, and test images of its own."
-            )
-
-
-def _check_batch_sizes(experiment: Experiment, split: Split, *, trains_original: bool) -> None:
-    for group in ("training", "method"):
-        settings = getattr(experiment, group)
-        for name in (item.name for item in fields(settings) if item.name.endswith("batch_size")):
-            check_batch_size(f"{group}.{name}", getattr(settings, name), data_mesh())
-    n_retain = len(split.retain)
-    smallest = n_retain if experiment.retrained else n_retain + len(split.forget)
-    if (trains_original or experiment.retrained) and experiment.training.batch_size > smallest:
-        raise ValueError(
-            f"training.batch_size is {experiment.training.batch_size}, but there are only {smallest} images to train on; "
-            f"make it at most {smallest}."
-        )
-
-
-def _claim_workdir(run: Run) -> None:
-    """Makes the workdir the run's own, if it is nobody else's."""
-    identity = {name: value for name, value in describe(run.experiment).items() if name not in _NOT_IDENTITY}
-    identity["data"].pop("data_dir")
-    identity |= {
-        "source_version": run.source.version,
-        "forget_digest": run.split.digest,
-        "previously_forgotten_digest": ids_digest(run.split.previously_forgotten.ids.tolist()),
-        "original_digest": run.given_original.digest if run.given_original else None,
-    }
-    identity = json.loads(json.dumps(identity))
-    run.identity = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    if is_first_host():
-        lists = {"redrawn_ids.txt": run.source.redrawn_ids, "skipped_images.txt": run.source.skipped}
-        run.lock = claim(run.workdir, identity, {name: "\n".join(lines) + "\n" for name, lines in lists.items() if lines})

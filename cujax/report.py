@@ -18,10 +18,11 @@ from cujax.audit.accuracy import accuracy
 from cujax.audit.rows import Answers, audit_rows
 from cujax.checkpoints import Checkpoint, describe_lineage, installed_versions
 from cujax.data.requests import ids_digest
-from cujax.experiment import Run, describe, describe_request
+from cujax.experiment import describe, describe_request
 from cujax.figures import confidence_figure, destination_figure, embeddings_figure, stopping_figure
 from cujax.inference import predict
 from cujax.lineage import Deletion, deletions
+from cujax.run import Run
 from cujax.sharding import is_first_host
 from cujax.workdir import write_whole
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from cujax.checkpoints import load_checkpoint
 from cujax.cli import BadInputError, main, take_option
-from cujax.experiment import Run
 from cujax.model import abstract_variables
 from cujax.report import report_on
+from cujax.run import Run
 
 
 def audit(run: Run, checkpoint: str | None) -> None:

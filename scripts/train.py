@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cujax.audit.accuracy import accuracy
 from cujax.cli import main
-from cujax.experiment import Run
+from cujax.run import Run
 
 
 def train(run: Run) -> None:

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from cujax.cli import main
-from cujax.experiment import Run
 from cujax.report import report_on
+from cujax.run import Run
 
 
 def unlearn(run: Run) -> None:

@@ -8,8 +8,9 @@ from etils.epath import backend, gpath
 from orbax.checkpoint import v1 as ocp
 
 from cujax import ContrastiveUnlearning, load_checkpoint
-from cujax.experiment import Experiment, prepare
+from cujax.experiment import Experiment
 from cujax.report import report_on
+from cujax.run import prepare
 from cujax.training import Training
 
 

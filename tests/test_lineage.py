@@ -10,10 +10,11 @@ import pytest
 
 from cujax.checkpoints import CheckpointError, load_checkpoint
 from cujax.data.requests import ForgetClass, ForgetIds, ForgetRandom
-from cujax.experiment import Experiment, prepare
+from cujax.experiment import Experiment
 from cujax.lineage import deletions, verify_lineage
 from cujax.methods import ContrastiveUnlearning
 from cujax.report import report_on
+from cujax.run import prepare
 from cujax.training import Training
 
 pytestmark = [

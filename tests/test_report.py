@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from cujax.data.requests import ForgetRandom
-from cujax.experiment import Experiment, describe, prepare
+from cujax.experiment import Experiment, describe
 from cujax.methods import ContrastiveUnlearning
 from cujax.report import html_page, make_report, report_on, summary, terminal_table, write_report
+from cujax.run import prepare
 from cujax.training import Training
 
 NETWORK = """

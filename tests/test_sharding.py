@@ -30,9 +30,10 @@ from cujax import (
 )
 from cujax.data.batches import DeviceImages, StreamedImages, placed, to_device
 from cujax.data.folders import ImageFiles
-from cujax.experiment import Experiment, prepare
+from cujax.experiment import Experiment
 from cujax.inference import predict
 from cujax.networks.resnet import ResNet
+from cujax.run import prepare
 from cujax.sharding import check_batch_size, data_mesh, on_mesh_of, replicate, shard, shard_own, unused_accelerator
 from cujax.stepping import _advance
 from cujax.training import Trainer, Training, fresh_variables

@@ -8,8 +8,9 @@ from sklearn.datasets import load_digits
 
 from cujax.data.requests import ForgetClass
 from cujax.data.sources import Data
-from cujax.experiment import Experiment, prepare
+from cujax.experiment import Experiment
 from cujax.methods import ContrastiveUnlearning
+from cujax.run import prepare
 from cujax.training import Training
 
 

@@ -14,8 +14,8 @@ from many_devices import assert_same, on_one_device
 
 from cujax import load_checkpoint
 from cujax.cli import parse
-from cujax.experiment import prepare
 from cujax.report import report_on
+from cujax.run import prepare
 from cujax.sharding import MultihostError, start_multihost
 
 ROOT = Path(__file__).parents[2]

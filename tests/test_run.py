@@ -15,8 +15,9 @@ import cujax
 from cujax.checkpoints import CheckpointError, Metadata, describe_lineage, save_checkpoint
 from cujax.data.requests import ForgetClass, ForgetClasses, ForgetRandom, ForgetWhere
 from cujax.data.sources import Data
-from cujax.experiment import Experiment, build_model, describe, describe_request, prepare
+from cujax.experiment import Experiment, build_model, describe, describe_request
 from cujax.methods import ContrastiveUnlearning, MaskLogit, Retrain
+from cujax.run import prepare
 from cujax.training import Training
 
 METHOD = ContrastiveUnlearning(max_passes=2, learning_rate=0.05, unlearn_weight=1.0)
