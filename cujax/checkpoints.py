@@ -233,7 +233,7 @@ def _write(path: Path, tree: dict[str, Any], metadata: Metadata) -> str:
     except Exception as error:  # Orbax raises many types where a disk is full or access is denied
         remove_leftovers(path.parent, path.name)
         raise OSError(
-            f"{path} could not be written ({type(error).__name__}: {str(error)[:300]}); nothing is left of it. Free space, "
+            f"{path} could not be written ({type(error).__name__}: {str(error)[-200:]}); nothing is left of it. Free space, "
             "or restore access, and run the same command again: what was complete before is kept."
         ) from error
     return stored["digest"]
