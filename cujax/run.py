@@ -48,7 +48,7 @@ from cujax.progress import Progress, silent
 from cujax.sharding import check_batch_size, check_same_on_all_hosts, data_mesh, is_first_host
 from cujax.training import Trained, Trainer
 from cujax.unlearning import Loop
-from cujax.workdir import KeptProgress, Lock, Tell, claim
+from cujax.workdir import KeptProgress, Lock, Tell, claim, remove_progress
 
 
 @dataclass
@@ -174,8 +174,7 @@ class Run:
             if path.exists():
                 like = abstract_variables(self.model, self.source.train.images.shape[1:])
                 self.checkpoints[name] = load_checkpoint(path, like=like)
-                if is_first_host() and progress.exists():
-                    progress.rmtree()
+                remove_progress(progress)
                 return self.checkpoints[name]
             metrics = self.workdir / "metrics" / f"{name}.jsonl"
             kept = KeptProgress(

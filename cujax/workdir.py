@@ -1,6 +1,5 @@
 """A run's folder: whose it is, which process uses it, and the progress of what is unfinished."""
 
-import contextlib
 import fcntl
 import json
 import os
@@ -292,10 +291,15 @@ class KeptProgress:
     def remove(self) -> None:
         """Removes all of it, once the finished model is on disk."""
         self._writer.shutdown()
-        if is_first_host() and self._directory.exists():
-            self._directory.rmtree()
-            with contextlib.suppress(OSError):  # where other models are begun
-                self._directory.parent.rmdir()
+        remove_progress(self._directory)
+
+
+def remove_progress(directory: Path) -> None:
+    """Removes the progress of a model that is complete, and the folder around it if no other model is begun."""
+    if is_first_host() and directory.exists():
+        directory.rmtree()
+        if directory.parent.exists() and not any(directory.parent.iterdir()):
+            directory.parent.rmdir()
 
 
 def _place(devices: int, versions: dict[str, str]) -> str:

@@ -259,6 +259,16 @@ def test_once_the_model_is_complete_its_progress_is_gone(folder):
     assert not (folder.path / "progress").exists()
 
 
+def test_the_progress_of_another_model_that_is_begun_stays(folder):
+    folder.keep(5)
+    other = folder.path / "progress" / "retrained_0" / "000000003"
+    other.mkdir(parents=True)
+    with folder.open() as progress:
+        progress.remove()
+    assert not (folder.path / "progress" / "original").exists()
+    assert other.is_dir()
+
+
 def test_the_progress_of_a_run_is_no_model(folder):
     folder.keep(5)
     with pytest.raises(CheckpointError, match="progress of an unfinished run, not a model"):
