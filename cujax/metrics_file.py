@@ -31,6 +31,7 @@ class MetricsFile:
         kept = path.read_text()[:keep] if keep else ""  # JSON in ASCII: as many characters as bytes
         self._file = path.open("w", encoding="utf-8")
         self._file.write(kept)
+        self._file.flush()
         self._events = None
         if tensorboard:
             from tensorboardX import SummaryWriter

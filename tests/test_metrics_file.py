@@ -34,3 +34,12 @@ def test_tensorboard_events_are_written_where_asked_for(tmp_path):
         log({"step": 1, "loss": 2.0})
     (events,) = (tmp_path / "unlearned").iterdir()
     assert b"step/loss" in events.read_bytes()
+
+
+def test_what_is_kept_is_in_the_file_before_the_first_new_record(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n')
+    with MetricsFile(path, keep=len('{"step": 1}\n')) as log:
+        assert path.read_text() == '{"step": 1}\n'
+        log({"step": 2, "loss": 0.5})
+        assert path.read_text() == '{"step": 1}\n{"step": 2, "loss": 0.5}\n'
