@@ -7,17 +7,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import jax
 import tyro
 from etils import epath
 
+from cujax.cells import SeveralRuns
 from cujax.data.requests import ForgetClass, ForgetWhere
-from cujax.experiment import Experiment, load_python_file
+from cujax.data.sources import Source
+from cujax.experiment import Experiment, Setup, load_python_file
 from cujax.interruption import Interruption, Preempted
 from cujax.methods import find_method, method_names
 from cujax.progress import bar, silent
-from cujax.run import Run, prepare
+from cujax.run import prepare
 from cujax.sharding import MultihostError, is_first_host, start_multihost, unused_accelerator
 
 INTERRUPTED = 130
@@ -27,53 +30,6 @@ DEFAULT_CONFIG = "digits_class"
 
 class BadInputError(ValueError):
     """What was asked for cannot be done; raised by work that has not computed anything yet."""
-
-
-def main(work: Callable[[Run], None], *, configs: Path, description: str, arguments: Sequence[str] | None = None) -> int:
-    """Parses the command line, prepares the experiment, does the work, and gives the exit status.
-
-    Status 0: done. 1: the computation failed, or its results could not be written. 2: bad input, or a workdir that
-    another process uses, told before anything was computed. 130: interrupted by Ctrl-C. 143: asked to end by SIGTERM, as
-    by a preempted machine. After both, progress was saved, and the same command goes on from there.
-
-    Args:
-        work: What to do with the prepared run.
-        configs: Folder of the configurations that `--config NAME` finds.
-        description: What the script does; shown by `--help`.
-        arguments: The command line, `sys.argv[1:]` where not given.
-    """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    interruption = Interruption()
-    with interruption.handled():
-        try:
-            experiment = parse(arguments, configs=configs, description=description)
-            if experiment.deterministic:
-                compute_deterministically()
-            if experiment.multihost:
-                start_multihost()
-            keep_compilations()
-            warning = unused_accelerator()
-            if warning:
-                tell(f"warning: {warning}")
-            run = prepare(experiment, bar if is_first_host() else silent, tell, interruption)
-            for image in run.source.skipped:
-                tell(f"left out: {image}")
-        except (ValueError, OSError, MultihostError) as error:
-            tell(f"error: {error}")
-            return 2
-        except (KeyboardInterrupt, Preempted) as stopped:
-            tell("\nInterrupted before anything was computed.")
-            return PREEMPTED if isinstance(stopped, Preempted) else INTERRUPTED
-        try:
-            with profiled(experiment.profile), contextlib.nullcontext() if is_first_host() else _silenced():
-                work(run)
-        except (KeyboardInterrupt, Preempted) as stopped:
-            tell(f"\nInterrupted. {_what_is_kept(run.workdir)} Run the same command again to continue.")
-            return PREEMPTED if isinstance(stopped, Preempted) else INTERRUPTED
-        except (FloatingPointError, ValueError, OSError) as error:
-            tell(f"error: {error}")
-            return 2 if isinstance(error, BadInputError) else 1
-    return 0
 
 
 def profiled(folder: str | None) -> AbstractContextManager:
@@ -127,6 +83,37 @@ def parse(arguments: Sequence[str], *, configs: Path, description: str) -> Exper
         ValueError: if the configuration does not exist, or is not one.
         SystemExit: with status 2, after a message, if flags are wrong; with 0 after `--help`.
     """
+    default, explanation, rest = _configuration(arguments, configs)
+    default, rest = _choose_method(default, rest)
+    help_text = (
+        f"{description}\n\n{explanation}\n\nmethod:NAME chooses another method (now: {type(default.method).__name__}; "
+        f"there are {', '.join(method_names())}), whose settings become the --method flags."
+    )
+    # A predicate cannot come from a command line: it stays as configured unless another request is named.
+    keeps_predicate = isinstance(default.forget, ForgetWhere) and not any(word.startswith("forget:") for word in rest)
+    experiment = tyro.cli(
+        Experiment,
+        args=rest,
+        default=replace(default, forget=ForgetClass()) if isinstance(default.forget, ForgetWhere) else default,
+        description=help_text,
+        config=(tyro.conf.ConsolidateSubcommandArgs,),
+    )
+    return replace(experiment, forget=default.forget) if keeps_predicate else experiment
+
+
+def parse_setup[Kind: SeveralRuns](kind: type[Kind], arguments: Sequence[str], *, configs: Path, description: str) -> Kind:
+    """What a command line describes that is more than one run; it takes from a configuration what fits.
+
+    Raises:
+        ValueError: if the configuration does not exist, or is not one.
+        SystemExit: with status 2, after a message, if flags are wrong; with 0 after `--help`.
+    """
+    default, explanation, rest = _configuration(arguments, configs)
+    return tyro.cli(kind, args=rest, default=kind.of(default), description=f"{description}\n\n{explanation}")
+
+
+def _configuration(arguments: Sequence[str], configs: Path) -> tuple[Experiment, str, list[str]]:
+    """The configuration that `--config` names, what `--help` says of it, and the other arguments."""
     names = sorted(path.stem for path in configs.glob("*.py") if path.stem != "__init__")
     config, rest = take_option(arguments, "--config")
     config = config or DEFAULT_CONFIG
@@ -139,22 +126,10 @@ def parse(arguments: Sequence[str], *, configs: Path, description: str) -> Exper
     default = getattr(load_python_file(path), "CONFIG", None)
     if not isinstance(default, Experiment):
         raise ValueError(f"{path} must define CONFIG = cujax.experiment.Experiment(...), but it does not.")
-    default, rest = _choose_method(default, rest)
-    help_text = (
-        f"{description}\n\n--config NAME or PATH.py sets the defaults below (now: {config}; there are {', '.join(names)}); "
-        f"give it first.\n\nmethod:NAME chooses another method (now: {type(default.method).__name__}; there are "
-        f"{', '.join(method_names())}), whose settings become the --method flags."
+    explanation = (
+        f"--config NAME or PATH.py sets the defaults below (now: {config}; there are {', '.join(names)}); give it first."
     )
-    # A predicate cannot come from a command line: it stays as configured unless another request is named.
-    keeps_predicate = isinstance(default.forget, ForgetWhere) and not any(word.startswith("forget:") for word in rest)
-    experiment = tyro.cli(
-        Experiment,
-        args=rest,
-        default=replace(default, forget=ForgetClass()) if isinstance(default.forget, ForgetWhere) else default,
-        description=help_text,
-        config=(tyro.conf.ConsolidateSubcommandArgs,),
-    )
-    return replace(experiment, forget=default.forget) if keeps_predicate else experiment
+    return default, explanation, rest
 
 
 def _choose_method(default: Experiment, arguments: list[str]) -> tuple[Experiment, list[str]]:
@@ -190,3 +165,70 @@ def take_option(arguments: Sequence[str], option: str) -> tuple[str | None, list
                 raise ValueError(f"{option} needs a value.")
             return arguments[position + 1], arguments[:position] + arguments[position + 2 :]
     return None, arguments
+
+
+class Prepared(Protocol):
+    """What is ready to compute: a run, a tuning, a comparison."""
+
+    @property
+    def workdir(self) -> epath.Path: ...
+
+    @property
+    def source(self) -> Source: ...
+
+
+def main[Ready: Prepared](
+    work: Callable[[Ready], None],
+    *,
+    configs: Path,
+    description: str,
+    arguments: Sequence[str] | None = None,
+    parse: Callable[..., Setup] = parse,
+    prepare: Callable[..., Ready] = prepare,  # type: ignore[assignment]
+) -> int:
+    """Parses the command line, prepares the experiment, does the work, and gives the exit status.
+
+    Status 0: done. 1: the computation failed, or its results could not be written. 2: bad input, or a workdir that
+    another process uses, told before anything was computed. 130: interrupted by Ctrl-C. 143: asked to end by SIGTERM, as
+    by a preempted machine. After both, progress was saved, and the same command goes on from there.
+
+    Args:
+        work: What to do with what was prepared.
+        configs: Folder of the configurations that `--config NAME` finds.
+        description: What the script does; shown by `--help`.
+        arguments: The command line, `sys.argv[1:]` where not given.
+        parse: Reads the command line.
+        prepare: Checks it, and makes of it what the work is done on.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    interruption = Interruption()
+    with interruption.handled():
+        try:
+            experiment = parse(arguments, configs=configs, description=description)
+            if experiment.deterministic:
+                compute_deterministically()
+            if experiment.multihost:
+                start_multihost()
+            keep_compilations()
+            warning = unused_accelerator()
+            if warning:
+                tell(f"warning: {warning}")
+            ready = prepare(experiment, bar if is_first_host() else silent, tell, interruption)
+            for image in ready.source.skipped:
+                tell(f"left out: {image}")
+        except (ValueError, OSError, MultihostError) as error:
+            tell(f"error: {error}")
+            return 2
+        except (KeyboardInterrupt, Preempted) as stopped:
+            tell("\nInterrupted before anything was computed.")
+            return PREEMPTED if isinstance(stopped, Preempted) else INTERRUPTED
+        try:
+            with profiled(experiment.profile), contextlib.nullcontext() if is_first_host() else _silenced():
+                work(ready)
+        except (KeyboardInterrupt, Preempted) as stopped:
+            tell(f"\nInterrupted. {_what_is_kept(ready.workdir)} Run the same command again to continue.")
+            return PREEMPTED if isinstance(stopped, Preempted) else INTERRUPTED
+        except (FloatingPointError, ValueError, OSError) as error:
+            tell(f"error: {error}")
+            return 2 if isinstance(error, BadInputError) else 1
+    return 0

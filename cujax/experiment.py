@@ -26,8 +26,8 @@ _Request = (
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """Train a classifier, make it forget, and compare it with models retrained from scratch.
+class Setup:
+    """What is computed on, with what, and how: all of an experiment but what to forget and with which method.
 
     Attributes:
         data: Which images to learn from.
@@ -36,8 +36,6 @@ class Experiment:
         dtype: What the networks of cujax compute in; parameters, statistics and losses stay float32. "bfloat16" is
             faster on GPU and TPU, and slower on CPU.
         training: How the original and the retrained models are trained.
-        forget: What to forget.
-        method: How to forget it; on the command line method:NAME chooses another than the configuration's.
         retrained: How many models to retrain from scratch for comparison; 0 for a plain deletion request.
         retain_tolerance: Unlearning ends if validation accuracy on what stays falls by more than this.
         stop_early: Whether unlearning ends as soon as the stop rule holds, or makes all the passes of the method.
@@ -59,8 +57,6 @@ class Experiment:
     network: str = "small_cnn"
     dtype: Literal["float32", "bfloat16"] = "float32"
     training: Training = Training()  # noqa: RUF009 - frozen
-    forget: _Request = ForgetClass()  # noqa: RUF009 - frozen
-    method: Method = ContrastiveUnlearning()  # noqa: RUF009 - frozen
     retrained: int = 1
     retain_tolerance: float = 0.05
     stop_early: bool = True
@@ -88,8 +84,22 @@ class Experiment:
             raise ValueError(f"save_seconds must not be negative, but is {self.save_seconds}.")
 
 
-# Where something lies, how it is shown and how it is driven does not change what is computed.
+@dataclass(frozen=True)
+class Experiment(Setup):
+    """Train a classifier, make it forget, and compare it with models retrained from scratch.
+
+    Attributes:
+        forget: What to forget.
+        method: How to forget it; on the command line method:NAME chooses another than the configuration's.
+    """
+
+    forget: _Request = ForgetClass()  # noqa: RUF009 - frozen
+    method: Method = ContrastiveUnlearning()  # noqa: RUF009 - frozen
+
+
+# Where something lies, how it is shown, how it is driven and how many others there are does not change what is computed.
 NOT_IDENTITY = (
+    "retrained",
     "workdir",
     "tensorboard",
     "original",
@@ -112,10 +122,68 @@ def describe(value: Any) -> Any:
     return value
 
 
+def identity(experiment: Experiment) -> dict[str, Any]:
+    """What of an experiment's description tells what it computes from what another does."""
+    described = {name: value for name, value in describe(experiment).items() if name not in NOT_IDENTITY}
+    described["data"].pop("data_dir")
+    return described
+
+
 def describe_request(request: Request) -> str:
     """A request in a few words, such as "ForgetClass(label=5)"."""
     parts = {name: value for name, value in describe(request).items() if name != "type" and value is not None}
     return f"{type(request).__name__}({', '.join(f'{name}={value}' for name, value in parts.items())})"
+
+
+def request_in_words(request: Request) -> str:
+    """A request as one word, as `parse_request` takes it, such as "class:5", "classes:3,5", "random:0.1" or "ids:PATH".
+
+    Raises:
+        ValueError: for a predicate, which is code.
+    """
+    match request:
+        case ForgetClass(label):
+            return f"class:{label}"
+        case ForgetClasses(labels):
+            return f"classes:{','.join(map(str, labels))}"
+        case ForgetRandom(count, fraction, seed):
+            return f"random:{fraction if count is None else count}" + f"@{seed}" * bool(seed)
+        case ForgetIds(path):
+            return f"ids:{path}"
+    raise ValueError("a request by predicate cannot be written as a word; write its ids to a file and give ids:PATH.")
+
+
+def parse_request(word: str) -> Request:
+    """The request that a word describes: class:LABEL, classes:LABEL,LABEL, random:FRACTION, random:COUNT or ids:PATH.
+
+    A seed of the draw may follow a fraction or count: random:0.1@3.
+
+    Raises:
+        ValueError: if it describes none.
+
+    >>> parse_request("random:0.1@3")
+    ForgetRandom(count=None, fraction=0.1, seed=3)
+    """
+    kind, _, value = word.partition(":")
+    try:
+        match kind:
+            case "class":
+                return ForgetClass(int(value))
+            case "classes":
+                return ForgetClasses(tuple(map(int, value.split(","))))
+            case "random":
+                amount, _, seed = value.partition("@")
+                if amount.isdecimal():
+                    return ForgetRandom(count=int(amount), seed=int(seed or 0))
+                return ForgetRandom(fraction=float(amount), seed=int(seed or 0))
+            case "ids" if value:
+                return ForgetIds(value)
+    except ValueError as error:
+        raise ValueError(f"request {word!r} cannot be understood: {error}") from error
+    raise ValueError(
+        f"request {word!r} cannot be understood; give class:LABEL, classes:LABEL,LABEL, random:FRACTION, random:COUNT or "
+        "ids:PATH."
+    )
 
 
 def build_model(network: str, num_classes: int, dtype: str = "float32") -> Model:

@@ -303,7 +303,19 @@ def _png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-_STYLE = """
+def picture(title: str, explanation: str, figure: Figure) -> str:
+    """A figure as part of a page, with a heading and a sentence."""
+    return _picture(title, explanation, _png(figure))
+
+
+def _picture(title: str, explanation: str, png: bytes) -> str:
+    return (
+        f'<h2>{html.escape(title)}</h2><p>{html.escape(explanation)}</p><img alt="{html.escape(title)}" '
+        f'src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+    )
+
+
+STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; color: #222; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
@@ -335,11 +347,7 @@ def html_page(report: dict[str, Any], figures: dict[str, tuple[str, bytes]]) -> 
         for name, row in report["rows"].items()
         for key, reason in row["reasons"].items()
     )
-    pictures = "".join(
-        f'<h2>{escape(title)}</h2><p>{escape(explanation)}</p><img alt="{escape(title)}" '
-        f'src="data:image/png;base64,{base64.b64encode(png).decode()}">'
-        for title, (explanation, png) in figures.items()
-    )
+    pictures = "".join(_picture(title, *figure) for title, figure in figures.items())
     split = report["split"]
     parts = ", ".join(f"{name} {split[name]}" for name in ("forget", "retain", "validation", "test"))
     details = json.dumps({key: report[key] for key in ("config", "versions", "split", "cost", "seed")}, indent=2)
@@ -357,7 +365,7 @@ def html_page(report: dict[str, Any], figures: dict[str, tuple[str, bytes]]) -> 
     )
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Unlearning report: {escape(report["source"]["name"])}</title><style>{_STYLE}</style></head><body>
+<title>Unlearning report: {escape(report["source"]["name"])}</title><style>{STYLE}</style></head><body>
 <h1>Unlearning report: {escape(report["source"]["name"])}, {escape(report["request"])}</h1>
 <p class="summary">{"<br>".join(map(escape, summary(report).splitlines()))}</p>
 <p class="caveat">{escape(report["caveat"])}</p>

@@ -37,7 +37,7 @@ from cujax.data.requests import (
     make_split,
 )
 from cujax.data.sources import Source, load_source
-from cujax.experiment import NOT_IDENTITY, Experiment, build_model, describe, describe_request
+from cujax.experiment import Experiment, build_model, describe, describe_request, identity
 from cujax.inference import Predictions, predict
 from cujax.interruption import Interruption
 from cujax.methods import Retrain
@@ -110,7 +110,7 @@ class Run:
                 self.experiment.stop_early,
                 bookmark,
             )
-            result = self.experiment.method(self.model, original.variables, self.split, key=self._key(1), loop=loop)
+            result = self.experiment.method(self.model, original.variables, self.split, key=self.key(1), loop=loop)
             return result.variables, self._metadata("unlearned", asdict(result.history) | self._masked(result.model))
 
         return self._once("unlearned", make)
@@ -149,7 +149,8 @@ class Run:
         masked_classes = checkpoint.metadata.record.get("masked_classes")
         return answers.masked(masked_classes) if masked_classes else answers
 
-    def _key(self, fold: int) -> jax.Array:
+    def key(self, fold: int) -> jax.Array:
+        """The key of one of the things that the experiment draws at random: 0 original, 1 unlearning, from 2 retraining."""
         return jax.random.fold_in(jax.random.key(self.experiment.seed), fold)
 
     def _trained(self, kind: Kind, name: str, indices: np.ndarray, fold: int) -> Checkpoint:
@@ -162,7 +163,7 @@ class Run:
                 self.experiment.steps_per_call,
                 bookmark,
             )
-            trained: Trained = trainer.train(self.model, indices, self._key(fold), description=f"training {name}")
+            trained: Trained = trainer.train(self.model, indices, self.key(fold), description=f"training {name}")
             return trained.variables, self._metadata(kind, {"cost": asdict(trained.cost)})
 
         return self._once(name, make)
@@ -219,6 +220,8 @@ def prepare(
     progress: Progress = silent,
     tell: Tell = lambda sentence: None,
     interruption: Interruption | None = None,
+    *,
+    source: Source | None = None,
 ) -> Run:
     """Reads the data, resolves the request and checks everything that can be checked before computing.
 
@@ -227,6 +230,7 @@ def prepare(
         progress: Shows progress.
         tell: Takes what a person should know, such as that a run goes on from saved progress.
         interruption: Says when the process was asked to end; then progress is saved first.
+        source: The data, if it was read before.
 
     Raises:
         ValueError: if the data, the request, the network, a batch size or the given original do not fit together.
@@ -239,7 +243,7 @@ def prepare(
     settings["data"].pop("data_dir")
     check_same_on_all_hosts("configuration", json.dumps([settings, installed_versions()]))
     try:
-        run = _prepare(experiment, progress, tell, interruption or Interruption())
+        run = _prepare(experiment, progress, tell, interruption or Interruption(), source)
     except (ValueError, OSError) as error:
         with contextlib.suppress(ValueError):
             check_same_on_all_hosts("split", None)
@@ -248,14 +252,16 @@ def prepare(
     return run
 
 
-def _prepare(experiment: Experiment, progress: Progress, tell: Tell, interruption: Interruption) -> Run:
+def _prepare(
+    experiment: Experiment, progress: Progress, tell: Tell, interruption: Interruption, source: Source | None
+) -> Run:
     if experiment.tensorboard and importlib.util.find_spec("tensorboardX") is None:
         raise ValueError("tensorboard needs tensorboardX: run the command as uv run --extra tensorboard ...")
     if experiment.workdir.startswith("gs://") and not any(map(importlib.util.find_spec, ("gcsfs", "tensorflow"))):
         raise ValueError(f"workdir {experiment.workdir} needs gcsfs: run the command as uv run --extra gcs ...")
     if experiment.method == Retrain():
         experiment = replace(experiment, method=Retrain(experiment.training))
-    source = load_source(experiment.data, progress)
+    source = load_source(experiment.data, progress) if source is None else source
     model = build_model(experiment.network, source.num_classes, experiment.dtype)
     image_shape = source.train.images.shape[1:]
     like = abstract_variables(model, image_shape)
@@ -331,16 +337,14 @@ def _check_batch_sizes(experiment: Experiment, split: Split, *, trains_original:
 
 def _claim_workdir(run: Run) -> None:
     """Makes the workdir the run's own, if it is nobody else's."""
-    identity = {name: value for name, value in describe(run.experiment).items() if name not in NOT_IDENTITY}
-    identity["data"].pop("data_dir")
-    identity |= {
+    described = identity(run.experiment) | {
         "source_version": run.source.version,
         "forget_digest": run.split.digest,
         "previously_forgotten_digest": ids_digest(run.split.previously_forgotten.ids.tolist()),
         "original_digest": run.given_original.digest if run.given_original else None,
     }
-    identity = json.loads(json.dumps(identity))
-    run.identity = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    described = json.loads(json.dumps(described))
+    run.identity = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
     if is_first_host():
         lists = {"redrawn_ids.txt": run.source.redrawn_ids, "skipped_images.txt": run.source.skipped}
-        run.lock = claim(run.workdir, identity, {name: "\n".join(lines) + "\n" for name, lines in lists.items() if lines})
+        run.lock = claim(run.workdir, described, {name: "\n".join(lines) + "\n" for name, lines in lists.items() if lines})

@@ -78,6 +78,23 @@ def audit_rows(
         clean_test_only: Whether training labels carry noise that test labels do not. Then the loss attack takes
             validation samples for held-out ones: test samples would be told apart by their clean labels alone.
     """
+    metrics = _metrics(split, original, retrained, clean_test_only)
+    models = {"original": [original], "retrained": list(retrained), "unlearned": [unlearned]}
+    if split.is_class_task:
+        models["masked"] = [original.masked(split.forgotten_classes)]
+    return {name: _row(metrics, answers) for name, answers in models.items()}
+
+
+def audit_row(
+    split: Split, answers: Answers, *, original: Answers, retrained: Sequence[Answers], clean_test_only: bool
+) -> Row:
+    """Every metric of one model, which may be the original or one of the retrained; as in `audit_rows`."""
+    return _row(_metrics(split, original, retrained, clean_test_only), [answers])
+
+
+def _metrics(
+    split: Split, original: Answers, retrained: Sequence[Answers], clean_test_only: bool
+) -> dict[str, Callable[[Answers], float]]:
     forgotten = np.array(split.forgotten_classes)
     means = class_means(original.forget)
 
@@ -134,7 +151,7 @@ def audit_rows(
             raise NotAvailable("a retrained model has an embedding space of its own")
         return cosine_to_class_means(answers.forget, means)
 
-    metrics: dict[str, Callable[[Answers], float]] = {
+    return {
         "forget_train_accuracy": lambda answers: accuracy(answers.forget),
         "forget_test_accuracy": forget_test_accuracy,
         "retain_train_accuracy": lambda answers: accuracy(answers.retain),
@@ -147,10 +164,6 @@ def audit_rows(
         "mean_gap": gap,
         "cosine_to_former_class_mean": cosine,
     }
-    models = {"original": [original], "retrained": list(retrained), "unlearned": [unlearned]}
-    if len(forgotten):
-        models["masked"] = [original.masked(split.forgotten_classes)]
-    return {name: _row(metrics, answers) for name, answers in models.items()}
 
 
 def _row(metrics: dict[str, Callable[[Answers], float]], models: Sequence[Answers]) -> Row:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from cujax.data.requests import Split
 from cujax.losses import distillation
 from cujax.methods.descent import Descent
 from cujax.model import Model, PyTree, Variables
+from cujax.search_space import LogUniform, SearchSpace
 from cujax.step import Batch, apply_to_batch
 from cujax.stepping import Phase
 from cujax.training import OptimizerName, fresh_variables
@@ -34,6 +35,11 @@ class BadTeacher(Descent):
     learning_rate: float = 1e-4
     max_passes: int = 1
     retain_share: float = 0.3
+
+    search_space: ClassVar[SearchSpace] = {
+        "learning_rate": LogUniform(1e-5, 0.01),
+        "max_passes": LogUniform(1, 20),
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

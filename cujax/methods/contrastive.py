@@ -2,7 +2,7 @@
 
 import functools
 from dataclasses import dataclass
-from typing import Literal, Self, get_args
+from typing import ClassVar, Literal, Self, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from cujax.embedding_queue import keep_embeddings
 from cujax.losses import Denominator
 from cujax.methods import _validate
 from cujax.model import Model, Variables
+from cujax.search_space import LogUniform, SearchSpace
 from cujax.step import BatchNorm, UnlearnState, make_unlearn_step
 from cujax.stepping import Phase
 from cujax.unlearning import Loop, Unlearned
@@ -58,6 +59,13 @@ class ContrastiveUnlearning:
     queue_size: int = 0
     max_passes: int = 100
     forgotten_accuracy: float | None = 0.01
+
+    search_space: ClassVar[SearchSpace] = {
+        "learning_rate": LogUniform(0.001, 0.1),
+        "unlearn_weight": LogUniform(0.03, 3.0),
+        "retain_draws": LogUniform(1, 8),
+        "max_passes": LogUniform(1, 20),
+    }
 
     def __post_init__(self) -> None:
         _validate.positive(self, "learning_rate", "temperature")

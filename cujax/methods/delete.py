@@ -1,6 +1,7 @@
 """DELETE: keep the original's answers for what is to be forgotten, but for the true class (arXiv:2503.23751, CVPR 2025)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from cujax.data.requests import Split
 from cujax.losses import distillation
 from cujax.methods.descent import Descent, shuffled
 from cujax.model import Model, PyTree, Variables
+from cujax.search_space import LogUniform, SearchSpace
 from cujax.step import Examples
 from cujax.stepping import Phase
 from cujax.unlearning import Loop, Unlearned
@@ -25,6 +27,11 @@ class Delete(Descent):
     learning_rate: float = 1e-4
     batch_size: int = 128
     max_passes: int = 20
+
+    search_space: ClassVar[SearchSpace] = {
+        "learning_rate": LogUniform(1e-5, 0.1),
+        "max_passes": LogUniform(1, 20),
+    }
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """Makes `original` forget `split.forget`; the retain set is never looked at."""

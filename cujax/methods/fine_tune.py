@@ -1,7 +1,7 @@
 """Fine-tuning: train on what stays, and let the rest fade (Golatkar et al., arXiv:1911.04933)."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
@@ -10,6 +10,7 @@ from cujax.data.requests import Split
 from cujax.losses import cross_entropy
 from cujax.methods.descent import Descent, shuffled
 from cujax.model import Model, PyTree, Variables
+from cujax.search_space import LogUniform, SearchSpace
 from cujax.step import Examples
 from cujax.stepping import Phase
 from cujax.unlearning import Loop, Unlearned
@@ -23,6 +24,11 @@ class FineTune(Descent):
     """
 
     weight_decay: float = 5e-4
+
+    search_space: ClassVar[SearchSpace] = {
+        "learning_rate": LogUniform(0.001, 0.3),
+        "max_passes": LogUniform(1, 20),
+    }
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """Makes `original` forget `split.forget`, which is never looked at."""

@@ -1,7 +1,7 @@
 """Gradient ascent on what is to be forgotten (Thudi et al., arXiv:2109.13398)."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
@@ -10,6 +10,7 @@ from cujax.data.requests import Split
 from cujax.losses import cross_entropy
 from cujax.methods.descent import Descent, shuffled
 from cujax.model import Model, PyTree, Variables
+from cujax.search_space import LogUniform, SearchSpace
 from cujax.step import Examples
 from cujax.stepping import Phase
 from cujax.unlearning import Loop, Unlearned
@@ -25,6 +26,11 @@ class GradientAscent(Descent):
     learning_rate: float = 3e-4
     weight_decay: float = 5e-4
     max_passes: int = 5
+
+    search_space: ClassVar[SearchSpace] = {
+        "learning_rate": LogUniform(1e-5, 0.1),
+        "max_passes": LogUniform(1, 20),
+    }
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """Makes `original` forget `split.forget`; the retain set is never looked at."""

@@ -1,6 +1,7 @@
 """Sparsity-aware fine-tuning (Jia et al., arXiv:2304.04934, NeurIPS 2023)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from cujax.methods import _validate
 from cujax.methods.descent import Descent, shuffled
 from cujax.methods.fine_tune import retain_objective
 from cujax.model import Model, PyTree, Variables
+from cujax.search_space import LogUniform, SearchSpace
 from cujax.step import Examples
 from cujax.stepping import Phase
 from cujax.unlearning import Loop, Unlearned
@@ -28,6 +30,12 @@ class L1Sparse(Descent):
 
     weight_decay: float = 5e-4
     alpha: float = 5e-4
+
+    search_space: ClassVar[SearchSpace] = {
+        "learning_rate": LogUniform(0.001, 0.3),
+        "alpha": LogUniform(1e-5, 1e-3),
+        "max_passes": LogUniform(1, 20),
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 
@@ -12,6 +13,7 @@ from cujax.losses import cross_entropy
 from cujax.methods import _validate
 from cujax.methods.descent import Descent, shuffled
 from cujax.model import Model, PyTree, Variables
+from cujax.search_space import LogUniform, SearchSpace
 from cujax.step import Batch, apply_to_batch
 from cujax.stepping import Phase
 from cujax.unlearning import Loop, Unlearned
@@ -30,6 +32,12 @@ class NegGradPlus(Descent):
     batch_size: int = 128
     max_passes: int = 5
     alpha: float = 0.95
+
+    search_space: ClassVar[SearchSpace] = {
+        "learning_rate": LogUniform(0.001, 0.1),
+        "alpha": LogUniform(0.0001, 0.5, below_one=True),
+        "max_passes": LogUniform(1, 20),
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,7 +1,7 @@
 """Random labels: teach wrong answers for what is to be forgotten (Golatkar et al., arXiv:1911.04933)."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from cujax.losses import cross_entropy
 from cujax.methods.descent import Descent, shuffled
 from cujax.methods.fine_tune import retain_objective
 from cujax.model import Model, PyTree, Variables
+from cujax.search_space import LogUniform, SearchSpace
 from cujax.step import Examples
 from cujax.stepping import Phase
 from cujax.unlearning import Loop, Unlearned
@@ -32,6 +33,11 @@ class RandomLabels(Descent):
     learning_rate: float = 0.013
     weight_decay: float = 5e-4
     true_label_allowed: bool = False
+
+    search_space: ClassVar[SearchSpace] = {
+        "learning_rate": LogUniform(0.001, 0.1),
+        "max_passes": LogUniform(1, 20),
+    }
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """Makes `original` forget `split.forget`.

@@ -1,6 +1,7 @@
 """SalUn: random labels, on the parameters that matter for what goes (Fan et al., arXiv:2310.12508, ICLR 2024)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from cujax.data.requests import Split
 from cujax.methods.gradient_sums import accumulate, gradient_sum
 from cujax.methods.random_labels import RandomLabels
 from cujax.model import Model, PyTree, Variables
+from cujax.search_space import LogUniform, SearchSpace
 from cujax.unlearning import Loop, Unlearned
 
 
@@ -25,6 +27,12 @@ class SalUn(RandomLabels):
     """
 
     salient_share: float = 0.5
+
+    search_space: ClassVar[SearchSpace] = {
+        "learning_rate": LogUniform(0.001, 0.1),
+        "salient_share": LogUniform(0.1, 1.0),
+        "max_passes": LogUniform(1, 20),
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,7 +1,7 @@
 """SCRUB: a student that disobeys its teacher on what goes (Kurmanji et al., arXiv:2302.09880, NeurIPS 2023)."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 import jax
 
@@ -11,6 +11,7 @@ from cujax.losses import cross_entropy, distillation
 from cujax.methods import _validate
 from cujax.methods.descent import Descent, shuffled
 from cujax.model import Model, PyTree, Variables
+from cujax.search_space import LogUniform, SearchSpace
 from cujax.step import Examples
 from cujax.stepping import Phase
 from cujax.unlearning import Loop, Unlearned
@@ -44,6 +45,14 @@ class Scrub(Descent):
     max_steps: int = 2
     forget_batch_size: int = 512
     rewind: bool = False
+
+    search_space: ClassVar[SearchSpace] = {
+        "learning_rate": LogUniform(1e-4, 0.1),
+        "gamma": LogUniform(0.1, 1.0),
+        "alpha": LogUniform(0.001, 1.0),
+        "max_steps": LogUniform(1, 10),
+        "max_passes": LogUniform(1, 20),
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from cujax.data.requests import Split
 from cujax.methods import _validate
 from cujax.methods.gradient_sums import accumulate, squared_gradient_sum, squared_mean_gradient
 from cujax.model import Model, PyTree, Variables
+from cujax.search_space import LogUniform, SearchSpace
 from cujax.stepping import NOTHING_YET, Cost
 from cujax.unlearning import Loop, Unlearned
 
@@ -38,6 +40,11 @@ class SelectiveSynapticDampening:
     per_sample: bool = True
     batch_size: int = 64
     forgotten_accuracy: float | None = 0.01
+
+    search_space: ClassVar[SearchSpace] = {
+        "alpha": LogUniform(0.3, 30.0),
+        "dampening": LogUniform(0.03, 1.0),
+    }
 
     def __post_init__(self) -> None:
         _validate.positive(self, "alpha")

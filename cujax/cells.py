@@ -1,0 +1,117 @@
+"""Runs side by side in one folder, which share what they have in common: data, original models, retrained models."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self, cast
+
+from etils import epath
+
+from cujax.data.requests import ForgetRandom, Request
+from cujax.data.sources import Source, load_source
+from cujax.experiment import Experiment, Setup, identity
+from cujax.interruption import Interruption
+from cujax.methods import Retrain, find_method, method_names
+from cujax.progress import Progress, silent
+from cujax.run import Run, prepare
+from cujax.unlearning import Method
+from cujax.workdir import Tell
+
+
+@dataclass(frozen=True)
+class SeveralRuns(Setup):
+    """A setup for several runs in one folder."""
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> Self:
+        """What an experiment says, in a folder of its own beside the experiment's."""
+        shared = {item.name: getattr(experiment, item.name) for item in fields(Setup)}
+        return cls(**shared | {"workdir": f"{experiment.workdir}-comparison"} | cls.asked(experiment.forget))
+
+    @classmethod
+    def asked(cls, request: Request) -> dict[str, Any]:
+        """The fields that a request sets."""
+        raise NotImplementedError
+
+
+@dataclass
+class Cells:
+    """The runs of a setup, each in a folder of its own, whose name tells its settings from others."""
+
+    setup: Setup
+    progress: Progress = silent
+    tell: Tell = lambda sentence: None
+    interruption: Interruption = field(default_factory=Interruption)
+    originals: dict[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.setup.multihost:
+            raise ValueError("methods are compared on one host; leave --multihost out.")
+        self.source: Source = load_source(self.setup.data, self.progress)
+
+    @property
+    def workdir(self) -> epath.Path:
+        """The folder of all runs."""
+        return epath.Path(self.setup.workdir).expanduser()
+
+    def original(self, seed: int) -> str:
+        """Where the original of a seed lies; trained now if it is not there, whatever is to be forgotten."""
+        if self.setup.original is not None:
+            return self.setup.original
+        if seed not in self.originals:
+            # The original does not depend on the request, so any will do.
+            run = self.prepare(self._experiment(ForgetRandom(count=1), Retrain(), seed), "original")
+            run.original()
+            self.originals[seed] = str(run.workdir / "checkpoints" / "original")
+        return self.originals[seed]
+
+    def experiment(self, request: Request, method: Method, seed: int) -> Experiment:
+        """What the run of a cell computes, from the original of its seed."""
+        return self._experiment(request, method, seed, original=self.original(seed), retrained=self.setup.retrained)
+
+    def folder(self, experiment: Experiment, *names: str) -> epath.Path:
+        """The folder of a run: what it is about, its seed, and a digest of its settings."""
+        given = {} if self.setup.original is None else {"original": self.setup.original}
+        text = json.dumps(identity(experiment) | given, sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:10]
+        return self.workdir.joinpath(*names, f"seed_{experiment.seed}-{digest}")
+
+    def prepare(self, experiment: Experiment, *names: str) -> Run:
+        """A run in its folder, checked as any other."""
+        experiment = replace(experiment, workdir=str(self.folder(experiment, *names)))
+        return prepare(experiment, self.progress, self.tell, self.interruption, source=self.source)
+
+    def _experiment(self, request: Request, method: Method, seed: int, **changes: Any) -> Experiment:
+        shared = {item.name: getattr(self.setup, item.name) for item in fields(Setup)}
+        return Experiment(**shared | {"seed": seed, "forget": request, "method": method} | changes)
+
+
+def slug(word: str) -> str:
+    """A word such as "class:5" or "ids:lists/mine.txt" as a name for a folder."""
+    return "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in word)
+
+
+def chosen_methods(names: Sequence[str]) -> dict[str, type[Method]]:
+    """The methods of these names; all that there are where none is given, but `retrain`, which is what they are held to.
+
+    Raises:
+        ValueError: if one does not exist.
+    """
+    return {name: find_method(name) for name in names or method_names() if name != "retrain"}
+
+
+def make_method(kind: type[Method], name: str, settings: Mapping[str, Any]) -> Method:
+    """The method with some settings.
+
+    Raises:
+        ValueError: if it has no such setting, or a value is wrong.
+    """
+    known = {item.name for item in fields(cast(Any, kind))}
+    unknown = sorted(settings.keys() - known)
+    if unknown:
+        raise ValueError(f"method {name} has no setting {', '.join(unknown)}; it has {', '.join(sorted(known))}.")
+    try:
+        return kind(**settings)
+    except TypeError as error:
+        raise ValueError(f"method {name} cannot be made of {dict(settings)}: {error}") from error

@@ -1,0 +1,310 @@
+"""Chooses the settings of methods, each by as many trials, on validation data alone.
+
+Neither test data nor a retrained model has a say: who is asked to forget has neither to spare.
+"""
+
+import importlib.util
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from etils import epath
+
+from cujax.audit.accuracy import accuracy
+from cujax.cells import Cells, SeveralRuns, chosen_methods, make_method, slug
+from cujax.checkpoints import Checkpoint, installed_versions
+from cujax.data.requests import Request, make_split
+from cujax.data.sources import Source
+from cujax.experiment import identity, parse_request, request_in_words
+from cujax.inference import predict
+from cujax.interruption import Interruption
+from cujax.methods import Retrain
+from cujax.progress import Progress, silent
+from cujax.run import Run
+from cujax.search_space import SearchSpace
+from cujax.unlearning import Loop, Method
+from cujax.workdir import Tell, write_whole
+
+TOLERANCE = 0.02
+RULE = (
+    f"Admissible: validation accuracy on what stays within {TOLERANCE} of the original's. Among those, for classes the "
+    "lowest validation accuracy on them, then the fewest steps; for samples the smallest difference between the accuracy on "
+    "them and on validation samples."
+)
+
+
+@dataclass(frozen=True)
+class Tuning(SeveralRuns):
+    """Choose the settings of methods for a request, on validation data.
+
+    Attributes:
+        request: What is to be forgotten: class:LABEL, classes:LABEL,LABEL, random:FRACTION, random:COUNT or ids:PATH; by
+            default what the configuration says.
+        methods: Which methods to tune; all where none is named.
+        trials: How many settings each method may try. The first are its published ones.
+        sampler: "random", or "tpe" for Optuna's tree-structured Parzen estimator (extra [tune]).
+    """
+
+    request: str = ""
+    methods: tuple[str, ...] = ()
+    trials: int = 10
+    sampler: Literal["random", "tpe"] = "random"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.trials < 1:
+            raise ValueError(f"trials must be at least 1, but is {self.trials}.")
+
+    @classmethod
+    def asked(cls, request: Request) -> dict[str, Any]:
+        return {"request": request_in_words(request)}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What some settings gave on validation data.
+
+    Attributes:
+        settings: The settings that were tried.
+        forget_accuracy: On the forget set.
+        validation_forget_accuracy: On validation samples of the classes of the forget set.
+        retain_drop: By how much validation accuracy on what stays fell.
+        unforgotten: What is to be small: classes: `validation_forget_accuracy`; samples: how far `forget_accuracy` is from
+            it, on either side.
+        steps: Optimiser steps.
+        seconds: What it took.
+        stop_rule: Why it ended.
+    """
+
+    settings: dict[str, Any]
+    forget_accuracy: float
+    validation_forget_accuracy: float
+    retain_drop: float
+    unforgotten: float
+    steps: int
+    seconds: float
+    stop_rule: str
+
+    @property
+    def is_admissible(self) -> bool:
+        """Whether what stays was kept."""
+        return self.retain_drop <= TOLERANCE + 1e-9
+
+    @property
+    def rank(self) -> tuple[float, float, int]:
+        """Smaller is better."""
+        return 0.0 if self.is_admissible else self.retain_drop, self.unforgotten, self.steps
+
+
+def draw(space: SearchSpace, earlier: Sequence[Trial], *, sampler: str, seed: int, number: int) -> dict[str, Any]:
+    """The settings of trial `number`, from what is known: the same whether or not tuning was interrupted.
+
+    Args:
+        space: The ranges.
+        earlier: The trials before it that drew from them.
+        sampler: "random" or "tpe".
+        seed: Of the draw.
+        number: Of the trial, from 0.
+    """
+    if sampler == "random":
+        rng = np.random.default_rng([seed, number])
+        return {name: values.at(float(rng.random())) for name, values in space.items()}
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # Optuna sees where in its range a value lies, and one figure to minimise.
+    places = {name: optuna.distributions.FloatDistribution(0.0, 1.0) for name in space}
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed + number, n_startup_trials=4))
+    for trial in earlier:
+        shortfall, unforgotten, steps = trial.rank
+        params = {name: values.place(trial.settings[name]) for name, values in space.items()}
+        value = 10 * shortfall + unforgotten + 1e-7 * steps
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=places, value=value))
+    params = study.ask(places).params
+    return {name: values.at(min(params[name], math.nextafter(1, 0))) for name, values in space.items()}
+
+
+@dataclass
+class TuningRun:
+    """A tuning that was checked and is ready to compute. Made by `prepare_tuning`."""
+
+    tuning: Tuning
+    cells: Cells
+    methods: dict[str, type[Method]]
+    tell: Tell
+
+    @property
+    def workdir(self) -> epath.Path:
+        """The folder of everything."""
+        return self.cells.workdir
+
+    @property
+    def source(self) -> Source:
+        """The data."""
+        return self.cells.source
+
+    def run(self) -> tuple[epath.Path, dict[str, Any]]:
+        """Makes all trials that are not there yet, and writes what was chosen and how.
+
+        Returns:
+            The path of `settings.json`, and its content.
+        """
+        tuning, cells = self.tuning, self.cells
+        experiment = cells.experiment(parse_request(tuning.request), Retrain(), tuning.seed)
+        run = cells.prepare(experiment, "tuning", slug(tuning.request))
+        original = run.original()
+        chosen = {}
+        for name, kind in self.methods.items():
+            trials = list(self._trials(run, original, name, kind))
+            best = min(trials, key=lambda trial: trial.rank)
+            self.tell(
+                f"{name}: {best.settings or 'published settings'}"
+                + ("" if best.is_admissible else f", though accuracy on what stays fell by {best.retain_drop:.3f}")
+            )
+            chosen[name] = {
+                "settings": best.settings,
+                "trial": trials.index(best),
+                "admissible": best.is_admissible,
+                "trials": [asdict(trial) for trial in trials],
+            }
+        described = identity(experiment)
+        for unrelated in ("forget", "method"):
+            described.pop(unrelated)
+        found = {
+            "request": tuning.request,
+            "forget_digest": run.split.digest,
+            "trials": tuning.trials,
+            "sampler": tuning.sampler,
+            "seed": tuning.seed,
+            "rule": RULE,
+            "setup": described,
+            "versions": installed_versions(),
+            "methods": chosen,
+        }
+        path = write_whole(run.workdir / "settings.json", json.dumps(found, indent=2) + "\n")
+        return path, json.loads(path.read_text())
+
+    def _trials(self, run: Run, original: Checkpoint, name: str, kind: type[Method]) -> Iterator[Trial]:
+        tuning = self.tuning
+        space: SearchSpace = getattr(kind, "search_space", {})
+        path = run.workdir / f"{name}-{tuning.sampler}.json"
+        trials = [Trial(**trial) for trial in json.loads(path.read_text())] if path.is_file() else []
+        for number in range(tuning.trials if space else 1):
+            if number == len(trials):
+                if number == 0:
+                    settings = published(kind, class_task=run.split.is_class_task)
+                else:
+                    settings = draw(space, trials[1:], sampler=tuning.sampler, seed=tuning.seed, number=number)
+                trials.append(self._try(run, original, make_method(kind, name, settings), settings))
+                write_whole(path, json.dumps([asdict(trial) for trial in trials], indent=2) + "\n")
+                trial = trials[-1]
+                self.tell(
+                    f"{name} {number + 1}/{tuning.trials if space else 1}: forget {trial.forget_accuracy:.3f}, validation "
+                    f"{trial.validation_forget_accuracy:.3f}, rest {-trial.retain_drop:+.3f}, {trial.steps} steps, "
+                    f"{trial.seconds:.1f} s {settings or ''}"
+                )
+            yield trials[number]
+
+    def _try(self, run: Run, original: Checkpoint, method: Method, settings: dict[str, Any]) -> Trial:
+        loop = Loop(
+            run.train_images,
+            self.tuning.retain_tolerance,
+            self.cells.progress,
+            steps_per_call=self.tuning.steps_per_call,
+            stop_early=self.tuning.stop_early,
+        )
+        result = method(run.model, original.variables, run.split, key=run.key(1), loop=loop)
+
+        def answers(variables: Any, indices: np.ndarray) -> Any:
+            return predict(result.model, variables, run.train_images, indices)
+
+        forget = answers(result.variables, run.split.forget.indices)
+        validation = answers(result.variables, run.split.validation.indices)
+        held_out = accuracy(validation.take(np.isin(validation.labels, forget.labels)))
+        stays = ~np.isin(validation.labels, run.split.absent_classes)
+        before = predict(run.model, original.variables, run.train_images, run.split.validation.indices)
+        forget_accuracy = accuracy(forget)
+        unforgotten = held_out if run.split.is_class_task else abs(forget_accuracy - held_out)
+        return Trial(
+            settings,
+            forget_accuracy,
+            held_out,
+            accuracy(before.take(stays)) - accuracy(validation.take(stays)),
+            unforgotten,
+            result.history.cost.steps,
+            result.history.cost.seconds,
+            result.history.stop_rule,
+        )
+
+
+def published(kind: type[Method], *, class_task: bool) -> dict[str, Any]:
+    """The published settings where they differ from a method's defaults."""
+    official: Callable[..., Any] | None = getattr(kind, "official", None)
+    if official is None:
+        return {}
+    settings, defaults = asdict(official("class" if class_task else "samples")), asdict(kind())  # type: ignore[call-overload]
+    return {name: value for name, value in settings.items() if value != defaults[name]}
+
+
+def prepare_tuning(
+    tuning: Tuning,
+    progress: Progress = silent,
+    tell: Tell = lambda sentence: None,
+    interruption: Interruption | None = None,
+) -> TuningRun:
+    """Reads the data and checks everything that can be checked before computing.
+
+    Raises:
+        ValueError: if data, request, methods and sampler do not fit together.
+        FileNotFoundError: if data or a file of ids is not there.
+    """
+    if tuning.sampler == "tpe" and importlib.util.find_spec("optuna") is None:
+        raise ValueError("sampler tpe needs Optuna: run the command as uv run --extra tune ..., or take --sampler random.")
+    cells = Cells(tuning, progress, tell, interruption or Interruption())
+    methods = {}
+    split = make_split(cells.source, parse_request(tuning.request))
+    for name, kind in chosen_methods(tuning.methods).items():
+        check = getattr(kind(), "check", None)
+        if getattr(kind, "search_space", None) is None:
+            tell(f"left out: {name} has nothing to tune.")
+            continue
+        if check is not None:
+            check(split)
+        methods[name] = kind
+    if not methods:
+        raise ValueError(f"none of the methods {', '.join(tuning.methods)} has anything to tune (no search_space).")
+    return TuningRun(tuning, cells, methods, tell)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """What an earlier tuning chose.
+
+    Raises:
+        ValueError: if the file is not one that tuning wrote.
+        FileNotFoundError: if it is not there.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"settings {path} do not exist; make them with scripts/tune.py.")
+    try:
+        settings = json.loads(path.read_text("utf-8"))
+        wrong = {"request", "forget_digest", "trials", "sampler", "methods"} - settings.keys()
+        wrong |= {name for name, method in settings["methods"].items() if not isinstance(method["settings"], dict)}
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"settings {path} were not written by scripts/tune.py ({error}); make them anew.") from error
+    if wrong:
+        raise ValueError(f"settings {path} lack {', '.join(sorted(wrong))}; make them anew with scripts/tune.py.")
+    return settings
+
+
+def chosen_in_words(found: dict[str, Any]) -> str:
+    """The settings that were chosen, a line a method."""
+    return "\n".join(
+        f"{name:<29} trial {method['trial'] + 1}/{len(method['trials'])}  "
+        + (", ".join(f"{key} {value}" for key, value in method["settings"].items()) or "published settings")
+        + "  (NOT ADMISSIBLE)" * (not method["admissible"])
+        for name, method in found["methods"].items()
+    )
