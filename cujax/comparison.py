@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from etils import epath
 
 from cujax.audit.rows import Answers, audit_row
@@ -236,12 +236,11 @@ class _Oracles:
 
 def parameter_change(before: Variables, after: Variables) -> float:
     """How far all parameters together moved, relative to where they were: `‖after - before‖ / ‖before‖`."""
-
-    def norm(tree: Any) -> jax.Array:
-        return jnp.sqrt(sum(jnp.vdot(leaf, leaf).astype(jnp.float32) for leaf in jax.tree.leaves(tree)))
-
-    moved = jax.tree.map(lambda new, old: new - old, after.params, before.params)
-    return float(norm(moved) / norm(before.params))
+    old, new = (
+        np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(variables.params)])
+        for variables in (before, after)
+    )
+    return float(np.linalg.norm(new - old) / np.linalg.norm(old))
 
 
 def prepare_comparison(

@@ -75,4 +75,5 @@ def cost_figure(table: dict[str, Any]) -> Figure:
 
 def _finish(figure: Figure, axis: Axes) -> None:
     axis.grid(alpha=0.3)
-    figure.legend(loc="outside right center", fontsize="small")
+    if axis.get_legend_handles_labels()[0]:
+        figure.legend(loc="outside right center", fontsize="small")

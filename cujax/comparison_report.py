@@ -256,7 +256,7 @@ def terminal_table(word: str, found: dict[str, Any]) -> Table:
     keys = ("forget_train_accuracy", "forget_test_accuracy", "retain_test_accuracy", "mia_loss_auc", "mean_gap", "seconds")
     columns = [column for column in _shown(table) if column[0] in keys]
     shown = Table(title=f"{found['source']['name']}: {_heading(found['tasks'][word])}")
-    shown.add_column("")
+    shown.add_column("", no_wrap=True, min_width=max(map(len, table)))
     for _, heading, _ in columns:
         shown.add_column(heading, justify="right")
     shown.add_column("gap within retrained", justify="right")

@@ -134,7 +134,11 @@ class Stepper:
         Raises:
             NotFiniteError: after the step whose loss or gradient was not finite.
         """
-        state = replicate(state, mesh_of(self.images.mean))
+        mesh = mesh_of(self.images.mean)
+        state = replicate(state, mesh)
+        # A step holds arrays, too: teachers, importances. What is a number stays one.
+        step = jax.tree.map(lambda leaf: replicate(leaf, mesh) if isinstance(leaf, jax.Array) else leaf, phase.step)
+        phase = phase._replace(step=step)
         with on_mesh_of(self.images.mean):
             return self._run(state, phase, skip, keep)
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 from etils import epath
+from scipy.stats import qmc
 
 from cujax.audit.accuracy import accuracy
 from cujax.cells import Cells, SeveralRuns, chosen_methods, make_method, slug
@@ -46,7 +47,8 @@ class Tuning(SeveralRuns):
             default what the configuration says.
         methods: Which methods to tune; all where none is named.
         trials: How many settings each method may try. The first are its published ones.
-        sampler: "random", or "tpe" for Optuna's tree-structured Parzen estimator (extra [tune]).
+        sampler: "random" (scrambled Halton points, which leave no gaps between a few trials), or "tpe" for Optuna's
+            tree-structured Parzen estimator (extra [tune]).
     """
 
     request: str = ""
@@ -111,8 +113,8 @@ def draw(space: SearchSpace, earlier: Sequence[Trial], *, sampler: str, seed: in
         number: Of the trial, from 0.
     """
     if sampler == "random":
-        rng = np.random.default_rng([seed, number])
-        return {name: values.at(float(rng.random())) for name, values in space.items()}
+        points = qmc.Halton(len(space), rng=np.random.default_rng(seed)).random(number + 1)
+        return {name: values.at(float(place)) for (name, values), place in zip(space.items(), points[-1], strict=True)}
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)

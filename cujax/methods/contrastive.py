@@ -64,7 +64,7 @@ class ContrastiveUnlearning:
         "learning_rate": LogUniform(0.001, 0.1),
         "unlearn_weight": LogUniform(0.03, 3.0),
         "retain_draws": LogUniform(1, 8),
-        "max_passes": LogUniform(1, 20),
+        "max_passes": LogUniform(1, 30),
     }
 
     def __post_init__(self) -> None:

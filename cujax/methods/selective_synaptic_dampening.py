@@ -13,6 +13,7 @@ from cujax.methods import _validate
 from cujax.methods.gradient_sums import accumulate, squared_gradient_sum, squared_mean_gradient
 from cujax.model import Model, PyTree, Variables
 from cujax.search_space import LogUniform, SearchSpace
+from cujax.sharding import mesh_of, replicate
 from cujax.stepping import NOTHING_YET, Cost
 from cujax.unlearning import Loop, Unlearned
 
@@ -60,7 +61,8 @@ class SelectiveSynapticDampening:
             of_forget, first = self._importance(model, original, split.forget.indices, loop)
             of_all, second = self._importance(model, original, everything, loop)
             started = time.perf_counter()
-            params = jax.block_until_ready(dampen(original.params, of_forget, of_all, self.alpha, self.dampening))
+            before = replicate(original.params, mesh_of(loop.images.mean))
+            params = jax.block_until_ready(dampen(before, of_forget, of_all, self.alpha, self.dampening))
             seconds = time.perf_counter() - started
             return Variables(params, original.model_state), first + second + replace(NOTHING_YET, seconds=seconds, steps=1)
 
