@@ -88,12 +88,12 @@ def _cost(cost: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _measured(cell: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
-    """All figures of a cell, and how many times cheaper than retraining it was; of what took no time there is no ratio."""
+    """All figures of a cell, and how many times cheaper than retraining it was; without a step there is no ratio."""
 
     def times(key: str) -> float | None:
         costs = [cost[key] for cost in reference["retrained_costs"]]
         own = cell["cost"][key]
-        return float(np.mean(costs)) / own if own and None not in costs else None
+        return float(np.mean(costs)) / own if own and cell["cost"]["steps"] and None not in costs else None
 
     return (
         cell["row"]

@@ -171,6 +171,9 @@ def cost(seconds, flops=2e9):
     return {"seconds": seconds, "steps": 10, "samples": 640, "flops": flops}
 
 
+FREE = {"seconds": 0.01, "steps": 0, "samples": 0, "flops": 0.0}
+
+
 def cell(gap, seconds=1.0, change=0.1, **accuracies):
     stop = {"rule": "forgotten", "step": 10, "reason": "it is"}
     return {"row": entry(gap, **accuracies), "cost": cost(seconds), "stop": stop, "parameter_change": change}
@@ -188,7 +191,7 @@ def made_up():
         "good": {"0": cell(0.02, 2.0), "1": cell(0.04, 4.0)},
         "idle": {"0": cell(0.3, change=0.0, forget=1.0), "1": cell(0.3, change=0.0, forget=1.0)},
         "harmful": {"0": cell(0.2, retain=0.5), "1": {"failed": "ValueError: no"}},
-        "free": {"0": cell(0.025, 0.0) | {"cost": cost(0.0, 0.0)}, "1": cell(0.025, 0.0) | {"cost": cost(0.0, 0.0)}},
+        "free": {"0": cell(0.025) | {"cost": FREE}, "1": cell(0.025) | {"cost": FREE}},
     }
     task = {
         "request": "ForgetClass(label=5)",
@@ -237,7 +240,7 @@ def test_remarks_tell_of_no_change_of_harm_and_of_failures(made_up):
     assert table["harmful"]["std"]["mean_gap"] is None
 
 
-def test_what_costs_nothing_has_no_speed_up(made_up):
+def test_what_takes_no_step_has_no_speed_up(made_up):
     free = tabulate(made_up)["tables"]["class:5"]["free"]
     assert free["mean"]["speed_up"] is None
     assert free["mean"]["gflops"] == 0

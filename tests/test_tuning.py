@@ -3,18 +3,23 @@
 import dataclasses
 import importlib.util
 import json
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cujax.cli import main, parse_setup
 from cujax.data.requests import ForgetClass
 from cujax.data.sources import Data
+from cujax.experiment import load_python_file
 from cujax.methods import ContrastiveUnlearning, FineTune, Scrub
 from cujax.run import Run
 from cujax.search_space import LogUniform
 from cujax.training import Training
 from cujax.tuning import TOLERANCE, Trial, Tuning, draw, prepare_tuning, published, read_settings
 
+ROOT = Path(__file__).parents[1]
 SPACE = {"learning_rate": LogUniform(1e-3, 1e-1), "max_passes": LogUniform(1, 20)}
 
 
@@ -158,3 +163,13 @@ def test_other_files_are_not_taken_for_settings(tmp_path, text):
 def test_a_missing_file_of_settings_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"scripts/tune\.py"):
         read_settings(tmp_path / "none.json")
+
+
+def test_the_script_says_what_was_chosen_and_where(tmp_path, capsys):
+    script = load_python_file(ROOT / "scripts" / "tune.py")
+    arguments = "--training.epochs", "1", "--trials", "1", "--methods", "fine_tune", "--workdir", str(tmp_path / "run")
+    options = {"configs": ROOT / "configs", "description": "", "arguments": arguments}
+    assert main(script.tune, parse=partial(parse_setup, Tuning), prepare=prepare_tuning, **options) == 0
+    printed = capsys.readouterr().out
+    assert "trial 1/1" in printed
+    assert Path(printed.split("--settings: ")[1].strip()).is_file()
