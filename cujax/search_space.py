@@ -32,7 +32,7 @@ class LogUniform:
         0.01
         >>> LogUniform(0.0001, 0.01, below_one=True).at(0.5)
         0.999
-        >>> [LogUniform(1, 4).at(fraction) for fraction in (0, 0.49, 0.51, 0.99)]
+        >>> [LogUniform(1, 4).at(fraction) for fraction in (0, 0.5, 0.7, 0.99)]
         [1, 2, 3, 4]
         """
         if isinstance(self.low, int) and isinstance(self.high, int):

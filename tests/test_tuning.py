@@ -39,15 +39,16 @@ def tuning(tmp_path):
     )
 
 
-def test_what_harms_never_wins_then_what_forgets_most_then_the_fewest_steps():
-    best = trial(unforgotten=0.1, steps=20)
+def test_what_harms_never_wins_then_what_forgets_most_then_what_keeps_the_rest_then_the_fewest_steps():
+    best = trial(drop=-0.01, unforgotten=0.1, steps=20)
     slower = trial(unforgotten=0.1, steps=30)
+    brittle = trial(drop=0.01, unforgotten=0.1, steps=1)
     remembers = trial(unforgotten=0.2, steps=1)
     at_the_limit = trial(drop=TOLERANCE, unforgotten=0.3)
     harms = trial(drop=TOLERANCE + 0.01)
     harms_more = trial(drop=0.5)
-    ranked = [best, slower, remembers, at_the_limit, harms, harms_more]
-    shuffled = [harms, slower, at_the_limit, harms_more, best, remembers]
+    ranked = [best, slower, brittle, remembers, at_the_limit, harms, harms_more]
+    shuffled = [brittle, harms, slower, at_the_limit, harms_more, best, remembers]
     assert sorted(shuffled, key=lambda one: one.rank) == ranked
 
 
@@ -68,7 +69,6 @@ def test_a_few_trials_leave_no_gaps_between_them():
         assert places[-1] > 0.7
 
 
-@pytest.mark.skipif(importlib.util.find_spec("optuna") is None, reason="Optuna is an extra: uv run --extra tune ...")
 def test_optuna_learns_from_earlier_trials_and_repeats_itself():
     earlier = [
         dataclasses.replace(trial(unforgotten=abs(np.log10(rate) + 2)), settings={"learning_rate": rate, "max_passes": 3})
@@ -146,8 +146,8 @@ def test_no_trials_are_refused():
         Tuning(trials=0)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("optuna") is not None, reason="Optuna is installed here")
-def test_tpe_without_optuna_names_the_extra(tuning):
+def test_tpe_without_optuna_names_the_extra(tuning, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="uv run --extra tune"):
         prepare_tuning(dataclasses.replace(tuning, sampler="tpe"))
 

@@ -38,7 +38,7 @@ class BadTeacher(Descent):
 
     search_space: ClassVar[SearchSpace] = {
         "learning_rate": LogUniform(1e-5, 0.01),
-        "max_passes": LogUniform(1, 20),
+        "max_passes": LogUniform(5, 40),
     }
 
     def __post_init__(self) -> None:

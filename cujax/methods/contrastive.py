@@ -61,10 +61,10 @@ class ContrastiveUnlearning:
     forgotten_accuracy: float | None = 0.01
 
     search_space: ClassVar[SearchSpace] = {
-        "learning_rate": LogUniform(0.001, 0.1),
+        "learning_rate": LogUniform(0.003, 0.1),
         "unlearn_weight": LogUniform(0.03, 3.0),
-        "retain_draws": LogUniform(1, 8),
-        "max_passes": LogUniform(1, 30),
+        "retain_draws": LogUniform(1, 5),
+        "max_passes": LogUniform(5, 40),
     }
 
     def __post_init__(self) -> None:

@@ -30,7 +30,7 @@ class Delete(Descent):
 
     search_space: ClassVar[SearchSpace] = {
         "learning_rate": LogUniform(1e-5, 0.1),
-        "max_passes": LogUniform(1, 20),
+        "max_passes": LogUniform(5, 40),
     }
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:

@@ -26,8 +26,8 @@ class FineTune(Descent):
     weight_decay: float = 5e-4
 
     search_space: ClassVar[SearchSpace] = {
-        "learning_rate": LogUniform(0.001, 0.3),
-        "max_passes": LogUniform(1, 20),
+        "learning_rate": LogUniform(0.003, 0.3),
+        "max_passes": LogUniform(5, 40),
     }
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:

@@ -32,9 +32,9 @@ class L1Sparse(Descent):
     alpha: float = 5e-4
 
     search_space: ClassVar[SearchSpace] = {
-        "learning_rate": LogUniform(0.001, 0.3),
+        "learning_rate": LogUniform(0.003, 0.3),
         "alpha": LogUniform(1e-5, 1e-3),
-        "max_passes": LogUniform(1, 20),
+        "max_passes": LogUniform(5, 40),
     }
 
     def __post_init__(self) -> None:

@@ -34,9 +34,9 @@ class NegGradPlus(Descent):
     alpha: float = 0.95
 
     search_space: ClassVar[SearchSpace] = {
-        "learning_rate": LogUniform(0.001, 0.1),
+        "learning_rate": LogUniform(0.003, 0.1),
         "alpha": LogUniform(0.0001, 0.5, below_one=True),
-        "max_passes": LogUniform(1, 20),
+        "max_passes": LogUniform(5, 40),
     }
 
     def __post_init__(self) -> None:

@@ -35,8 +35,8 @@ class RandomLabels(Descent):
     true_label_allowed: bool = False
 
     search_space: ClassVar[SearchSpace] = {
-        "learning_rate": LogUniform(0.001, 0.1),
-        "max_passes": LogUniform(1, 20),
+        "learning_rate": LogUniform(0.003, 0.1),
+        "max_passes": LogUniform(5, 40),
     }
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:

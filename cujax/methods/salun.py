@@ -29,9 +29,9 @@ class SalUn(RandomLabels):
     salient_share: float = 0.5
 
     search_space: ClassVar[SearchSpace] = {
-        "learning_rate": LogUniform(0.001, 0.1),
+        "learning_rate": LogUniform(0.003, 0.1),
         "salient_share": LogUniform(0.1, 1.0),
-        "max_passes": LogUniform(1, 20),
+        "max_passes": LogUniform(5, 40),
     }
 
     def __post_init__(self) -> None:

@@ -47,11 +47,11 @@ class Scrub(Descent):
     rewind: bool = False
 
     search_space: ClassVar[SearchSpace] = {
-        "learning_rate": LogUniform(1e-4, 0.1),
+        "learning_rate": LogUniform(3e-4, 0.1),
         "gamma": LogUniform(0.1, 1.0),
         "alpha": LogUniform(0.001, 1.0),
         "max_steps": LogUniform(1, 10),
-        "max_passes": LogUniform(1, 20),
+        "max_passes": LogUniform(5, 40),
     }
 
     def __post_init__(self) -> None:
