@@ -1,7 +1,6 @@
 """Runs side by side in one folder, which share what they have in common: data, original models, retrained models."""
 
-import hashlib
-import json
+import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self, cast
@@ -10,7 +9,7 @@ from etils import epath
 
 from cujax.data.requests import ForgetRandom, Request
 from cujax.data.sources import Source, load_source
-from cujax.experiment import Experiment, Setup, identity
+from cujax.experiment import Experiment, Setup, digest_of, identity
 from cujax.interruption import Interruption
 from cujax.methods import Retrain, find_method, method_names
 from cujax.progress import Progress, silent
@@ -20,19 +19,19 @@ from cujax.workdir import Tell
 
 
 @dataclass(frozen=True)
-class SeveralRuns(Setup):
+class SeveralRuns(Setup, abc.ABC):
     """A setup for several runs in one folder."""
 
     @classmethod
     def of(cls, experiment: Experiment) -> Self:
         """What an experiment says, in a folder of its own beside the experiment's."""
-        shared = {item.name: getattr(experiment, item.name) for item in fields(Setup)}
-        return cls(**shared | {"workdir": f"{experiment.workdir}-comparison"} | cls.asked(experiment.forget))
+        own = {"workdir": f"{experiment.workdir}-comparison"} | cls.asked(experiment.forget)
+        return cls(**experiment.shared() | own)
 
     @classmethod
+    @abc.abstractmethod
     def asked(cls, request: Request) -> dict[str, Any]:
         """The fields that a request sets."""
-        raise NotImplementedError
 
 
 @dataclass
@@ -73,9 +72,8 @@ class Cells:
     def folder(self, experiment: Experiment, *names: str) -> epath.Path:
         """The folder of a run: what it is about, its seed, and a digest of its settings."""
         given = {} if self.setup.original is None else {"original": self.setup.original}
-        text = json.dumps(identity(experiment) | given, sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:10]
-        return self.workdir.joinpath(*names, f"seed_{experiment.seed}-{digest}")
+        digest = digest_of(identity(experiment) | given)
+        return self.workdir.joinpath(*names, f"seed_{experiment.seed}-{digest[:10]}")
 
     def prepare(self, experiment: Experiment, *names: str) -> Run:
         """A run in its folder, checked as any other."""
@@ -83,8 +81,24 @@ class Cells:
         return prepare(experiment, self.progress, self.tell, self.interruption, source=self.source)
 
     def _experiment(self, request: Request, method: Method, seed: int, **changes: Any) -> Experiment:
-        shared = {item.name: getattr(self.setup, item.name) for item in fields(Setup)}
-        return Experiment(**shared | {"seed": seed, "forget": request, "method": method} | changes)
+        return Experiment(**self.setup.shared() | {"seed": seed, "forget": request, "method": method} | changes)
+
+
+@dataclass
+class ReadyCells:
+    """Cells that were checked and are ready to compute."""
+
+    cells: Cells
+
+    @property
+    def workdir(self) -> epath.Path:
+        """The folder of everything."""
+        return self.cells.workdir
+
+    @property
+    def source(self) -> Source:
+        """The data."""
+        return self.cells.source
 
 
 def slug(word: str) -> str:

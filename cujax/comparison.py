@@ -1,9 +1,10 @@
 """Methods × requests × seeds: each a run of its own, held against the same retrained models."""
 
+import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from cujax.audit.rows import Answers, audit_row
-from cujax.cells import Cells, SeveralRuns, chosen_methods, make_method, slug
+from cujax.cells import Cells, ReadyCells, SeveralRuns, chosen_methods, make_method, slug
 from cujax.checkpoints import installed_versions
 from cujax.data.requests import Request, Split, make_split
 from cujax.data.sources import Source
@@ -23,7 +24,7 @@ from cujax.model import Variables
 from cujax.progress import Progress, silent
 from cujax.run import Run
 from cujax.tuning import read_settings
-from cujax.unlearning import Method
+from cujax.unlearning import Method, check_fits
 from cujax.workdir import Tell, write_whole
 
 
@@ -70,24 +71,12 @@ class _Task:
 
 
 @dataclass
-class ComparisonRun:
+class ComparisonRun(ReadyCells):
     """A comparison that was checked and is ready to compute. Made by `prepare_comparison`."""
 
     comparison: Comparison
-    cells: Cells
     tasks: list[_Task]
-    tell: Tell
     failures: list[str] = field(default_factory=list)
-
-    @property
-    def workdir(self) -> epath.Path:
-        """The folder of everything."""
-        return self.cells.workdir
-
-    @property
-    def source(self) -> Source:
-        """The data."""
-        return self.cells.source
 
     def run(self) -> dict[str, Any]:
         """Computes every cell that is not there yet, and gives all that was found; a cell that fails leaves the others be.
@@ -97,38 +86,8 @@ class ComparisonRun:
         """
         seeds = self.comparison.seeds or (self.comparison.seed,)
         total = sum(len(task.methods) for task in self.tasks) * len(seeds)
-        done = 0
-        tasks = {}
-        for task in self.tasks:
-            cells: dict[str, dict[str, Any]] = {name: {} for name in task.methods}
-            references: dict[str, Any] = {}
-            for seed in seeds:
-                oracles = _Oracles(self, task, seed)
-                references[str(seed)] = self._guarded(f"{task.word}, retrained, seed {seed}", oracles.audit)
-                for name, method in task.methods.items():
-                    done += 1
-                    title = f"{task.word}, {name}, seed {seed}"
-                    if "failed" in references[str(seed)]:
-                        cells[name][str(seed)] = {"failed": "there are no retrained models to hold it against"}
-                        continue
-                    cell = self._guarded(title, partial(self._cell, task, name, method, oracles))
-                    cells[name][str(seed)] = cell
-                    if "failed" not in cell:
-                        self.tell(
-                            f"[{done}/{total}] {title}: mean gap {cell['row']['mean_gap']:.4f}, "
-                            f"{cell['cost']['seconds']:.1f} s, {cell['stop']['rule']}"
-                        )
-            tasks[task.word] = {
-                "request": describe_request(task.request),
-                "classes": [self.source.class_names[label] for label in task.split.forgotten_classes],
-                "split": {part: len(getattr(task.split, part)) for part in ("forget", "retain", "validation", "test")}
-                | {"digest": task.split.digest},
-                "settings": {name: describe(method) for name, method in task.methods.items()},
-                "tuned": task.tuned,
-                "left_out": task.left_out,
-                "references": references,
-                "cells": cells,
-            }
+        numbers = (f"[{number}/{total}]" for number in itertools.count(1))
+        tasks = {task.word: self._compared(task, seeds, numbers) for task in self.tasks}
         setup = describe(self.comparison)
         for here in ("workdir", "settings"):
             setup.pop(here)
@@ -144,13 +103,45 @@ class ComparisonRun:
             "failures": self.failures,
         }
 
+    def _compared(self, task: _Task, seeds: Sequence[int], numbers: Iterator[str]) -> dict[str, Any]:
+        """All cells of one request; each is announced with a number of its own."""
+        cells: dict[str, dict[str, Any]] = {name: {} for name in task.methods}
+        references: dict[str, Any] = {}
+        for seed in seeds:
+            oracles = _Oracles(self, task, seed)
+            reference = self._guarded(f"{task.word}, retrained, seed {seed}", oracles.audit)
+            references[str(seed)] = reference
+            for name, method in task.methods.items():
+                number, title = next(numbers), f"{task.word}, {name}, seed {seed}"
+                if "failed" in reference:
+                    cells[name][str(seed)] = {"failed": "there are no retrained models to hold it against"}
+                    continue
+                cell = self._guarded(title, partial(self._cell, task, name, method, oracles))
+                cells[name][str(seed)] = cell
+                if "failed" not in cell:
+                    self.cells.tell(
+                        f"{number} {title}: mean gap {cell['row']['mean_gap']:.4f}, {cell['cost']['seconds']:.1f} s, "
+                        f"{cell['stop']['rule']}"
+                    )
+        return {
+            "request": describe_request(task.request),
+            "classes": [self.source.class_names[label] for label in task.split.forgotten_classes],
+            "split": {part: len(getattr(task.split, part)) for part in ("forget", "retain", "validation", "test")}
+            | {"digest": task.split.digest},
+            "settings": {name: describe(method) for name, method in task.methods.items()},
+            "tuned": task.tuned,
+            "left_out": task.left_out,
+            "references": references,
+            "cells": cells,
+        }
+
     def _guarded(self, title: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         try:
             return compute()
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             self.failures.append(f"{title}: {reason}")
-            self.tell(f"FAILED {title}: {reason}")
+            self.cells.tell(f"FAILED {title}: {reason}")
             return {"failed": reason}
 
     def _cell(self, task: _Task, name: str, method: Method, oracles: "_Oracles") -> dict[str, Any]:
@@ -186,30 +177,31 @@ class _Oracles:
     of: ComparisonRun
     task: _Task
     seed: int
-    _answers: tuple[Answers, list[Answers]] | None = None
 
-    @property
-    def _run(self) -> Run:
-        return self.of.cells.prepare(self._experiment, *self._place)
-
-    @property
-    def _experiment(self) -> Experiment:
+    @cached_property
+    def experiment(self) -> Experiment:
+        """What their run computes."""
         return self.of.cells.experiment(self.task.request, Retrain(), self.seed)
 
     @property
-    def _place(self) -> tuple[str, str]:
+    def place(self) -> tuple[str, str]:
+        """Where their run lies."""
         return slug(self.task.word), "retrained"
 
+    @cached_property
+    def prepared(self) -> Run:
+        """Their run, ready to compute."""
+        return self.of.cells.prepare(self.experiment, *self.place)
+
+    @cached_property
     def answers(self) -> tuple[Answers, list[Answers]]:
         """Of the original and of each retrained model."""
-        if self._answers is None:
-            run = self._run
-            self._answers = run.answers(run.original()), [run.answers(model) for model in run.retrained()]
-        return self._answers
+        run = self.prepared
+        return run.answers(run.original()), [run.answers(model) for model in run.retrained()]
 
     def row(self, answers: Answers) -> dict[str, Any]:
         """The metrics of one model."""
-        original, retrained = self.answers()
+        original, retrained = self.answers
         return audit_row(
             self.task.split,
             answers,
@@ -222,8 +214,8 @@ class _Oracles:
         """The rows of the original and of each retrained model, these against the others, and their costs."""
 
         def look() -> dict[str, Any]:
-            original, retrained = self.answers()
-            run = self._run
+            original, retrained = self.answers
+            run = self.prepared
             return {
                 "original": self.row(original),
                 "original_cost": run.original().metadata.record.get("cost"),
@@ -231,7 +223,7 @@ class _Oracles:
                 "retrained_costs": [model.metadata.record["cost"] for model in run.retrained()],
             }
 
-        return self.of._kept(self.of.cells.folder(self._experiment, *self._place), look)
+        return self.of._kept(self.of.cells.folder(self.experiment, *self.place), look)
 
 
 def parameter_change(before: Variables, after: Variables) -> float:
@@ -271,7 +263,7 @@ def prepare_comparison(
         raise ValueError(f"settings are given for {', '.join(unasked)}; the requests are {', '.join(comparison.requests)}.")
     cells = Cells(comparison, progress, tell, interruption or Interruption())
     tasks = [_task(word, cells.source, kinds, found.get(word), tell) for word in comparison.requests]
-    return ComparisonRun(comparison, cells, tasks, tell)
+    return ComparisonRun(cells, comparison, tasks)
 
 
 def _task(word: str, source: Source, kinds: dict[str, type[Method]], found: dict[str, Any] | None, tell: Tell) -> _Task:
@@ -287,7 +279,7 @@ def _task(word: str, source: Source, kinds: dict[str, type[Method]], found: dict
         settings = found["methods"].get(name, {}).get("settings", {}) if found else {}
         method = make_method(kind, name, settings)
         try:
-            getattr(method, "check", lambda split: None)(split)
+            check_fits(method, split)
         except ValueError as reason:
             left_out[name] = str(reason)
             tell(f"left out: {word}, {name}: {reason}")

@@ -199,13 +199,16 @@ def as_markdown(found: dict[str, Any]) -> str:
         for name, row in table.items():
             lines.append([name, *(_figure(row, key, digits) for key, _, digits in columns), _within(name, row)])
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
-        notes = [*_notes(table), *(f"- {name} is left out: {why}" for name, why in task["left_out"].items())]
-        parts.append("\n".join(notes) + "\n" if notes else "")
-    return "\n".join(part for part in parts if part)
+        notes = _notes(table, task)
+        if notes:
+            parts.append("".join(f"- {note}\n" for note in notes))
+    return "\n".join(parts)
 
 
-def _notes(table: dict[str, Any]) -> list[str]:
-    return [f"- {name}: {remark}." for name, row in table.items() for remark in row["remarks"]]
+def _notes(table: dict[str, Any], task: dict[str, Any]) -> list[str]:
+    """What a reader must know of single methods, a sentence each."""
+    remarks = [f"{name}: {remark}." for name, row in table.items() for remark in row["remarks"]]
+    return remarks + [f"{name} is left out: {why}" for name, why in task["left_out"].items()]
 
 
 def _preamble(found: dict[str, Any]) -> str:
@@ -277,8 +280,7 @@ def as_html(found: dict[str, Any]) -> str:
             cells = "".join(f"<td>{escape(_figure(row, key, digits))}</td>" for key, _, digits in columns)
             mark = ' class="unlearned"' * (name == "contrastive")
             body += f"<tr{mark}><td>{escape(name)}</td>{cells}<td>{_within(name, row)}</td></tr>"
-        left_out = [f"- {name} is left out: {why}" for name, why in task["left_out"].items()]
-        notes = "".join(f"<li>{escape(note.removeprefix('- '))}</li>" for note in [*_notes(table), *left_out])
+        notes = "".join(f"<li>{escape(note)}</li>" for note in _notes(table, task))
         settings = json.dumps(task["settings"], indent=2)
         class_task = bool(task["classes"])
         pictures = ""

@@ -1,6 +1,8 @@
 """The settings of an experiment as plain data, and the networks and files that they name."""
 
+import hashlib
 import importlib.util
+import json
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -83,6 +85,10 @@ class Setup:
         if self.save_seconds is not None and not self.save_seconds >= 0:
             raise ValueError(f"save_seconds must not be negative, but is {self.save_seconds}.")
 
+    def shared(self) -> dict[str, Any]:
+        """By name, the settings that every kind of setup has."""
+        return {item.name: getattr(self, item.name) for item in fields(Setup)}
+
 
 @dataclass(frozen=True)
 class Experiment(Setup):
@@ -127,6 +133,11 @@ def identity(experiment: Experiment) -> dict[str, Any]:
     described = {name: value for name, value in describe(experiment).items() if name not in NOT_IDENTITY}
     described["data"].pop("data_dir")
     return described
+
+
+def digest_of(described: dict[str, Any]) -> str:
+    """SHA-256 over a description, hexadecimal; equal descriptions have equal digests, whatever the order of their names."""
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
 def describe_request(request: Request) -> str:

@@ -5,7 +5,6 @@ same command continues where a killed one stopped, and a finished one only shows
 """
 
 import contextlib
-import hashlib
 import importlib.util
 import json
 from collections.abc import Callable
@@ -37,7 +36,7 @@ from cujax.data.requests import (
     make_split,
 )
 from cujax.data.sources import Source, load_source
-from cujax.experiment import Experiment, build_model, describe, describe_request, identity
+from cujax.experiment import Experiment, build_model, describe, describe_request, digest_of, identity
 from cujax.inference import Predictions, predict
 from cujax.interruption import Interruption
 from cujax.methods import Retrain
@@ -47,7 +46,7 @@ from cujax.model import Model, Variables, abstract_variables
 from cujax.progress import Progress, silent
 from cujax.sharding import check_batch_size, check_same_on_all_hosts, data_mesh, is_first_host
 from cujax.training import Trained, Trainer
-from cujax.unlearning import Loop
+from cujax.unlearning import Loop, Method, Unlearned, check_fits
 from cujax.workdir import KeptProgress, Lock, Tell, claim, remove_progress
 
 
@@ -101,19 +100,25 @@ class Run:
 
         def make(log: MetricsFile, bookmark: Bookmark) -> tuple[Variables, Metadata]:
             original = self.original()
-            loop = Loop(
-                self.train_images,
-                self.experiment.retain_tolerance,
-                self.progress,
-                log,
-                self.experiment.steps_per_call,
-                self.experiment.stop_early,
-                bookmark,
-            )
-            result = self.experiment.method(self.model, original.variables, self.split, key=self.key(1), loop=loop)
+            result = self.unlearn(self.experiment.method, original, replace(self.loop, log=log, bookmark=bookmark))
             return result.variables, self._metadata("unlearned", asdict(result.history) | self._masked(result.model))
 
         return self._once("unlearned", make)
+
+    @property
+    def loop(self) -> Loop:
+        """What methods run in; it keeps neither metrics nor progress."""
+        return Loop(
+            self.train_images,
+            self.experiment.retain_tolerance,
+            self.progress,
+            steps_per_call=self.experiment.steps_per_call,
+            stop_early=self.experiment.stop_early,
+        )
+
+    def unlearn(self, method: Method, original: Checkpoint, loop: Loop) -> Unlearned:
+        """What a method makes of the original."""
+        return method(self.model, original.variables, self.split, key=self._key(1), loop=loop)
 
     def missing(self, *, unlearned: bool = True) -> list[str]:
         """Names of the checkpoints of this run that are not on disk yet."""
@@ -149,8 +154,7 @@ class Run:
         masked_classes = checkpoint.metadata.record.get("masked_classes")
         return answers.masked(masked_classes) if masked_classes else answers
 
-    def key(self, fold: int) -> jax.Array:
-        """The key of one of the things that the experiment draws at random: 0 original, 1 unlearning, from 2 retraining."""
+    def _key(self, fold: int) -> jax.Array:
         return jax.random.fold_in(jax.random.key(self.experiment.seed), fold)
 
     def _trained(self, kind: Kind, name: str, indices: np.ndarray, fold: int) -> Checkpoint:
@@ -163,7 +167,7 @@ class Run:
                 self.experiment.steps_per_call,
                 bookmark,
             )
-            trained: Trained = trainer.train(self.model, indices, self.key(fold), description=f"training {name}")
+            trained: Trained = trainer.train(self.model, indices, self._key(fold), description=f"training {name}")
             return trained.variables, self._metadata(kind, {"cost": asdict(trained.cost)})
 
         return self._once(name, make)
@@ -276,9 +280,7 @@ def _prepare(
         _check_given_original(given, source, experiment)
     split = make_split(source, experiment.forget, given.metadata.forgotten_ids if given else ())
     _check_held_out(source, split)
-    check_method = getattr(experiment.method, "check", None)
-    if check_method is not None:
-        check_method(split)
+    check_fits(experiment.method, split)
     _check_batch_sizes(experiment, split, trains_original=given is None)
     run = Run(experiment, source, split, model, given, progress, tell, interruption)
     _claim_workdir(run)
@@ -344,7 +346,7 @@ def _claim_workdir(run: Run) -> None:
         "original_digest": run.given_original.digest if run.given_original else None,
     }
     described = json.loads(json.dumps(described))
-    run.identity = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    run.identity = digest_of(described)
     if is_first_host():
         lists = {"redrawn_ids.txt": run.source.redrawn_ids, "skipped_images.txt": run.source.skipped}
         run.lock = claim(run.workdir, described, {name: "\n".join(lines) + "\n" for name, lines in lists.items() if lines})

@@ -9,25 +9,24 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from etils import epath
 from scipy.stats import qmc
 
 from cujax.audit.accuracy import accuracy
-from cujax.cells import Cells, SeveralRuns, chosen_methods, make_method, slug
+from cujax.cells import Cells, ReadyCells, SeveralRuns, chosen_methods, make_method, slug
 from cujax.checkpoints import Checkpoint, installed_versions
-from cujax.data.requests import Request, make_split
-from cujax.data.sources import Source
+from cujax.data.requests import Part, Request, make_split
 from cujax.experiment import identity, parse_request, request_in_words
-from cujax.inference import predict
+from cujax.inference import Predictions, predict
 from cujax.interruption import Interruption
 from cujax.methods import Retrain
 from cujax.progress import Progress, silent
 from cujax.run import Run
 from cujax.search_space import SearchSpace
-from cujax.unlearning import Loop, Method
+from cujax.unlearning import Method, check_fits
 from cujax.workdir import Tell, write_whole
 
 TOLERANCE = 0.02
@@ -46,7 +45,7 @@ class Tuning(SeveralRuns):
         request: What is to be forgotten: class:LABEL, classes:LABEL,LABEL, random:FRACTION, random:COUNT or ids:PATH; by
             default what the configuration says.
         methods: Which methods to tune; all where none is named.
-        trials: How many settings each method may try. The first are its published ones.
+        trials: How many settings each method may try. The first is its published one.
         sampler: "random" (scrambled Halton points, which leave no gaps between a few trials), or "tpe" for Optuna's
             tree-structured Parzen estimator (extra [tune]).
     """
@@ -134,23 +133,11 @@ def draw(space: SearchSpace, earlier: Sequence[Trial], *, sampler: str, seed: in
 
 
 @dataclass
-class TuningRun:
+class TuningRun(ReadyCells):
     """A tuning that was checked and is ready to compute. Made by `prepare_tuning`."""
 
     tuning: Tuning
-    cells: Cells
     methods: dict[str, type[Method]]
-    tell: Tell
-
-    @property
-    def workdir(self) -> epath.Path:
-        """The folder of everything."""
-        return self.cells.workdir
-
-    @property
-    def source(self) -> Source:
-        """The data."""
-        return self.cells.source
 
     def run(self) -> tuple[epath.Path, dict[str, Any]]:
         """Makes all trials that are not there yet, and writes what was chosen and how.
@@ -166,7 +153,7 @@ class TuningRun:
         for name, kind in self.methods.items():
             trials = list(self._trials(run, original, name, kind))
             best = min(trials, key=lambda trial: trial.rank)
-            self.tell(
+            self.cells.tell(
                 f"{name}: {best.settings or 'published settings'}"
                 + ("" if best.is_admissible else f", though accuracy on what stays fell by {best.retain_drop:.3f}")
             )
@@ -195,10 +182,10 @@ class TuningRun:
 
     def _trials(self, run: Run, original: Checkpoint, name: str, kind: type[Method]) -> Iterator[Trial]:
         tuning = self.tuning
-        space: SearchSpace = getattr(kind, "search_space", {})
+        space: SearchSpace = cast(Any, kind).search_space
         path = run.workdir / f"{name}-{tuning.sampler}.json"
         trials = [Trial(**trial) for trial in json.loads(path.read_text())] if path.is_file() else []
-        for number in range(tuning.trials if space else 1):
+        for number in range(tuning.trials):
             if number == len(trials):
                 if number == 0:
                     settings = published(kind, class_task=run.split.is_class_task)
@@ -207,38 +194,29 @@ class TuningRun:
                 trials.append(self._try(run, original, make_method(kind, name, settings), settings))
                 write_whole(path, json.dumps([asdict(trial) for trial in trials], indent=2) + "\n")
                 trial = trials[-1]
-                self.tell(
-                    f"{name} {number + 1}/{tuning.trials if space else 1}: forget {trial.forget_accuracy:.3f}, validation "
+                self.cells.tell(
+                    f"{name} {number + 1}/{tuning.trials}: forget {trial.forget_accuracy:.3f}, validation "
                     f"{trial.validation_forget_accuracy:.3f}, rest {-trial.retain_drop:+.3f}, {trial.steps} steps, "
                     f"{trial.seconds:.1f} s {settings or ''}"
                 )
             yield trials[number]
 
     def _try(self, run: Run, original: Checkpoint, method: Method, settings: dict[str, Any]) -> Trial:
-        loop = Loop(
-            run.train_images,
-            self.tuning.retain_tolerance,
-            self.cells.progress,
-            steps_per_call=self.tuning.steps_per_call,
-            stop_early=self.tuning.stop_early,
-        )
-        result = method(run.model, original.variables, run.split, key=run.key(1), loop=loop)
+        result = run.unlearn(method, original, run.loop)
 
-        def answers(variables: Any, indices: np.ndarray) -> Any:
-            return predict(result.model, variables, run.train_images, indices)
+        def answers(part: Part) -> Predictions:
+            return predict(result.model, result.variables, run.train_images, part.indices)
 
-        forget = answers(result.variables, run.split.forget.indices)
-        validation = answers(result.variables, run.split.validation.indices)
+        forget, validation = answers(run.split.forget), answers(run.split.validation)
         held_out = accuracy(validation.take(np.isin(validation.labels, forget.labels)))
         stays = ~np.isin(validation.labels, run.split.absent_classes)
-        before = predict(run.model, original.variables, run.train_images, run.split.validation.indices)
         forget_accuracy = accuracy(forget)
         unforgotten = held_out if run.split.is_class_task else abs(forget_accuracy - held_out)
         return Trial(
             settings,
             forget_accuracy,
             held_out,
-            accuracy(before.take(stays)) - accuracy(validation.take(stays)),
+            result.history.checks[0].retain_accuracy - accuracy(validation.take(stays)),
             unforgotten,
             result.history.cost.steps,
             result.history.cost.seconds,
@@ -273,16 +251,14 @@ def prepare_tuning(
     methods = {}
     split = make_split(cells.source, parse_request(tuning.request))
     for name, kind in chosen_methods(tuning.methods).items():
-        check = getattr(kind(), "check", None)
         if getattr(kind, "search_space", None) is None:
             tell(f"left out: {name} has nothing to tune.")
             continue
-        if check is not None:
-            check(split)
+        check_fits(kind(), split)
         methods[name] = kind
     if not methods:
         raise ValueError(f"none of the methods {', '.join(tuning.methods)} has anything to tune (no search_space).")
-    return TuningRun(tuning, cells, methods, tell)
+    return TuningRun(cells, tuning, methods)
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -112,6 +112,13 @@ class Method(Protocol):
         ...
 
 
+def check_fits(method: Method, split: Split) -> None:
+    """Raises ValueError if the method says (`check`) that it does not fit what is to be forgotten."""
+    check = getattr(method, "check", None)
+    if check is not None:
+        check(split)
+
+
 @dataclass(frozen=True)
 class Loop:
     """What every run of a method shares: the images, when to stop, and where progress and metrics go.
