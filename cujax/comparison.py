@@ -12,7 +12,8 @@ import jax
 import numpy as np
 from etils import epath
 
-from cujax.audit.rows import Answers, audit_row
+from cujax.audit.evidence import Answers
+from cujax.audit.rows import audit_row
 from cujax.cells import Cells, ReadyCells, SeveralRuns, chosen_methods, make_method, slug
 from cujax.checkpoints import installed_versions
 from cujax.data.requests import Request, Split, make_split

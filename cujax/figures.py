@@ -9,8 +9,8 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
+from cujax.audit.evidence import Answers
 from cujax.audit.membership import confidences
-from cujax.audit.rows import Answers
 from cujax.data.requests import Split
 from cujax.inference import Predictions
 

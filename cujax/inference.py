@@ -1,7 +1,9 @@
 """What a model answers, in eval mode, for any number of images."""
 
 import functools
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import jax
 import numpy as np
@@ -21,28 +23,41 @@ class Predictions:
         logits: `[n, C]` float32.
         embeddings: `[n, d]` float32.
         labels: `[n]` int32.
+        taps: By depth, shallow first, `[n, d]` float32; empty where they were not asked for.
     """
 
     logits: np.ndarray
     embeddings: np.ndarray
     labels: np.ndarray
+    taps: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def take(self, rows: np.ndarray) -> "Predictions":
         """The predictions at some rows (indices or a mask)."""
-        return Predictions(self.logits[rows], self.embeddings[rows], self.labels[rows])
+        taps = {depth: features[rows] for depth, features in self.taps.items()}
+        return Predictions(self.logits[rows], self.embeddings[rows], self.labels[rows], taps)
 
 
-def predict(model: Model, variables: Variables, images: ImageSet, indices: np.ndarray) -> Predictions:
+def predict(model: Model, variables: Variables, images: ImageSet, indices: np.ndarray, *, taps: bool = False) -> Predictions:
     """Runs the model on the images at `indices`, in their order, in batches of one static size.
 
     Batches are powers of two, filled up to what several devices can share, so that sets of all sizes share a few
     compilations. Answers are read one batch late, so that the device need not wait for the host.
+
+    Args:
+        model: The network.
+        variables: Its arrays.
+        images: The images.
+        indices: `[n]` rows of them.
+        taps: Whether to give the features below the last layer, too, each image's as one vector.
     """
     logits, embeddings = [], []
+    features: defaultdict[str, list[np.ndarray]] = defaultdict(list)
 
     def read(outputs: Outputs, rows: Rows) -> None:
         logits.append(np.asarray(outputs.logits, np.float32)[rows.mask])
         embeddings.append(np.asarray(outputs.embedding, np.float32)[rows.mask])
+        for depth, tap in outputs.taps.items() if taps else ():
+            features[depth].append(np.asarray(tap, np.float32)[rows.mask].reshape(rows.mask.sum(), -1))
 
     batch_size = min(_LARGEST_BATCH, 1 << max(len(indices) - 1, 0).bit_length())
     pending, mesh = None, mesh_of(images.mean)
@@ -57,7 +72,8 @@ def predict(model: Model, variables: Variables, images: ImageSet, indices: np.nd
     if pending is None:
         return Predictions(np.zeros((0, model.num_classes), np.float32), np.zeros((0, 0), np.float32), labels)
     read(*pending)
-    return Predictions(np.concatenate(logits), np.concatenate(embeddings), labels)
+    by_depth = {depth: np.concatenate(parts) for depth, parts in features.items()}
+    return Predictions(np.concatenate(logits), np.concatenate(embeddings), labels, by_depth)
 
 
 @functools.partial(jax.jit, static_argnames="model")

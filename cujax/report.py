@@ -15,7 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cujax.audit.accuracy import accuracy
-from cujax.audit.rows import Answers, audit_rows
+from cujax.audit.evidence import Answers
+from cujax.audit.measures import ANSWER_MEASURES
+from cujax.audit.rows import audit_rows
 from cujax.checkpoints import Checkpoint, describe_lineage, installed_versions
 from cujax.data.requests import ids_digest
 from cujax.experiment import describe, describe_request
@@ -36,48 +38,6 @@ UNRECORDED = "the checkpoint does not record it"
 
 # The models that earlier requests are looked at in.
 _PREVIOUS = (("original", "before"), ("unlearned", "after"), ("retrained", "retrained"))
-
-# Key, heading, and what it asks.
-_COLUMNS = (
-    (
-        "forget_train_accuracy",
-        "forget (train)",
-        "How often are the samples to forget still classified as labelled?",
-    ),
-    (
-        "forget_test_accuracy",
-        "forget (test)",
-        "How often are test samples of the forgotten class recognised?",
-    ),
-    ("retain_train_accuracy", "retain (train)", "Is what should stay still known?"),
-    ("retain_test_accuracy", "retain (test)", "Does what should stay still generalise?"),
-    ("test_accuracy", "test (all)", "Accuracy on the whole test set, the forgotten class included."),
-    (
-        "mia_loss_auc",
-        "MIA loss AUC",
-        "Does a low loss give the forget samples away? 0.5: no better than chance.",
-    ),
-    (
-        "mia_confidence",
-        "MIA confidence",
-        "What share of the forget set does a trained attack take for samples never seen?",
-    ),
-    (
-        "js_to_retrained",
-        "JS to retrained",
-        "How far are its answers on the forget set from retrained models'? In nats.",
-    ),
-    (
-        "mean_gap",
-        "mean gap",
-        "Mean absolute difference of forget, retain and test accuracy to retrained models'.",
-    ),
-    (
-        "cosine_to_former_class_mean",
-        "cosine to former class",
-        "How near do the embeddings of the forget samples lie to the former mean of their class?",
-    ),
-)
 
 
 def report_on(run: Run, original: Checkpoint, retrained: list[Checkpoint], unlearned: Checkpoint, directory: Path) -> None:
@@ -273,8 +233,12 @@ def terminal_table(report: dict[str, Any]) -> Table:
 
 
 def _columns(report: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """The metrics that at least one model has."""
-    return [column for column in _COLUMNS if any(row[column[0]] is not None for row in report["rows"].values())]
+    """Key, heading and question of the metrics that at least one model has."""
+    return [
+        (measure.key, measure.heading, measure.question)
+        for measure in ANSWER_MEASURES
+        if any(row[measure.key] is not None for row in report["rows"].values())
+    ]
 
 
 def _share(value: float | None) -> str:

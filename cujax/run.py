@@ -7,7 +7,6 @@ same command continues where a killed one stopped, and a finished one only shows
 import contextlib
 import importlib.util
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
@@ -16,7 +15,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from cujax.audit.rows import Answers
+from cujax.audit.evidence import Answers
 from cujax.bookmark import Bookmark
 from cujax.checkpoints import (
     Ancestor,
@@ -26,7 +25,6 @@ from cujax.checkpoints import (
     Metadata,
     installed_versions,
     load_checkpoint,
-    save_checkpoint,
 )
 from cujax.data.batches import ImageSet, to_device
 from cujax.data.requests import (
@@ -45,9 +43,10 @@ from cujax.metrics_file import MetricsFile
 from cujax.model import Model, Variables, abstract_variables
 from cujax.progress import Progress, silent
 from cujax.sharding import check_batch_size, check_same_on_all_hosts, data_mesh, is_first_host
+from cujax.shelf import Shelf
 from cujax.training import Trained, Trainer
 from cujax.unlearning import Loop, Method, Unlearned, check_fits
-from cujax.workdir import KeptProgress, Lock, Tell, claim, remove_progress
+from cujax.workdir import Lock, Tell, claim
 
 
 @dataclass
@@ -62,7 +61,6 @@ class Run:
     progress: Progress = silent
     tell: Tell = lambda sentence: None
     interruption: Interruption = field(default_factory=Interruption)
-    checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
     lock: Lock | None = None
     identity: str = ""
 
@@ -70,6 +68,16 @@ class Run:
     def workdir(self) -> epath.Path:
         """The run's folder."""
         return epath.Path(self.experiment.workdir).expanduser()
+
+    @property
+    def like(self) -> Variables:
+        """Names, shapes and dtypes of the model's arrays."""
+        return abstract_variables(self.model, self.source.train.images.shape[1:])
+
+    @cached_property
+    def shelf(self) -> Shelf:
+        """The models of the run's folder."""
+        return Shelf(self.workdir, self.identity, lambda: self.like, self.experiment, self.interruption, self.tell)
 
     @cached_property
     def train_images(self) -> ImageSet:
@@ -103,7 +111,7 @@ class Run:
             result = self.unlearn(self.experiment.method, original, replace(self.loop, log=log, bookmark=bookmark))
             return result.variables, self._metadata("unlearned", asdict(result.history) | self._masked(result.model))
 
-        return self._once("unlearned", make)
+        return self.shelf.once("unlearned", make)
 
     @property
     def loop(self) -> Loop:
@@ -125,7 +133,7 @@ class Run:
         names = ["original"] if self.given_original is None else []
         names += [f"retrained_{number}" for number in range(self.experiment.retrained)]
         names += ["unlearned"] if unlearned else []
-        return [name for name in names if not (self.workdir / "checkpoints" / name).exists()]
+        return [name for name in names if not self.shelf.has(name)]
 
     def _masked(self, model: Model) -> dict[str, Any]:
         """What a checkpoint must record of the model that a method returned, beside its arrays."""
@@ -170,33 +178,7 @@ class Run:
             trained: Trained = trainer.train(self.model, indices, self._key(fold), description=f"training {name}")
             return trained.variables, self._metadata(kind, {"cost": asdict(trained.cost)})
 
-        return self._once(name, make)
-
-    def _once(self, name: str, make: Callable[[MetricsFile, Bookmark], tuple[Variables, Metadata]]) -> Checkpoint:
-        """The checkpoint of this name: as in memory, as saved, or made and saved now, from its progress on."""
-        if name not in self.checkpoints:
-            path, progress = self.workdir / "checkpoints" / name, self.workdir / "progress" / name
-            if path.exists():
-                like = abstract_variables(self.model, self.source.train.images.shape[1:])
-                self.checkpoints[name] = load_checkpoint(path, like=like)
-                remove_progress(progress)
-                return self.checkpoints[name]
-            metrics = self.workdir / "metrics" / f"{name}.jsonl"
-            kept = KeptProgress(
-                progress,
-                metrics,
-                self.identity,
-                steps=self.experiment.save_steps,
-                seconds=self.experiment.save_seconds,
-                interruption=self.interruption,
-                tell=self.tell,
-            )
-            with self.interruption.postponed(), kept as bookmark:
-                with MetricsFile(metrics, self.experiment.tensorboard, bookmark.metrics_bytes) as log:
-                    variables, metadata = make(log, bookmark)
-                self.checkpoints[name] = save_checkpoint(path, variables, metadata)
-                bookmark.remove()
-        return self.checkpoints[name]
+        return self.shelf.once(name, make)
 
     def _metadata(self, kind: Kind, record: dict[str, Any]) -> Metadata:
         ids = list(self.given_original.metadata.forgotten_ids) if self.given_original else []

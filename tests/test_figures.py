@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from cujax.audit.rows import Answers
+from cujax.audit.evidence import Answers
 from cujax.data.requests import ForgetClass, ForgetRandom, make_split
 from cujax.data.sources import Images, Source
 from cujax.figures import confidence_figure, destination_figure, embeddings_figure, stopping_figure

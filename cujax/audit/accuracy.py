@@ -1,4 +1,4 @@
-"""Accuracy, and the gap to retrained models that is computed from it. All values are fractions."""
+"""Accuracy, and what is computed from accuracies. All values are fractions."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,14 @@ import numpy as np
 from cujax.inference import Predictions
 
 
+def correct(predictions: Predictions) -> np.ndarray:
+    """Whether the largest logit of each sample is its label's, `[n]` bool."""
+    return predictions.logits.argmax(axis=1) == predictions.labels
+
+
 def accuracy(predictions: Predictions) -> float:
     """The share of samples whose largest logit is their label's; NaN for no samples."""
-    if not len(predictions.labels):
-        return float("nan")
-    return float(np.mean(predictions.logits.argmax(axis=1) == predictions.labels))
+    return float(np.mean(correct(predictions))) if len(predictions.labels) else float("nan")
 
 
 def mean_gap(accuracies: Sequence[float], oracle_accuracies: Sequence[Sequence[float]]) -> float:
@@ -24,4 +27,23 @@ def mean_gap(accuracies: Sequence[float], oracle_accuracies: Sequence[Sequence[f
     >>> round(mean_gap([0.9, 1.0, 0.8], [[0.8, 1.0, 0.8], [0.9, 1.0, 0.9]]), 4)
     0.0333
     """
-    return float(np.mean(np.abs(np.asarray(accuracies) - np.mean(oracle_accuracies, axis=0))))
+    return float(np.mean(_differences(accuracies, oracle_accuracies)))
+
+
+def tug_of_war(accuracies: Sequence[float], oracle_accuracies: Sequence[Sequence[float]]) -> float:
+    """The product of one minus each absolute difference of accuracies to the means of the oracles'; 1 is ideal.
+
+    Unlike a mean it cannot be high where one part fails (Zhao et al., arXiv:2406.01257).
+
+    Args:
+        accuracies: Of the model in question: forget, retain, test.
+        oracle_accuracies: The same of each retrained model.
+
+    >>> tug_of_war([0.5, 1.0, 1.0], [[0.0, 1.0, 0.5], [0.0, 1.0, 0.5]])
+    0.25
+    """
+    return float(np.prod(1 - _differences(accuracies, oracle_accuracies)))
+
+
+def _differences(accuracies: Sequence[float], oracle_accuracies: Sequence[Sequence[float]]) -> np.ndarray:
+    return np.abs(np.asarray(accuracies) - np.mean(oracle_accuracies, axis=0))

@@ -1,9 +1,12 @@
 """Membership inference: can an attacker tell from the outputs that a model was trained on the forget set?
 
-Both attacks read per-sample losses or confidences and are fitted with scikit-learn.
+The attacks read one number a sample, such as its loss or confidence, and are fitted with scikit-learn.
 """
 
+from typing import NamedTuple
+
 import numpy as np
+from scipy.special import entr, log_softmax, xlog1py, xlogy
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_score
@@ -11,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
+from cujax.audit.accuracy import correct
 from cujax.inference import Predictions
 
 _FOLDS = 10
@@ -83,31 +87,60 @@ def _check_losses(forget_losses: np.ndarray, held_out_losses: np.ndarray, at_lea
             raise ValueError(f"there are {len(losses)} {name} samples, but the attack needs at least {at_least}")
 
 
-def confidence_attack(
-    retain_confidences: np.ndarray,
-    test_confidences: np.ndarray,
-    forget_confidences: np.ndarray,
-    seed: int = 0,
-) -> float:
-    """One minus the mean prediction, on the forget set, of an attack trained to tell members from non-members.
+class Suspicion(NamedTuple):
+    """What a trained attack says of the forget set, and of the samples that it learned as non-members.
 
-    An SVC (C=3, radial basis functions) learns the confidence in the true label of retain samples (members) against
-    that of test samples (non-members), at most 2,000 a side. 1: every forget sample looks like a non-member.
+    Attributes:
+        is_member: `[k]` bool, whether each forget sample is taken for a member.
+        scores: `[k]`, higher for what looks like a member.
+        other_scores: `[m]`, the same of the test samples.
+    """
+
+    is_member: np.ndarray
+    scores: np.ndarray
+    other_scores: np.ndarray
+
+
+def trained_attack(retain: np.ndarray, test: np.ndarray, forget: np.ndarray, seed: int = 0) -> Suspicion:
+    """Trains an attack to tell members from non-members by one number a sample, and asks it about the forget set.
+
+    An SVC (C=3, radial basis functions) learns retain samples (members) against test samples (non-members), at most
+    2,000 a side.
 
     Args:
-        retain_confidences: `[n]`, of retain samples.
-        test_confidences: `[m]`, of test samples of the same classes.
-        forget_confidences: `[k]`, of the forget set.
+        retain: `[n]`, of retain samples; one of `attack_features`.
+        test: `[m]`, of test samples of the same classes.
+        forget: `[k]`, of the forget set.
         seed: Of sampling.
     """
     rng = np.random.default_rng(seed)
-    n = min(len(retain_confidences), len(test_confidences), _SVC_SAMPLES_A_SIDE)
-    sides = [rng.choice(values, size=n, replace=False) for values in (retain_confidences, test_confidences)]
+    n = min(len(retain), len(test), _SVC_SAMPLES_A_SIDE)
+    sides = [rng.choice(values, size=n, replace=False) for values in (retain, test)]
     attack = SVC(C=3, kernel="rbf", gamma="auto").fit(np.concatenate(sides)[:, None], np.repeat([1, 0], n))
-    return float(1 - attack.predict(forget_confidences[:, None]).mean())
+    return Suspicion(
+        attack.predict(forget[:, None]).astype(bool),
+        attack.decision_function(forget[:, None]),
+        attack.decision_function(test[:, None]),
+    )
+
+
+def attack_features(predictions: Predictions) -> dict[str, np.ndarray]:
+    """What the trained attacks read of each sample, `[n]` float64, by name.
+
+    "correctness" (1 or 0), "confidence" in the true label, "entropy" of the softmax p, and "modified_entropy":
+    `-(1 - p_y) log p_y - Σ_{k≠y} p_k log(1 - p_k)` (Song and Mittal, arXiv:2003.10595), all in nats.
+    """
+    p = np.exp(_log_softmax(predictions.logits))
+    confidence = confidences(predictions)
+    others = p.copy()
+    others[np.arange(len(p)), predictions.labels] = 0.0
+    return {
+        "correctness": correct(predictions).astype(np.float64),
+        "confidence": confidence,
+        "entropy": entr(p).sum(axis=1),
+        "modified_entropy": -xlogy(1 - confidence, confidence) - xlog1py(others, -others).sum(axis=1),
+    }
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    logits = logits.astype(np.float64)
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return log_softmax(logits.astype(np.float64), axis=1)

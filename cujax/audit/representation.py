@@ -1,6 +1,10 @@
-"""Where embeddings lie."""
+"""What the features of a network still hold, whatever its last layer says."""
 
 import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import NearestCentroid
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from cujax.inference import Predictions
 
@@ -12,10 +16,49 @@ def class_means(predictions: Predictions) -> dict[int, np.ndarray]:
     return {int(label): _unit(embeddings[labels == label].mean(axis=0)) for label in np.unique(labels)}
 
 
-def cosine_to_class_means(predictions: Predictions, means: dict[int, np.ndarray]) -> float:
-    """Mean cosine of the embeddings to the mean of their own class; 1 if they lie on it."""
+def cosines_to_class_means(predictions: Predictions, means: dict[int, np.ndarray]) -> np.ndarray:
+    """Cosine of each embedding to the mean of its own class, `[n]`; 1 if it lies on it."""
     own = np.stack([means[int(label)] for label in predictions.labels])
-    return float(np.mean(np.sum(_unit(predictions.embeddings) * own, axis=1)))
+    return np.sum(_unit(predictions.embeddings) * own, axis=1)
+
+
+def linear_probe(
+    features: np.ndarray, labels: np.ndarray, held_out_features: np.ndarray, held_out_labels: np.ndarray
+) -> np.ndarray:
+    """Whether a linear classifier, trained on frozen features, is right on held-out samples, `[m]` bool.
+
+    A logistic regression on standardised features.
+
+    Args:
+        features: `[n, d]` of samples to learn from.
+        labels: `[n]`.
+        held_out_features: `[m, d]`.
+        held_out_labels: `[m]`.
+    """
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, tol=1e-3, max_iter=1000))
+    return probe.fit(features, labels).predict(held_out_features) == held_out_labels
+
+
+def nearest_class_mean(
+    features: np.ndarray, labels: np.ndarray, held_out_features: np.ndarray, held_out_labels: np.ndarray
+) -> np.ndarray:
+    """Whether the nearest mean of a class is the right one's, `[m]` bool; arguments as in `linear_probe`."""
+    return NearestCentroid().fit(features, labels).predict(held_out_features) == held_out_labels
+
+
+def linear_cka(features: np.ndarray, other_features: np.ndarray) -> float:
+    """Linear centred kernel alignment of two layers on the same samples, 0 to 1 (Kornblith et al., arXiv:1905.00414).
+
+    `‖XᵀY‖² / (‖XᵀX‖ ‖YᵀY‖)` of the centred features, in Frobenius norms.
+
+    Args:
+        features: `[n, d]`.
+        other_features: `[n, e]`, of another model or depth.
+    """
+    x, y = (values.astype(np.float64) - values.mean(axis=0, dtype=np.float64) for values in (features, other_features))
+    x_gram, y_gram = x @ x.T, y @ y.T
+    norms = np.linalg.norm(x_gram) * np.linalg.norm(y_gram)
+    return float(np.sum(x_gram * y_gram) / norms) if norms else 0.0
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

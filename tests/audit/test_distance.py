@@ -7,6 +7,10 @@ from scipy.special import rel_entr, softmax
 from cujax.audit.distance import jensen_shannon
 
 
+def mean_divergence(*logits):
+    return np.mean(jensen_shannon(*logits))
+
+
 def by_definition(logits, other_logits):
     """Mean of (KL(p, m) + KL(q, m)) / 2 in float64."""
     p, q = (softmax(np.asarray(x, np.float64), axis=1) for x in (logits, other_logits))
@@ -26,18 +30,18 @@ def test_it_agrees_with_its_definition_also_where_classes_are_masked(scale, mask
     first, second = scale * rng.normal(size=(2, 80, 6)).astype(np.float32)
     first[:, list(masked)] = -np.inf
     second[:, list(masked[:1])] = -np.inf
-    assert jensen_shannon(first, second) == pytest.approx(by_definition(first, second), rel=1e-9)
+    assert mean_divergence(first, second) == pytest.approx(by_definition(first, second), rel=1e-9)
 
 
 def test_two_classes_have_a_closed_form():
     # KL((1/2, 1/2), (3/4, 1/4)) = log(4/3) / 2 and KL((1, 0), (3/4, 1/4)) = log(4/3).
     expected = (np.log(4 / 3) / 2 + np.log(4 / 3)) / 2
-    assert jensen_shannon(logits_of([[0.5, 0.5]]), logits_of([[1.0, 0.0]])) == pytest.approx(expected)
+    assert mean_divergence(logits_of([[0.5, 0.5]]), logits_of([[1.0, 0.0]])) == pytest.approx(expected)
 
 
 def test_it_is_the_mean_over_samples():
     same, left, right = [0.3, 0.7], [1.0, 0.0], [0.0, 1.0]
-    value = jensen_shannon(logits_of([same, same, left, left]), logits_of([same, same, same, right]))
+    value = mean_divergence(logits_of([same, same, left, left]), logits_of([same, same, same, right]))
     one = by_definition(logits_of([left]), logits_of([same]))
     assert value == pytest.approx((0 + 0 + one + np.log(2)) / 4)
 
@@ -45,16 +49,16 @@ def test_it_is_the_mean_over_samples():
 def test_it_is_symmetric_and_what_is_added_to_all_logits_of_a_sample_does_not_matter():
     rng = np.random.default_rng(1)
     first, second = rng.normal(size=(2, 30, 5)) * 4
-    value = jensen_shannon(first, second)
-    assert jensen_shannon(second, first) == pytest.approx(value)
-    assert jensen_shannon(first + 1e3 * rng.normal(size=(30, 1)), second) == pytest.approx(value)
+    value = mean_divergence(first, second)
+    assert mean_divergence(second, first) == pytest.approx(value)
+    assert mean_divergence(first + 1e3 * rng.normal(size=(30, 1)), second) == pytest.approx(value)
     assert 0 < value < np.log(2)
 
 
 def test_huge_logits_are_certain_answers():
     certain = 1e5 * np.eye(3, dtype=np.float32)
-    assert jensen_shannon(certain, certain) == 0.0
-    assert jensen_shannon(certain, np.roll(certain, 1, axis=0)) == pytest.approx(np.log(2))
+    assert mean_divergence(certain, certain) == 0.0
+    assert mean_divergence(certain, np.roll(certain, 1, axis=0)) == pytest.approx(np.log(2))
 
 
 @pytest.mark.parametrize(("confidence", "difference"), [(5, 1e-7), (20, 1e-5), (32, 0.1), (36, 1.0), (40, 3.0)])
@@ -63,4 +67,4 @@ def test_nearly_equal_certain_answers_are_near_zero_and_a_number(confidence, dif
     rng = np.random.default_rng(0)
     first = (rng.normal(size=(2000, 10)) + confidence * np.eye(10)[[3]]).astype(np.float32)
     second = (first + difference * rng.normal(size=first.shape)).astype(np.float32)
-    assert jensen_shannon(first, second) == pytest.approx(0.0, abs=1e-9)
+    assert mean_divergence(first, second) == pytest.approx(0.0, abs=1e-9)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.special import rel_entr, softmax
 
-from cujax.audit.rows import KEYS, Answers, audit_rows
+from cujax.audit.evidence import Answers
+from cujax.audit.rows import KEYS, audit_rows
 from cujax.data.requests import ForgetClass, ForgetRandom, make_split
 from cujax.data.sources import Images, Source
 from cujax.inference import Predictions

@@ -1,0 +1,50 @@
+"""What is known of one model on a split: its answers, and what a deeper look into it found."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from cujax.audit.relearning import Relearning
+from cujax.inference import Predictions
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What one model answers on each part of a split."""
+
+    forget: Predictions
+    retain: Predictions
+    validation: Predictions
+    test: Predictions
+
+    def masked(self, classes: Sequence[int]) -> "Answers":
+        """The rule-based control: the same answers with the logits of some classes at minus infinity; no training."""
+
+        def mask(predictions: Predictions) -> Predictions:
+            logits = predictions.logits.copy()
+            logits[:, list(classes)] = -np.inf
+            return Predictions(logits, predictions.embeddings, predictions.labels)
+
+        return Answers(*map(mask, (self.forget, self.retain, self.validation, self.test)))
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What metrics of one model are computed from; what was not looked at is empty.
+
+    Attributes:
+        answers: On each part of the split.
+        features: By depth, `[n, d]`, of some test samples that are the same for every model.
+        probes: By depth, whether a linear probe on frozen features is right on held-out forgotten samples, `[m]` bool.
+        nearest_mean: Likewise of the nearest class mean of embeddings.
+        relearning: The course of fine-tuning on the forget set.
+        shares_under_noise: `[k]`, of forget samples, the share of noisy copies answered with the label.
+    """
+
+    answers: Answers
+    features: Mapping[str, np.ndarray] = field(default_factory=dict)
+    probes: Mapping[str, np.ndarray] = field(default_factory=dict)
+    nearest_mean: np.ndarray | None = None
+    relearning: Relearning | None = None
+    shares_under_noise: np.ndarray | None = None

@@ -1,0 +1,104 @@
+"""Figures with their intervals: 95 % confidence over the samples, or over the models, that a figure was computed from."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import binomtest, bootstrap
+from sklearn.metrics import roc_auc_score
+
+CONFIDENCE = 0.95
+FEWEST = 10
+_RESAMPLES = 999
+_RESAMPLES_OF_AREAS = 299
+
+
+class NotAvailable(Exception):  # noqa: N818 - an answer, not a failure
+    """Why a metric, or its interval, cannot be given."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure, and its interval, which is computed when it is asked for.
+
+    Attributes:
+        value: The figure.
+        interval: Gives its lower and upper end; may raise `NotAvailable`. None where nothing was sampled.
+    """
+
+    value: float
+    interval: Callable[[], tuple[float, float]] | None = None
+
+
+def share(successes: np.ndarray) -> Estimate:
+    """The share of successes with Wilson's interval, which holds for few samples and for shares of 0 and 1, too.
+
+    There a bootstrap would give an interval of no width.
+
+    Args:
+        successes: `[n]` bool.
+
+    Raises:
+        NotAvailable: if there are none.
+
+    >>> share(np.array([False] * 10)).interval()
+    (0.0, 0.2775327998628893)
+    """
+    if not len(successes):
+        raise NotAvailable("there are no such samples")
+
+    def interval() -> tuple[float, float]:
+        found = binomtest(int(np.sum(successes)), len(successes)).proportion_ci(CONFIDENCE, "wilson")
+        return float(found.low), float(found.high)
+
+    return Estimate(float(np.mean(successes)), interval)
+
+
+def mean(values: np.ndarray, seed: int = 0) -> Estimate:
+    """The mean with a percentile bootstrap over its values, `[n]`: samples, or models."""
+    if not len(values):
+        raise NotAvailable("there are no such samples")
+    values = np.asarray(values, np.float64)
+    return Estimate(float(np.mean(values)), lambda: _bootstrap((values,), np.mean, seed, _RESAMPLES, vectorized=True))
+
+
+def area(members: np.ndarray, others: np.ndarray, seed: int = 0) -> Estimate:
+    """The area under the ROC curve of scores that should be higher for members, with a bootstrap over both sides.
+
+    Args:
+        members: `[n]` scores.
+        others: `[m]` scores.
+        seed: Of the bootstrap.
+
+    Raises:
+        NotAvailable: if a side is empty or a score is not finite.
+    """
+    if not len(members) or not len(others):
+        raise NotAvailable(f"there are {len(members)} samples on one side and {len(others)} on the other")
+    if not (np.isfinite(members).all() and np.isfinite(others).all()):
+        raise NotAvailable("scores are not all finite, so no threshold on them means anything")
+    return Estimate(
+        _area(members, others), lambda: _bootstrap((members, others), _area, seed, _RESAMPLES_OF_AREAS, vectorized=False)
+    )
+
+
+def _area(members: np.ndarray, others: np.ndarray) -> float:
+    return float(roc_auc_score(np.repeat([1, 0], [len(members), len(others)]), np.concatenate([members, others])))
+
+
+def _bootstrap(
+    samples: tuple[np.ndarray, ...], statistic: Callable, seed: int, resamples: int, *, vectorized: bool
+) -> tuple[float, float]:
+    fewest = min(map(len, samples))
+    if fewest < FEWEST:
+        raise NotAvailable(f"there are only {fewest} of them, and a bootstrap of fewer than {FEWEST} tells nothing")
+    found = bootstrap(
+        samples,
+        statistic,
+        n_resamples=resamples,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        vectorized=vectorized,
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(found.low), float(found.high)
