@@ -12,7 +12,8 @@ from etils.epath import Path
 from rich.table import Table
 
 from cujax.comparison_figures import cost_figure, trade_off_figure
-from cujax.report import CAVEAT, STYLE, picture
+from cujax.report_page import STYLE, picture
+from cujax.report_words import CAVEAT
 from cujax.workdir import write_whole
 
 # Key, heading, digits; fractions unless the heading says otherwise.

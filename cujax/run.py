@@ -109,7 +109,7 @@ class Run:
         def make(log: MetricsFile, bookmark: Bookmark) -> tuple[Variables, Metadata]:
             original = self.original()
             result = self.unlearn(self.experiment.method, original, replace(self.loop, log=log, bookmark=bookmark))
-            return result.variables, self._metadata("unlearned", asdict(result.history) | self._masked(result.model))
+            return result.variables, self._metadata("unlearned", self.record_of(result))
 
         return self.shelf.once("unlearned", make)
 
@@ -127,6 +127,10 @@ class Run:
     def unlearn(self, method: Method, original: Checkpoint, loop: Loop) -> Unlearned:
         """What a method makes of the original."""
         return method(self.model, original.variables, self.split, key=self._key(1), loop=loop)
+
+    def record_of(self, unlearned: Unlearned) -> dict[str, Any]:
+        """What the checkpoint of an unlearned model is to know of how it was made."""
+        return asdict(unlearned.history) | self._masked(unlearned.model)
 
     def missing(self, *, unlearned: bool = True) -> list[str]:
         """Names of the checkpoints of this run that are not on disk yet."""
@@ -167,18 +171,16 @@ class Run:
 
     def _trained(self, kind: Kind, name: str, indices: np.ndarray, fold: int) -> Checkpoint:
         def make(log: MetricsFile, bookmark: Bookmark) -> tuple[Variables, Metadata]:
-            trainer = Trainer(
-                self.experiment.training,
-                self.train_images,
-                self.progress,
-                log,
-                self.experiment.steps_per_call,
-                bookmark,
-            )
-            trained: Trained = trainer.train(self.model, indices, self._key(fold), description=f"training {name}")
+            trained = self.train(name, indices, self._key(fold), log, bookmark)
             return trained.variables, self._metadata(kind, {"cost": asdict(trained.cost)})
 
         return self.shelf.once(name, make)
+
+    def train(self, name: str, indices: np.ndarray, key: jax.Array, log: MetricsFile, bookmark: Bookmark) -> Trained:
+        """A fresh network, trained by the experiment's recipe on some training images."""
+        recipe, steps_per_call = self.experiment.training, self.experiment.steps_per_call
+        trainer = Trainer(recipe, self.train_images, self.progress, log, steps_per_call, bookmark)
+        return trainer.train(self.model, indices, key, description=f"training {name}")
 
     def _metadata(self, kind: Kind, record: dict[str, Any]) -> Metadata:
         ids = list(self.given_original.metadata.forgotten_ids) if self.given_original else []

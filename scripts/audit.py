@@ -1,42 +1,66 @@
-"""Audits a run that scripts/unlearn.py made, without training anything again: accuracies, membership inference, distances.
+"""Audits an unlearned model: what it still knows of what it should have forgotten, held against retrained models.
 
-Give the run's own --config and flags. With --unlearned DIR another unlearned checkpoint of the same split is audited
-instead, and its report goes to WORKDIR/audit-DIGEST.
+Give the --config and flags that scripts/unlearn.py had, and beside them
+
+    --level quick       holds it against the run's own retrained models; trains nothing (the default)
+    --level standard    against 5 retrained models, which gives every figure a verdict
+    --level full        against 16, and attacks the method with likelihood ratios over 16 shadow models
+
+    --unlearned DIR     audits another unlearned checkpoint of the same split
+    --oracles DIR       where retrained and shadow models are kept, for all audits of a split (default: runs/oracles)
+
+The report goes to WORKDIR/audit-LEVEL. How long it takes is told before models are trained; what is complete is kept, and
+an interrupted audit goes on from there.
 """
 
 import sys
 from functools import partial
 from pathlib import Path
 
-from cujax.checkpoints import load_checkpoint
+from etils import epath
+
+from cujax.auditing import LEVELS, Audit, method_of
+from cujax.checkpoints import Checkpoint, load_checkpoint
 from cujax.cli import BadInputError, main, take_option
-from cujax.model import abstract_variables
 from cujax.report import report_on
 from cujax.run import Run
 
 
-def audit(run: Run, checkpoint: str | None) -> None:
-    """Loads the models and writes the report anew; `checkpoint` takes the place of the run's own unlearned model."""
-    missing = run.missing(unlearned=checkpoint is None)
+def audit(run: Run, level: str, oracles: str, unlearned: str | None) -> None:
+    """Looks into the models, holds them against oracles, and writes the report."""
+    if level not in LEVELS:
+        raise BadInputError(f"level {level!r} does not exist; choose one of {', '.join(LEVELS)}.")
+    missing = [name for name in run.missing(unlearned=unlearned is None) if level == "quick" or "retrained" not in name]
     if missing:
         raise BadInputError(
             f"{run.workdir} has no complete {', '.join(missing)}; make it with scripts/unlearn.py and the same flags."
         )
-    if checkpoint is None:
-        report_on(run, run.original(), run.retrained(), run.unlearned(), run.workdir)
-        return
-    like = abstract_variables(run.model, run.source.train.images.shape[1:])
-    unlearned = load_checkpoint(checkpoint, like=like)
+    directory = run.workdir / f"audit-{level}"
+    if unlearned is None:
+        audited = run.unlearned()
+    else:
+        audited = _checked(run, unlearned)
+        directory = run.workdir / f"audit-{level}-{audited.digest[:12]}"
+    work = Audit(run, level, epath.Path(oracles).expanduser())
+    findings = work.findings(run.original(), audited, method_of(audited))
+    report_on(run, run.original(), work.retrained(), audited, directory, findings)
+
+
+def _checked(run: Run, path: str) -> Checkpoint:
+    unlearned = load_checkpoint(path, like=run.like)
     metadata = unlearned.metadata
     if not set(run.split.forget.ids.tolist()) <= set(metadata.forgotten_ids):
         raise BadInputError(
-            f"{checkpoint} forgot other samples (digest {metadata.forgotten_digest[:12]}) than this configuration names "
+            f"{path} forgot other samples (digest {metadata.forgotten_digest[:12]}) than this configuration names "
             f"({run.split.digest[:12]}); give the configuration it was made with."
         )
-    report_on(run, run.original(), run.retrained(), unlearned, run.workdir / f"audit-{unlearned.digest[:12]}")
+    return unlearned
 
 
 if __name__ == "__main__":
-    chosen, others = take_option(sys.argv[1:], "--unlearned")
-    configs = Path(__file__).parents[1] / "configs"
-    sys.exit(main(partial(audit, checkpoint=chosen), configs=configs, description=__doc__, arguments=others))
+    rest = sys.argv[1:]
+    unlearned, rest = take_option(rest, "--unlearned")
+    level, rest = take_option(rest, "--level")
+    oracles, rest = take_option(rest, "--oracles")
+    work = partial(audit, level=level or "quick", oracles=oracles or "runs/oracles", unlearned=unlearned)
+    sys.exit(main(work, configs=Path(__file__).parents[1] / "configs", description=__doc__, arguments=rest))

@@ -13,7 +13,9 @@ from rich.console import Console
 from cujax.data.requests import ForgetRandom
 from cujax.experiment import Experiment, describe
 from cujax.methods import ContrastiveUnlearning
-from cujax.report import html_page, make_report, report_on, summary, terminal_table, write_report
+from cujax.report import make_report, report_on, terminal_table, write_report
+from cujax.report_page import html_page
+from cujax.report_words import summary
 from cujax.run import prepare
 from cujax.training import Training
 

@@ -170,15 +170,20 @@ def _told_from_test(feature: str) -> Callable[[Case, Evidence], Estimate]:
 def _class_inference(case: Case, model: Evidence) -> Estimate:
     if not case.split.is_class_task:
         raise NotAvailable("samples were forgotten, not classes")
+    case.others(model)
+    first, second = list(case.retrained[::2]), list(case.retrained[1::2])
+    known, held = (second, first) if any(model is oracle for oracle in first) else (first, second)
     try:
-        found = class_inference(
+        scores, oracle_scores = class_inference(
             model.answers.forget.logits,
-            [other.answers.forget.logits for other in case.others(model)],
-            case.split.forgotten_classes,
+            [oracle.answers.forget.logits for oracle in held if oracle is not model],
+            original_logits=case.original.answers.forget.logits,
+            known_oracle_logits=[oracle.answers.forget.logits for oracle in known],
+            forgotten_classes=case.split.forgotten_classes,
         )
     except ValueError as reason:
         raise NotAvailable(str(reason)) from reason
-    return area(found.scores, found.oracle_scores)
+    return area(scores, oracle_scores)
 
 
 def _mean_to_oracles(
@@ -381,7 +386,7 @@ def all_measures(depths: Sequence[str]) -> list[Measure]:
             "class_inference_auc",
             "class inference",
             "class inference AUC",
-            "Can its answers on the forgotten class, that class left out, be told from retrained models'? 0.5: no.",
+            "Do its answers on the forgotten class, that class left out, look as if it once knew it? 0.5: no.",
             _class_inference,
         ),
         Measure(

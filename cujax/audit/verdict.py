@@ -1,0 +1,56 @@
+"""Whether a figure lies where those of retrained models lie."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from cujax.audit.intervals import Estimate, NotAvailable
+
+FEWEST_ORACLES = 5
+
+Word = Literal["within", "above", "below", "not judged"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a figure lies to the oracles'.
+
+    Attributes:
+        word: "within" their range, "above" or "below" it, or "not judged".
+        outside_by: How far outside of it.
+        low: Where the range begins: at the lowest of the lower ends of the oracles' intervals.
+        high: Where it ends.
+        reason: Why it was not judged.
+    """
+
+    word: Word
+    outside_by: float | None = None
+    low: float | None = None
+    high: float | None = None
+    reason: str = ""
+
+
+def judge(estimate: Estimate, oracles: Sequence[Estimate], fewest: int = FEWEST_ORACLES) -> Verdict:
+    """Holds a figure against the range of at least 5 oracles, widened by their bootstrap intervals, on both sides.
+
+    More forgotten than any oracle is distinguishable, too.
+
+    Args:
+        estimate: The figure.
+        oracles: The same of each retrained model.
+        fewest: How many there must be.
+    """
+    if len(oracles) < fewest:
+        return Verdict("not judged", reason=f"{len(oracles)} retrained models are too few for a range; it takes {fewest}")
+    try:
+        ends = [oracle.interval() if oracle.interval else (oracle.value, oracle.value) for oracle in oracles]
+    except NotAvailable as reason:
+        return Verdict("not judged", reason=str(reason))
+    low = min(start for start, _ in ends)
+    high = max(end for _, end in ends)
+    slack = 1e-9 * max(abs(low), abs(high), 1.0)
+    if estimate.value > high + slack:
+        return Verdict("above", estimate.value - high, low, high)
+    if estimate.value < low - slack:
+        return Verdict("below", low - estimate.value, low, high)
+    return Verdict("within", 0.0, low, high)

@@ -1,0 +1,539 @@
+"""An audit of an unlearned model: it is looked into, held against retrained models, and every figure is judged."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+
+from cujax.audit.accuracy import accuracy
+from cujax.audit.evidence import Answers, Evidence
+from cujax.audit.indistinguishability import forgetting_epsilons, forgetting_quality, klom
+from cujax.audit.intervals import Estimate, NotAvailable, mean
+from cujax.audit.likelihood import LikelihoodAttack, likelihood_attack, shadow_members
+from cujax.audit.measures import Case, Measure, all_measures
+from cujax.audit.relearning import SHARE_TO_REGAIN, Relearning, relearn
+from cujax.audit.representation import linear_probe, nearest_class_mean
+from cujax.audit.residual import share_correct_under_noise
+from cujax.audit.verdict import FEWEST_ORACLES, Verdict, judge
+from cujax.cells import make_method
+from cujax.checkpoints import Checkpoint
+from cujax.data.requests import Part
+from cujax.experiment import digest_of
+from cujax.inference import Predictions, predict
+from cujax.lineage import deletions
+from cujax.methods import find_method, method_names
+from cujax.oracles import Oracles
+from cujax.run import Run
+from cujax.sharding import is_first_host
+from cujax.unlearning import Method
+from cujax.workdir import write_whole
+
+_PROBE_SAMPLES, _REFERENCE_SAMPLES, _HELD_OUT_SAMPLES, _NOISY_SAMPLES = 4000, 1000, 1000, 200
+_NOISE, _DRAWS = 0.3, 20
+_DIVISIONS = 5
+_CACHED = "evidence"
+
+
+# What is measured again of the samples of earlier requests.
+_ASKED_AGAIN = (
+    "forget_train_accuracy",
+    "mia_loss_auc",
+    "mia_confidence",
+    "js_to_retrained",
+    "activation_distance",
+    "agreement",
+)
+
+
+class Level(NamedTuple):
+    """How much an audit computes: how many models it holds the unlearned one against."""
+
+    retrained: int
+    shadows: int
+
+
+LEVELS = {"quick": Level(1, 0), "standard": Level(5, 0), "full": Level(16, 16)}
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """One metric: its figure for each model, and how the unlearned one's lies to the oracles'.
+
+    Attributes:
+        key: Its name in reports.
+        family: What kind it is of.
+        heading: Its name for people.
+        question: What it asks.
+        figures: By model ("original", "unlearned", "masked"), the estimate, or why there is none.
+        retrained: Of each oracle.
+        verdict: On the unlearned model.
+    """
+
+    key: str
+    family: str
+    heading: str
+    question: str
+    figures: dict[str, Estimate | str]
+    retrained: list[Estimate]
+    verdict: Verdict
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """What an audit found.
+
+    Attributes:
+        level: How much was computed.
+        judged: Every metric.
+        models: What is known of each model, for pictures; oracles under "retrained".
+        likelihood: The likelihood-ratio attack on "original", "unlearned" and "retrained" models; empty below level full.
+        false_alarms: Of figures of oracles, each judged by the others: how many lie outside, and how many there are.
+        shadows: How many shadow models there were.
+        earlier: Of each earlier request, in words, what was measured again on its samples.
+    """
+
+    level: str
+    judged: list[Judged]
+    models: dict[str, list[Evidence]]
+    likelihood: dict[str, LikelihoodAttack]
+    false_alarms: tuple[int, int]
+    shadows: int
+    earlier: dict[str, list[Judged]]
+
+
+@dataclass
+class Audit:
+    """An audit that is ready to compute.
+
+    Attributes:
+        run: Whose split it is about.
+        level: "quick", "standard" or "full".
+        root: Where oracles are kept.
+    """
+
+    run: Run
+    level: str
+    root: epath.Path
+    seconds_a_look: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        if self.level not in LEVELS:
+            raise ValueError(f"level {self.level!r} does not exist; choose one of {', '.join(LEVELS)}.")
+
+    @cached_property
+    def oracles(self) -> Oracles:
+        """The shared models of the split."""
+        return Oracles(self.run, self.root)
+
+    def retrained(self) -> list[Checkpoint]:
+        """The oracles: the run's own at level quick, else those that all audits of the split share."""
+        count, _ = LEVELS[self.level]
+        return self.run.retrained() if self.level == "quick" else self.oracles.retrained(count)
+
+    def findings(self, original: Checkpoint, unlearned: Checkpoint, method: Method | None) -> Findings:
+        """Computes everything.
+
+        Args:
+            original: The model before.
+            unlearned: The model after.
+            method: What made it, to be run on shadow models; None where it is not known.
+        """
+        split = self.run.split
+        of_original = self.look(original, None)
+        self._tell_estimate(original, unlearned)
+        target = SHARE_TO_REGAIN * accuracy(of_original.answers.forget)
+        checkpoints = self.retrained()
+        with self.run.progress("looking into models", 2 + len(checkpoints)) as advance:
+
+            def look(checkpoint: Checkpoint) -> Evidence:
+                found = self.look(checkpoint, target)
+                advance()
+                return found
+
+            models = {"original": [look(original)], "unlearned": [look(unlearned)]}
+            models["retrained"] = [look(checkpoint) for checkpoint in checkpoints]
+        if split.is_class_task:
+            models["masked"] = [_masked(models["original"][0], split.forgotten_classes)]
+        case = Case(split, models["original"][0], models["retrained"], bool(self.run.source.redrawn_ids))
+        measures = all_measures(list(case.original.probes))
+        with self.run.progress("measuring", len(measures)) as advance:
+            judged, alarms = [], []
+            for measure in measures:
+                judged.append(_judged(measure, case, models))
+                alarms += _alarms(judged[-1])
+                advance()
+        shadows = LEVELS[self.level].shadows
+        likelihood: dict[str, LikelihoodAttack] = {}
+        if shadows:
+            more, likelihood = self._over_models(method, shadows, checkpoints, models)
+            judged += more
+        else:
+            judged += [_absent(*words, "it takes shadow models: --level full") for words in _OVER_MODELS]
+        earlier = self._earlier(original, unlearned, checkpoints, models)
+        return Findings(self.level, judged, models, likelihood, (sum(alarms), len(alarms)), shadows, earlier)
+
+    def _earlier(
+        self,
+        original: Checkpoint,
+        unlearned: Checkpoint,
+        retrained: Sequence[Checkpoint],
+        models: dict[str, list[Evidence]],
+    ) -> dict[str, list[Judged]]:
+        """What the answers on the samples of each earlier request show: whether they are still forgotten."""
+        run, found = self.run, {}
+        part = run.split.previously_forgotten
+        for request in deletions(run.given_original) if run.given_original else ():
+            chosen = np.isin(part.ids, request.ids)
+            split = replace(run.split, forget=Part(part.indices[chosen], part.ids[chosen]), forgotten_classes=())
+
+            def again(checkpoint: Checkpoint, evidence: Evidence, rows: np.ndarray = split.forget.indices) -> Evidence:
+                forget = predict(run.model, checkpoint.variables, run.train_images, rows)
+                return Evidence(replace(evidence.answers, forget=forget))
+
+            looked = {
+                "original": [again(original, models["original"][0])],
+                "unlearned": [again(unlearned, models["unlearned"][0])],
+                "retrained": list(map(again, retrained, models["retrained"])),
+            }
+            case = Case(split, looked["original"][0], looked["retrained"], bool(run.source.redrawn_ids))
+            measures = [measure for measure in all_measures(()) if measure.key in _ASKED_AGAIN]
+            found[request.request] = [_judged(measure, case, looked) for measure in measures]
+        return found
+
+    def look(self, checkpoint: Checkpoint, target: float | None) -> Evidence:
+        """What is known of one model; with a target, also what takes time, which is kept beside the oracles.
+
+        Args:
+            checkpoint: The model.
+            target: The forget accuracy at which it counts as learned again.
+        """
+        answers = self.run.answers(checkpoint)
+        if target is None:
+            return Evidence(answers)
+        started = time.monotonic()
+        masked = checkpoint.metadata.record.get("masked_classes", ())
+        rows = _Rows.of(self.run)
+        reference = self._features(checkpoint, rows.reference, train=False)
+        kept = self._kept(checkpoint, rows, target, lambda: self._deep(checkpoint, rows, target))
+        shares = np.array(kept["shares_under_noise"])
+        shares[np.isin(self.run.source.train.labels[rows.noisy], masked)] = 0.0
+        self.seconds_a_look = max(self.seconds_a_look, time.monotonic() - started)
+        return Evidence(
+            answers,
+            features=_by_depth(reference),
+            probes={depth: np.array(right, bool) for depth, right in kept["probes"].items()},
+            nearest_mean=np.array(kept["nearest_mean"], bool),
+            relearning=Relearning(**kept["relearning"]),
+            shares_under_noise=shares,
+        )
+
+    def _deep(self, checkpoint: Checkpoint, rows: "_Rows", target: float) -> dict[str, Any]:
+        """Probes, relearning and noise, as plain data."""
+        run, variables = self.run, checkpoint.variables
+        images, model = run.train_images, run.model
+        learned = self._features(checkpoint, rows.probe, train=True)
+        held_out = [self._features(checkpoint, rows.forgotten, train=True)]
+        if len(rows.held_out):
+            held_out.append(self._features(checkpoint, rows.held_out, train=False))
+        labels = np.concatenate([part.labels for part in held_out])
+        known, asked = _by_depth(learned), [_by_depth(part) for part in held_out]
+        key = jax.random.key(0)
+        shares = share_correct_under_noise(model, variables, images, rows.noisy, norm=_NOISE, draws=_DRAWS, key=key)
+
+        def readable(read: Callable[..., np.ndarray], depth: str) -> list[bool]:
+            return read(known[depth], learned.labels, np.concatenate([part[depth] for part in asked]), labels).tolist()
+
+        return {
+            "probes": {depth: readable(linear_probe, depth) for depth in known},
+            "nearest_mean": readable(nearest_class_mean, "z"),
+            "relearning": asdict(relearn(model, variables, images, run.split.forget.indices, target)),
+            "shares_under_noise": shares.tolist(),
+        }
+
+    def _kept(
+        self, checkpoint: Checkpoint, rows: "_Rows", target: float, compute: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """What an earlier audit found out about a model, or finds now; kept beside what it was held against."""
+        asked = {"model": checkpoint.digest, "rows": rows.described(), "target": target, "noise": [_NOISE, _DRAWS]}
+        home = self.run.workdir if self.level == "quick" else self.oracles.directory
+        path = home / _CACHED / f"{digest_of(asked)[:20]}.json"
+        if not path.is_file():
+            found = compute()
+            if not is_first_host():
+                return found
+            path.parent.mkdir(exist_ok=True)
+            write_whole(path, json.dumps(found) + "\n")
+        return json.loads(path.read_text("utf-8"))
+
+    def _features(self, checkpoint: Checkpoint, rows: np.ndarray, *, train: bool) -> Predictions:
+        images = self.run.train_images if train else self.run.test_images
+        return predict(self.run.model, checkpoint.variables, images, rows, taps=True)
+
+    def _tell_estimate(self, original: Checkpoint, unlearned: Checkpoint) -> None:
+        """How long the audit will take: training from what the original took, the rest from a look into it."""
+        if self.level == "quick":
+            return
+        retrained, shadows = LEVELS[self.level]
+        missing = self.oracles.missing(retrained=retrained, shadows=shadows)
+        training = original.metadata.record.get("cost", {}).get("seconds")
+        unlearning = unlearned.metadata.record.get("cost", {}).get("seconds")
+        models = f"{missing} models to train" if missing else "all models it is held against are there"
+        if missing and training is None:
+            self.run.tell(f"{models}; how long that takes is not recorded in the original. What is complete is kept.")
+            return
+        seconds = missing * (training or 0.0) + shadows * (unlearning or 0.0)
+        each = f", about {training:.0f} s each" if missing else ""
+        also = f", {shadows} to unlearn" if shadows else ""
+        self.run.tell(
+            f"{models}{each}{also}: about {seconds / 60:.0f} minutes, and some seconds a model to look into it. What is "
+            "complete is kept: an interrupted audit goes on from there."
+        )
+
+    def _over_models(
+        self, method: Method | None, count: int, retrained: Sequence[Checkpoint], models: dict[str, list[Evidence]]
+    ) -> tuple[list[Judged], dict[str, LikelihoodAttack]]:
+        """What is measured of the method over many models: likelihood ratios, ε and KLOM."""
+        if method is None:
+            reason = "the method is not known, so it cannot be run on shadow models"
+            return [_absent(*words, reason) for words in _OVER_MODELS], {}
+        oracles, members = self.oracles, self.oracles.members(count)
+        shadows = oracles.shadows(count)
+        with self.run.progress("unlearning shadows", 1) as advance:
+            unlearned = oracles.unlearned_shadows(method, count)
+            advance()
+        phi = {
+            "original": oracles.forget_log_odds(shadows),
+            "unlearned": oracles.forget_log_odds(unlearned),
+            "retrained": oracles.forget_log_odds(retrained),
+        }
+        ratios = _utility(models)
+        attacks: dict[str, LikelihoodAttack | str] = {
+            name: _attack(phi[name], members) for name in ("original", "unlearned")
+        }
+        n = len(retrained) // 2 * 2
+        floors = [
+            likelihood_attack(phi["retrained"][:n], shadow_members(members.shape[1], n, seed=division + 1))
+            for division in range(_DIVISIONS)
+        ]
+        judged = []
+        for words, of_attack in zip(_OVER_MODELS[:3], _OF_ATTACK, strict=True):
+            figures = {name: attack if isinstance(attack, str) else of_attack(attack) for name, attack in attacks.items()}
+            judged.append(_verdict_on(words, figures, [of_attack(floor) for floor in floors]))
+        sides = {name: _halves(phi[name], members) for name in ("original", "unlearned")}
+        for words, of_sides in zip(_OVER_MODELS[3:], _OF_SIDES, strict=True):
+            figures, floor = {}, []
+            for name, own in sides.items():
+                against = [_some(phi["retrained"], len(own), division)[0] for division in range(_DIVISIONS)]
+                figures[name] = of_sides(np.mean([_of(words, own, other) for other in against], axis=0), ratios[name])
+            for division in range(_DIVISIONS):
+                ours, theirs = _some(phi["retrained"], len(sides["original"]), division)
+                floor.append(of_sides(_of(words, ours, theirs), 1.0))
+            judged.append(_verdict_on(words, figures, floor))
+        likelihood = {name: attack for name, attack in attacks.items() if isinstance(attack, LikelihoodAttack)}
+        return judged, likelihood | {"retrained": floors[0]}
+
+
+# Key, family, heading and question of what is measured over many models.
+_OVER_MODELS = (
+    (
+        "ulira_auc",
+        "likelihood ratio",
+        "U-LiRA AUC",
+        "How well do likelihood ratios over shadow models tell samples that were unlearned from samples never seen?",
+    ),
+    (
+        "ulira_accuracy",
+        "likelihood ratio",
+        "U-LiRA accuracy",
+        "For what share of samples do they tell it right? 0.5: chance.",
+    ),
+    (
+        "ulira_tpr",
+        "likelihood ratio",
+        "U-LiRA TPR at 1 % FPR",
+        "What share of unlearned samples do they give away while they accuse 1 % of the others?",
+    ),
+    (
+        "klom",
+        "indistinguishability",
+        "KLOM",
+        "How far do the log-odds of a sample over unlearned models diverge from those over retrained ones? In nats.",
+    ),
+    (
+        "forgetting_quality",
+        "indistinguishability",
+        "forgetting quality",
+        "How private is a sample, by the best threshold attack on models (2^-⌊ε/0.5⌋, mean over samples)? 1: wholly.",
+    ),
+    (
+        "challenge_score",
+        "indistinguishability",
+        "challenge score",
+        "Forgetting quality times retain and test accuracy, relative to retrained models'.",
+    ),
+)
+
+_OF_ATTACK: tuple[Callable[[LikelihoodAttack], Estimate], ...] = (
+    lambda attack: mean(attack.areas()),
+    lambda attack: mean(attack.accuracies()),
+    lambda attack: Estimate(attack.true_positives_at_low_false_positives()),
+)
+_OF_SIDES: tuple[Callable[[np.ndarray, float], Estimate], ...] = (
+    lambda values, _: mean(values),
+    lambda values, _: mean(values),
+    lambda values, ratio: mean(ratio * values),
+)
+
+
+def _of(words: tuple[str, ...], ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    return klom(ours, theirs) if words[0] == "klom" else forgetting_quality(forgetting_epsilons(ours, theirs))
+
+
+def _attack(phi: np.ndarray, members: np.ndarray) -> LikelihoodAttack | str:
+    try:
+        return likelihood_attack(phi, members)
+    except ValueError as reason:
+        return str(reason)
+
+
+def _halves(phi: np.ndarray, members: np.ndarray) -> np.ndarray:
+    """Of each sample, its log-odds under the models that had it: `[N / 2, n]`."""
+    order = np.argsort(~members, axis=0, kind="stable")[: len(phi) // 2]
+    return np.take_along_axis(phi, order, axis=0)
+
+
+def _some(phi: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """So many of the models, drawn at random, and as many others (all others if they are fewer)."""
+    order = np.random.default_rng(seed).permutation(len(phi))
+    count = min(count, len(phi) // 2)
+    return phi[order[:count]], phi[order[count : 2 * count]]
+
+
+def _utility(models: dict[str, list[Evidence]]) -> dict[str, float]:
+    """Retain accuracy times test accuracy, over retrained models' means."""
+
+    def both(evidence: Evidence) -> float:
+        answers: Answers = evidence.answers
+        return accuracy(answers.retain) * accuracy(answers.test)
+
+    reference = float(np.mean([both(oracle) for oracle in models["retrained"]]))
+    return {name: both(models[name][0]) / reference for name in ("original", "unlearned")}
+
+
+def _judged(measure: Measure, case: Case, models: dict[str, list[Evidence]]) -> Judged:
+    words = (measure.key, measure.family, measure.heading, measure.question)
+    figures = {name: _figure(measure, case, evidence[0]) for name, evidence in models.items() if name != "retrained"}
+    retrained = [_figure(measure, case, oracle) for oracle in case.retrained]
+    found = [figure for figure in retrained if isinstance(figure, Estimate)]
+    if isinstance(figures["unlearned"], Estimate) and len(found) < len(retrained):
+        reason = next(figure for figure in retrained if isinstance(figure, str))
+        return Judged(*words, figures, [], Verdict("not judged", reason=f"retrained models: {reason}"))
+    return _verdict_on(words, figures, found)
+
+
+def _figure(measure: Measure, case: Case, model: Evidence) -> Estimate | str:
+    try:
+        return measure.compute(case, model)
+    except NotAvailable as reason:
+        return str(reason)
+
+
+def _verdict_on(words: tuple[str, str, str, str], figures: dict[str, Estimate | str], oracles: list[Estimate]) -> Judged:
+    unlearned = figures["unlearned"]
+    if isinstance(unlearned, str):
+        return Judged(*words, figures, oracles, Verdict("not judged", reason=unlearned))
+    return Judged(*words, figures, oracles, judge(unlearned, oracles))
+
+
+def _absent(key: str, family: str, heading: str, question: str, reason: str) -> Judged:
+    figures: dict[str, Estimate | str] = dict.fromkeys(("original", "unlearned"), reason)
+    return Judged(key, family, heading, question, figures, [], Verdict("not judged", reason=reason))
+
+
+def _alarms(judged: Judged) -> list[bool]:
+    """Whether each oracle lies outside of the others' range, where the metric is judged at all."""
+    oracles = judged.retrained
+    if judged.verdict.word == "not judged":
+        return []
+    return [
+        judge(oracle, [other for other in oracles if other is not oracle], FEWEST_ORACLES - 1).word != "within"
+        for oracle in oracles
+    ]
+
+
+def _masked(original: Evidence, classes: Sequence[int]) -> Evidence:
+    """The original with masked logits: what lies beneath the mask is as it was."""
+    assert original.shares_under_noise is not None
+    shares = np.zeros_like(original.shares_under_noise)
+    return replace(original, answers=original.answers.masked(classes), shares_under_noise=shares)
+
+
+def method_of(checkpoint: Checkpoint) -> Method | None:
+    """The method that made an unlearned checkpoint, with its settings; None where that cannot be told."""
+    described = dict(checkpoint.metadata.config.get("method", {}))
+    name = described.pop("type", None)
+    for kind in map(find_method, method_names()):
+        if kind.__name__ == name and name == checkpoint.metadata.method:
+            settings = {key: tuple(value) if isinstance(value, list) else value for key, value in described.items()}
+            try:
+                return make_method(kind, name, settings)
+            except ValueError:
+                return None
+    return None
+
+
+class _Rows(NamedTuple):
+    """Which images a look into a model reads: the same for every model.
+
+    Attributes:
+        probe: Training images that probes learn from: of the retain set, and in a class task half of the forget set.
+        forgotten: What probes are asked about: in a class task the other half of the forget set, in a sample task all of it.
+        held_out: What they are asked about besides: in a class task test images of the forgotten classes.
+        reference: Test images on which features are compared.
+        noisy: Forget images that noise is added to.
+    """
+
+    probe: np.ndarray
+    forgotten: np.ndarray
+    held_out: np.ndarray
+    reference: np.ndarray
+    noisy: np.ndarray
+
+    @classmethod
+    def of(cls, run: Run) -> "_Rows":
+        split, source = run.split, run.source
+        rng = np.random.default_rng(0)
+
+        def some(rows: np.ndarray, count: int) -> np.ndarray:
+            return np.sort(rng.choice(rows, size=min(count, len(rows)), replace=False))
+
+        known, forgotten, test = split.retain.indices, rng.permutation(split.forget.indices), split.test.indices
+        if split.is_class_task:
+            half = len(forgotten) // 2
+            known, forgotten = np.concatenate([known, forgotten[:half]]), forgotten[half:]
+        return cls(
+            some(known, _PROBE_SAMPLES),
+            some(forgotten, _HELD_OUT_SAMPLES),
+            some(test[np.isin(source.test.labels[test], split.forgotten_classes)], _HELD_OUT_SAMPLES),
+            some(split.test.indices, _REFERENCE_SAMPLES),
+            some(split.forget.indices, _NOISY_SAMPLES),
+        )
+
+    def described(self) -> dict[str, Any]:
+        return {name: rows.tolist() for name, rows in self._asdict().items()}
+
+
+def _by_depth(predictions: Predictions) -> dict[str, np.ndarray]:
+    """Features by depth, the embedding last as "z"; a tap that is the embedding is not named twice."""
+    taps = {
+        depth: features
+        for depth, features in predictions.taps.items()
+        if not (features.shape == predictions.embeddings.shape and np.array_equal(features, predictions.embeddings))
+    }
+    return taps | {"z": predictions.embeddings}
