@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from rich.table import Table
 
 from cujax.audit.intervals import Estimate, NotAvailable
 from cujax.auditing import Findings, Judged
@@ -86,9 +87,10 @@ def audit_summary(audit: dict[str, Any], n_forget: int) -> list[str]:
     """What an audit found, in a few sentences."""
     judged = [measure for measure in audit["measures"] if measure["verdict"]["word"] != "not judged"]
     if not judged:
+        are = "is" if audit["retrained"] == 1 else "are"
         lines = [
-            f"No figure is judged: {audit['retrained']} retrained model{'s' * (audit['retrained'] != 1)} give no range. "
-            "--level standard takes five."
+            f"No figure is judged: a range takes five retrained models, and there {are} {audit['retrained']}; "
+            "scripts/audit.py --level standard trains five."
         ]
     else:
         outside = [measure for measure in judged if measure["verdict"]["word"] != "within"]
@@ -146,6 +148,30 @@ def _table(audit: dict[str, Any], measures: Sequence[dict[str, Any]]) -> str:
         f"<th>retrained ({audit['retrained']})</th><th>unlearned, to their range</th></tr></thead>"
         f"<tbody>{body}</tbody></table></div>"
     )
+
+
+def audit_terminal_table(audit: dict[str, Any]) -> Table:
+    """A line a metric that could be computed: original, unlearned, retrained models and the verdict."""
+    table = Table(title=f"audit, level {audit['level']}")
+    table.add_column("")
+    for heading in ("original", "unlearned", f"retrained ({audit['retrained']})"):
+        table.add_column(heading, justify="right")
+    table.add_column("to their range")
+    family = None
+    for measure in audit["measures"]:
+        figures = [measure["figures"][name]["value"] for name in ("original", "unlearned")]
+        if figures == [None, None]:
+            continue
+        if family not in (None, measure["family"]):
+            table.add_section()
+        family = measure["family"]
+        retrained = measure["retrained"]
+        spread = "–" if retrained is None else f"{retrained['mean']:.3f}"
+        if retrained is not None and retrained["std"] is not None:
+            spread += f" ±{retrained['std']:.3f}"
+        values = ("–" if value is None else f"{value:.3f}" for value in figures)
+        table.add_row(measure["heading"], *values, spread, verdict_in_words(measure))
+    return table
 
 
 def _cell(figure: dict[str, Any] | None) -> str:

@@ -14,7 +14,7 @@ from cujax.audit.accuracy import accuracy
 from cujax.audit.evidence import Answers
 from cujax.audit.rows import audit_rows
 from cujax.audit_figures import audit_pictures
-from cujax.audit_report import describe_findings
+from cujax.audit_report import audit_terminal_table, describe_findings
 from cujax.auditing import Findings
 from cujax.checkpoints import Checkpoint, describe_lineage, installed_versions
 from cujax.data.requests import ids_digest
@@ -54,7 +54,8 @@ def report_on(
         return
     _, page = write_report(directory, made)
     console = Console()
-    console.print(terminal_table(made["report"]))
+    audit = made["report"]["audit"]
+    console.print(terminal_table(made["report"]) if audit is None else audit_terminal_table(audit))
     console.print(summary(made["report"]), highlight=False, markup=False, soft_wrap=True)
     console.print(f"Checkpoints and metrics: {run.workdir}. Pictures: {page}", highlight=False, markup=False, soft_wrap=True)
 

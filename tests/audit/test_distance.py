@@ -1,10 +1,12 @@
-"""The Jensen-Shannon divergence against its definition, closed forms and its edges."""
+"""Distances of answers against their definitions, closed forms and their edges."""
+
+import math
 
 import numpy as np
 import pytest
 from scipy.special import rel_entr, softmax
 
-from cujax.audit.distance import jensen_shannon
+from cujax.audit.distance import activation_distance, agreement, jensen_shannon
 
 
 def mean_divergence(*logits):
@@ -68,3 +70,42 @@ def test_nearly_equal_certain_answers_are_near_zero_and_a_number(confidence, dif
     first = (rng.normal(size=(2000, 10)) + confidence * np.eye(10)[[3]]).astype(np.float32)
     second = (first + difference * rng.normal(size=first.shape)).astype(np.float32)
     assert mean_divergence(first, second) == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("scale", [0.1, 3.0, 2000.0])
+def test_the_activation_distance_is_the_length_between_softmaxes(scale):
+    rng = np.random.default_rng(2)
+    first, second = scale * rng.normal(size=(2, 40, 5)).astype(np.float32)
+    second[:, 1] = -np.inf
+    expected = []
+    for one, other in zip(first.tolist(), second.tolist(), strict=True):
+        p, q = ([math.exp(value - max(row)) for value in row] for row in (one, other))
+        expected.append(math.sqrt(sum((a / sum(p) - b / sum(q)) ** 2 for a, b in zip(p, q, strict=True))))
+    found = activation_distance(first, second)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_array_equal(activation_distance(second, first), found)
+
+
+def test_the_activation_distance_is_between_0_and_the_root_of_2():
+    rng = np.random.default_rng(3)
+    logits = rng.normal(size=(20, 4))
+    np.testing.assert_allclose(activation_distance(logits, logits + rng.normal(size=(20, 1))), 0.0, atol=1e-12)
+    certain = 1e5 * np.eye(3, dtype=np.float32)
+    np.testing.assert_allclose(activation_distance(certain, np.roll(certain, 1, axis=0)), math.sqrt(2))
+    # From an even answer over two classes to a certain one.
+    assert activation_distance(logits_of([[0.5, 0.5]]), logits_of([[1.0, 0.0]]))[0] == pytest.approx(math.sqrt(0.5))
+
+
+def test_agreement_is_of_the_classes_answered_and_not_of_the_probabilities():
+    first = np.array([[3.0, 1.0, 0.0], [3.0, 1.0, 0.0], [0.0, 0.1, 0.0], [-np.inf, 1.0, 2.0]])
+    second = np.array([[0.1, 0.0, 0.0], [3.0, 3.1, 0.0], [-9.0, 9.0, -9.0], [5.0, 1.0, 2.0]])
+    np.testing.assert_array_equal(agreement(first, second), [True, False, True, False])
+
+
+def test_agreement_agrees_with_a_loop():
+    rng = np.random.default_rng(4)
+    first, second = rng.normal(size=(2, 100, 3))
+    pairs = zip(first.tolist(), second.tolist(), strict=True)
+    expected = [one.index(max(one)) == other.index(max(other)) for one, other in pairs]
+    assert 10 < sum(expected) < 90
+    np.testing.assert_array_equal(agreement(first, second), expected)

@@ -1,11 +1,14 @@
 """Membership attacks on scores with known answers."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy.special import log_softmax
 from scipy.stats import norm
 
 from cujax.audit.membership import (
+    attack_features,
     confidences,
     loss_attack_accuracy,
     loss_attack_auc,
@@ -108,3 +111,78 @@ def test_losses_and_confidences_are_stable():
     losses = sample_losses(found)
     np.testing.assert_allclose(losses, [0.0, 1000.0, np.inf, np.log(1 + np.exp(-1.0))], rtol=1e-12)
     np.testing.assert_allclose(confidences(found), np.exp(-losses))
+
+
+def features_by_loops(logits, labels):
+    """Each feature from probabilities, in the words of its definition."""
+    found = {name: [] for name in ("correctness", "confidence", "entropy", "modified_entropy")}
+    for row, label in zip(logits.astype(np.float64).tolist(), labels, strict=True):
+        weights = [math.exp(value - max(row)) for value in row]
+        p = [weight / math.fsum(weights) for weight in weights]
+        others = [p[k] for k in range(len(p)) if k != label]
+        found["correctness"].append(float(all(row[label] >= value for value in row)))
+        found["confidence"].append(p[label])
+        found["entropy"].append(-sum(value * math.log(value) for value in p if value > 0))
+        modified = -(1 - p[label]) * math.log(p[label]) if p[label] < 1 else 0.0
+        found["modified_entropy"].append(modified - sum(value * math.log(1 - value) for value in others))
+    return found
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 5.0])
+def test_what_attacks_read_agrees_with_loops(scale):
+    rng = np.random.default_rng(0)
+    logits, labels = (scale * rng.normal(size=(60, 5))).astype(np.float32), rng.integers(0, 5, 60)
+    found = attack_features(predictions(logits, labels))
+    expected = features_by_loops(logits, labels)
+    assert list(found) == list(expected)
+    for name, values in found.items():
+        assert values.dtype == np.float64
+        np.testing.assert_allclose(values, expected[name], rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+def test_what_attacks_read_of_masked_and_of_certain_answers():
+    found = attack_features(predictions([[-np.inf, 0.0, 0.0], [800.0, 0.0, -np.inf], [0.0, 0.0, -np.inf]], [1, 0, 0]))
+    np.testing.assert_array_equal(found["correctness"], [1, 1, 1])
+    np.testing.assert_allclose(found["confidence"], [0.5, 1.0, 0.5])
+    np.testing.assert_allclose(found["entropy"], [np.log(2), 0.0, np.log(2)], atol=1e-12)
+    # -(1/2) log(1/2) - (1/2) log(1/2)
+    np.testing.assert_allclose(found["modified_entropy"], [np.log(2), 0.0, np.log(2)], atol=1e-12)
+
+
+def test_modified_entropy_tells_a_certain_answer_that_is_wrong_from_one_that_is_right_and_entropy_does_not():
+    found = attack_features(predictions([[9.0, 0.0], [9.0, 0.0]], [0, 1]))
+    assert found["entropy"][0] == pytest.approx(found["entropy"][1])
+    assert found["modified_entropy"][0] < 0.01
+    assert found["modified_entropy"][1] == pytest.approx(18.0, rel=1e-3)
+
+
+@pytest.mark.parametrize(("apart", "weight"), [(1.0, 1 / (1 - np.exp(-1.0))), (0.3, 3.0)])
+def test_the_trained_attack_of_one_sample_a_side_has_a_closed_form(apart, weight):
+    # The dual: the weight 1 / (1 - k(a, b)) of both, or C = 3 where that is larger.
+    forget = np.array([-1.0, 0.0, 0.15, 0.5, apart, 2.0])
+    found = trained_attack(np.array([apart]), np.array([0.0]), forget)
+
+    def score(x):
+        return weight * (np.exp(-((x - apart) ** 2)) - np.exp(-(x**2)))
+
+    np.testing.assert_allclose(found.scores, [score(x) for x in forget], atol=1e-3)
+    np.testing.assert_allclose(found.other_scores, [score(0.0)], atol=1e-3)
+
+
+def test_what_is_taken_for_a_member_has_a_score_above_0_and_all_test_samples_are_scored():
+    rng = np.random.default_rng(1)
+    retain, test, forget = rng.normal(1.0, 1.0, 80), rng.normal(0.0, 1.0, 130), rng.normal(0.6, 1.0, 50)
+    found = trained_attack(retain, test, forget)
+    assert (found.is_member.shape, found.scores.shape, found.other_scores.shape) == ((50,), (50,), (130,))
+    assert found.is_member.dtype == bool
+    np.testing.assert_array_equal(found.is_member, found.scores > 0)
+    assert 0.1 < found.is_member.mean() < 0.95
+    assert found.scores.mean() > found.other_scores.mean()
+
+
+def test_the_seed_decides_which_samples_the_trained_attack_learns():
+    rng = np.random.default_rng(2)
+    sides = rng.normal(0.5, 1.0, 200), rng.normal(0.0, 1.0, 40), rng.normal(size=30)
+    first, again, other = trained_attack(*sides), trained_attack(*sides), trained_attack(*sides, seed=1)
+    np.testing.assert_array_equal(first.scores, again.scores)
+    assert (first.scores != other.scores).any()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import rel_entr, softmax
 
-from cujax.audit.accuracy import accuracy, mean_gap
+from cujax.audit.accuracy import accuracy, mean_gap, tug_of_war
 from cujax.audit.distance import jensen_shannon
 from cujax.audit.representation import class_means, cosines_to_class_means
 from cujax.inference import Predictions
@@ -63,3 +63,23 @@ def test_cosines_to_class_means():
 def test_embeddings_of_zero_norm_have_cosine_zero():
     made = Predictions(np.zeros((2, 1)), np.array([[1.0, 0.0], [0.0, 0.0]]), np.zeros(2, int))
     assert mean_cosine(made, {0: np.array([1.0, 0.0])}) == pytest.approx(0.5)
+
+
+def test_the_tug_of_war_is_the_product_of_what_the_differences_leave():
+    rng = np.random.default_rng(0)
+    values, oracles = rng.random(3), rng.random((4, 3))
+    expected = 1.0
+    for part in range(3):
+        expected *= 1 - abs(values[part] - sum(oracle[part] for oracle in oracles) / 4)
+    assert tug_of_war(values.tolist(), oracles.tolist()) == pytest.approx(expected)
+
+
+def test_the_tug_of_war_is_1_at_the_mean_of_the_oracles_and_0_where_one_part_fails():
+    assert tug_of_war([0.0, 1.0, 0.8], [[0.0, 1.0, 0.7], [0.0, 1.0, 0.9]]) == pytest.approx(1.0)
+    assert tug_of_war([1.0, 1.0, 0.8], [[0.0, 1.0, 0.8]]) == 0.0
+    assert mean_gap([1.0, 1.0, 0.8], [[0.0, 1.0, 0.8]]) == pytest.approx(1 / 3)
+
+
+def test_the_tug_of_war_is_lost_on_either_side_of_the_oracles():
+    assert tug_of_war([0.3, 1.0], [[0.2, 1.0]]) == pytest.approx(0.9)
+    assert tug_of_war([0.1, 1.0], [[0.2, 1.0]]) == pytest.approx(0.9)
