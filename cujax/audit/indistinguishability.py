@@ -24,6 +24,7 @@ def forgetting_epsilons(unlearned: np.ndarray, oracles: np.ndarray, delta: float
         oracles: `[M, n]` under models that never saw it.
         delta: The δ of the definition.
     """
+    _check_numbers(unlearned, oracles)
     from_unlearned = np.repeat([1.0, 0.0], [len(unlearned), len(oracles)])
     best = np.zeros(unlearned.shape[1])
     for sample, values in enumerate(np.concatenate([unlearned, oracles]).T):
@@ -31,7 +32,8 @@ def forgetting_epsilons(unlearned: np.ndarray, oracles: np.ndarray, delta: float
         hits = np.concatenate([[0.0], np.cumsum(from_unlearned[order])]) / len(unlearned)
         false = np.concatenate([[0.0], np.cumsum(1 - from_unlearned[order])]) / len(oracles)
         # A threshold cannot fall between equal values.
-        cuts = np.concatenate([[0], np.flatnonzero(np.diff(values[order]) > 0) + 1, [len(order)]])
+        sorted_values = values[order]
+        cuts = np.concatenate([[0], np.flatnonzero(sorted_values[1:] > sorted_values[:-1]) + 1, [len(order)]])
         low, high = np.array(list(itertools.combinations(cuts, 2))).T
         inside, alarms = hits[high] - hits[low], false[high] - false[low]
         best[sample] = max(_epsilon(alarms, 1 - inside, delta), _epsilon(1 - alarms, inside, delta))
@@ -64,11 +66,21 @@ def klom(unlearned: np.ndarray, oracles: np.ndarray) -> np.ndarray:
         unlearned: `[N, n]` log-odds under models that unlearned the sample; may hold infinities.
         oracles: `[M, n]` under models that never saw it.
     """
+    _check_numbers(unlearned, oracles)
     sides = [np.clip(values, -_CLIP, _CLIP) for values in (unlearned, oracles)]
     divergences = np.empty(unlearned.shape[1])
     for sample in range(len(divergences)):
         u, o = (values[:, sample] for values in sides)
-        edges = np.histogram_bin_edges(np.concatenate([u, o]), _BINS)
+        both = np.concatenate([u, o])
+        if np.ptp(both) <= 1e-9 * max(1.0, np.abs(both).max()):
+            divergences[sample] = 0.0
+            continue
+        edges = np.histogram_bin_edges(both, _BINS)
         p, q = (np.histogram(values, edges)[0] / len(values) for values in (u, o))
         divergences[sample] = entropy(np.where(p > 0, p, _EMPTY), np.where(q > 0, q, _EMPTY))
     return divergences
+
+
+def _check_numbers(*sides: np.ndarray) -> None:
+    if any(np.isnan(side).any() for side in sides):
+        raise ValueError("log-odds must be numbers, but some are NaN")

@@ -58,6 +58,8 @@ def mean(values: np.ndarray, seed: int = 0) -> Estimate:
     if not len(values):
         raise NotAvailable("there are no such samples")
     values = np.asarray(values, np.float64)
+    if not np.isfinite(values).all():
+        raise NotAvailable("values are not all finite, so they have no mean")
     return Estimate(float(np.mean(values)), lambda: _bootstrap((values,), np.mean, seed))
 
 

@@ -65,7 +65,9 @@ class LikelihoodAttack(NamedTuple):
     def curve(self, targets: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """False and true positive rates over the samples of all targets together, or of some."""
         rows = slice(None) if targets is None else targets
-        false_positives, true_positives, _ = roc_curve(self.is_member[rows].ravel(), self.scores[rows].ravel())
+        false_positives, true_positives, _ = roc_curve(
+            self.is_member[rows].ravel(), self.scores[rows].ravel(), drop_intermediate=False
+        )
         return false_positives, true_positives
 
     def true_positives_at_low_false_positives(self, targets: np.ndarray | None = None) -> float:
@@ -93,6 +95,8 @@ def likelihood_attack(phi: np.ndarray, is_member: np.ndarray) -> LikelihoodAttac
     n_models = len(phi)
     if n_models < 2 * (_FEWEST_A_SIDE + 1):
         raise ValueError(f"there are {n_models} shadow models, but the likelihood-ratio attack needs 6 or more")
+    if n_models % 2:
+        raise ValueError(f"shadow models come in pairs, but there are {n_models}")
     if (is_member[::2] == is_member[1::2]).any():
         raise ValueError("the two models of a pair must divide the samples between them")
     if not np.isfinite(phi).all():

@@ -248,9 +248,10 @@ def _cosine(case: Case, model: Evidence) -> Estimate:
 def _relearning(case: Case, model: Evidence) -> Estimate:
     if model.relearning is None:
         raise _not_looked_at()
-    if not model.relearning.has_regained and len(model.relearning.steps) == 1:
-        raise NotAvailable("fine-tuning diverged at once")
-    steps = [other.relearning.steps_to_regain for other in case.others(model) if other.relearning is not None]
+    if model.relearning.diverged:
+        raise NotAvailable(f"fine-tuning diverged after {model.relearning.steps[-1]} steps")
+    courses = [other.relearning for other in case.others(model) if other.relearning is not None]
+    steps = [course.steps_to_regain for course in courses if not course.diverged]
     if not any(steps):
         raise NotAvailable("retrained models have nothing to learn again: they answer as the original did")
     return Estimate(model.relearning.steps_to_regain / float(np.mean(steps)))

@@ -6,7 +6,7 @@ The attacks read one number a sample, such as its loss or confidence, and are fi
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import entr, log_softmax, xlog1py, xlogy
+from scipy.special import entr, log_softmax, logsumexp
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_score
@@ -130,15 +130,22 @@ def attack_features(predictions: Predictions) -> dict[str, np.ndarray]:
     "correctness" (1 or 0), "confidence" in the true label, "entropy" of the softmax p, and "modified_entropy":
     `-(1 - p_y) log p_y - Σ_{k≠y} p_k log(1 - p_k)` (Song and Mittal, arXiv:2003.10595), all in nats.
     """
-    p = np.exp(_log_softmax(predictions.logits))
-    confidence = confidences(predictions)
+    log_p = _log_softmax(predictions.logits)
+    p, rows = np.exp(log_p), np.arange(len(log_p))
+    # log(1 - p_k) from the other classes where p_k is the largest: it may have been rounded to 1.
+    top = log_p.argmax(axis=1)
+    rest = log_p.copy()
+    rest[rows, top] = -np.inf
+    log_not = np.log1p(-np.where(np.arange(p.shape[1]) == top[:, None], 0.0, p))
+    log_not[rows, top] = logsumexp(rest, axis=1)
     others = p.copy()
-    others[np.arange(len(p)), predictions.labels] = 0.0
+    others[rows, predictions.labels] = 0.0
+    own = log_p[rows, predictions.labels]
     return {
         "correctness": correct(predictions).astype(np.float64),
-        "confidence": confidence,
+        "confidence": np.exp(own),
         "entropy": entr(p).sum(axis=1),
-        "modified_entropy": -xlogy(1 - confidence, confidence) - xlog1py(others, -others).sum(axis=1),
+        "modified_entropy": np.expm1(own) * own - np.where(others > 0, others * log_not, 0.0).sum(axis=1),
     }
 
 

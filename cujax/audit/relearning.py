@@ -30,11 +30,13 @@ class Relearning:
         steps: Optimiser steps at which the accuracy was looked at, from 0 on.
         accuracies: On the forget set, there.
         target: The accuracy to regain.
+        diverged: Whether the loss stopped being finite before.
     """
 
     steps: tuple[int, ...]
     accuracies: tuple[float, ...]
     target: float
+    diverged: bool = False
 
     @property
     def has_regained(self) -> bool:
@@ -68,6 +70,7 @@ def relearn(
         target: The accuracy at which it counts as learned again.
         at_most: When to end at the latest.
     """
+    images = replace(images, augmentation="none")
 
     def look(variables: Variables) -> float:
         return accuracy(predict(model, variables, images, indices))
@@ -79,7 +82,7 @@ def relearn(
     batches = itertools.chain.from_iterable(
         batches_of_all(indices, size, jax.random.fold_in(key, epoch)) for epoch in itertools.count()
     )
-    stepper = Stepper(replace(images, augmentation="none"), log=lambda record: None)
+    stepper = Stepper(images, log=lambda record: None)
     steps, accuracies = [0], [look(variables)]
     for stop in _looks(at_most):
         if accuracies[-1] >= target:
@@ -87,11 +90,12 @@ def relearn(
         try:
             state = stepper.run(state, Phase(step, preprocess, list(itertools.islice(batches, stop - steps[-1]))))
         except NotFiniteError:
-            break
+            return Relearning(tuple(steps), tuple(accuracies), target, diverged=True)
         steps.append(stop)
         accuracies.append(look(Variables(state.params, state.model_state)))
     return Relearning(tuple(steps), tuple(accuracies), target)
 
 
 def _looks(at_most: int) -> Iterator[int]:
-    yield from (at for at in (*range(1, 20), *range(20, 100, 5), *range(100, at_most, 20), at_most) if at <= at_most)
+    stops = {*range(1, 20), *range(20, 100, 5), *range(100, at_most, 20), at_most}
+    yield from sorted(at for at in stops if 1 <= at <= at_most)

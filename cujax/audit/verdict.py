@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from cujax.audit.intervals import Estimate, NotAvailable
 
 FEWEST_ORACLES = 5
@@ -46,6 +48,8 @@ def judge(estimate: Estimate, oracles: Sequence[Estimate], fewest: int = FEWEST_
         ends = [oracle.interval() if oracle.interval else (oracle.value, oracle.value) for oracle in oracles]
     except NotAvailable as reason:
         return Verdict("not judged", reason=str(reason))
+    if not np.isfinite([estimate.value, *np.ravel(ends)]).all():
+        return Verdict("not judged", reason="a figure is not a number")
     low = min(start for start, _ in ends)
     high = max(end for _, end in ends)
     slack = 1e-9 * max(abs(low), abs(high), 1.0)

@@ -189,3 +189,17 @@ def test_sides_that_are_the_same_have_a_klom_of_0():
     values = np.random.default_rng(5).normal(size=(30, 6))
     np.testing.assert_allclose(klom(values, values[::-1]), 0.0, atol=1e-12)
     np.testing.assert_allclose(klom(np.full((4, 2), 3.0), np.full((7, 2), 3.0)), 0.0, atol=1e-12)
+
+
+def test_values_that_are_equal_up_to_rounding_have_no_divergence():
+    assert klom_of_one([1.0] * 4, [np.nextafter(1.0, 2.0)] * 4) == 0.0
+
+
+@pytest.mark.parametrize("metric", [klom, forgetting_epsilons])
+def test_what_is_not_a_number_is_refused_and_never_the_best_score(metric):
+    with pytest.raises(ValueError, match="some are NaN"):
+        metric(np.full((4, 1), np.nan), np.ones((4, 1)))
+
+
+def test_the_same_infinity_on_both_sides_tells_nothing():
+    assert forgetting_epsilons(np.full((4, 1), -np.inf), np.full((4, 1), -np.inf))[0] == 0.0

@@ -186,3 +186,9 @@ def test_the_seed_decides_which_samples_the_trained_attack_learns():
     first, again, other = trained_attack(*sides), trained_attack(*sides), trained_attack(*sides, seed=1)
     np.testing.assert_array_equal(first.scores, again.scores)
     assert (first.scores != other.scores).any()
+
+
+def test_modified_entropy_stays_finite_where_a_wrong_class_is_certain():
+    made = predictions(np.array([[0.0, 50.0], [50.0, 0.0]], np.float32), np.array([0, 0]))
+    # -(1 - e^-50) log e^-50 - 1 log(1 - 1 / (1 + e^-50)), both terms 50; and where the label is certain, nothing.
+    np.testing.assert_allclose(attack_features(made)["modified_entropy"], [100.0, 0.0], atol=1e-12)

@@ -134,4 +134,5 @@ def test_a_single_image_is_learned():
 def test_divergence_at_once_ends_the_course_without_an_error():
     found = relearn(MODEL, variables(np.full((4, 3), 3e38) * [1, -1, 1]), IMAGES, FORGET, 1.1, at_most=20)
     assert found.steps == (0,)
+    assert found.diverged
     assert not found.has_regained

@@ -184,3 +184,13 @@ def test_cka_of_unrelated_features_falls_with_the_number_of_samples_and_of_const
 def test_cka_of_single_precision_features_far_from_0_is_not_lost_to_rounding():
     x, y = (layer.astype(np.float32) + np.float32(1000) for layer in layers())
     assert linear_cka(x, y) == pytest.approx(cka_of_features(x.astype(np.float64), y.astype(np.float64)), rel=1e-9)
+
+
+def test_features_that_never_vary_do_not_stop_the_nearest_class_mean():
+    features = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 4.0], [1.0, 4.0]])
+    labels = np.array([3, 3, 7, 7])
+    assert nearest_class_mean(features, labels, np.array([[1.0, 1.0], [1.0, 3.0]]), np.array([3, 3])).tolist() == [
+        True,
+        False,
+    ]
+    assert nearest_class_mean(np.ones((2, 3)), np.array([0, 1]), np.ones((1, 3)), np.array([0])).tolist() == [True]

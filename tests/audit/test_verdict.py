@@ -76,3 +76,8 @@ def test_where_the_interval_of_an_oracle_is_not_available_nothing_is_judged_for_
     assert verdict.word == "not judged"
     assert verdict.reason == "a bootstrap of 3 tells nothing"
     assert verdict.outside_by is verdict.low is verdict.high is None
+
+
+def test_what_is_not_a_number_is_not_judged():
+    assert judge(Estimate(float("nan")), [Estimate(0.5)] * 5).word == "not judged"
+    assert judge(Estimate(0.5), [Estimate(0.5)] * 4 + [Estimate(float("nan"))]).word == "not judged"
