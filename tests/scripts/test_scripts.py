@@ -56,14 +56,16 @@ def test_the_main_job_leaves_checkpoints_metrics_and_a_report(finished):
     assert sum("step" in record for record in records) == report["cost"]["unlearned"]["steps"]
 
 
-def test_auditing_again_gives_the_same_figures(finished):
+def test_an_audit_says_what_the_run_said_and_more(finished):
     folder, _ = finished
-    report = folder / "runs" / "digits_class" / "report.json"
-    before = json.loads(report.read_text())
-    report.unlink()
+    run = folder / "runs" / "digits_class"
     result = script("audit", *QUICK, cwd=folder)
     assert result.returncode == 0, result.stderr
-    assert json.loads(report.read_text()) == before
+    report, audit = (json.loads(path.read_text()) for path in (run / "report.json", run / "audit-quick" / "report.json"))
+    assert report.pop("audit") is None
+    assert audit.pop("audit")["level"] == "quick"
+    assert audit == report
+    assert "relearning" in result.stdout
 
 
 def test_another_checkpoint_of_the_split_can_be_audited(finished):
@@ -72,7 +74,7 @@ def test_another_checkpoint_of_the_split_can_be_audited(finished):
     assert other.returncode == 0, other.stderr
     result = script("audit", *QUICK, "--unlearned", "other/checkpoints/unlearned", cwd=folder)
     assert result.returncode == 0, result.stderr
-    assert len(list((folder / "runs" / "digits_class").glob("audit-*/report.html"))) == 1
+    assert len(list((folder / "runs" / "digits_class").glob("audit-quick-*/report.html"))) == 1
 
 
 def test_the_lineage_is_printed_and_verified(finished, tmp_path):
@@ -88,6 +90,9 @@ def test_the_lineage_is_printed_and_verified(finished, tmp_path):
 
 
 def test_auditing_what_is_not_there_names_it(tmp_path):
+    result = script("audit", "--level", "deep", *QUICK, cwd=tmp_path)
+    assert result.returncode == 2
+    assert "level 'deep' does not exist; choose one of quick, standard, full" in result.stderr
     result = script("audit", *QUICK, cwd=tmp_path)
     assert result.returncode == 2
     assert "no complete original, retrained_0, retrained_1, unlearned" in result.stderr
