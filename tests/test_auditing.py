@@ -53,6 +53,12 @@ def class_audit(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def class_findings(class_audit):
+    """Of what the run itself unlearned."""
+    return class_audit.findings(class_audit.run.original(), class_audit.run.unlearned(), None)
+
+
+@pytest.fixture(scope="module")
 def sample_findings(tmp_path_factory):
     folder = tmp_path_factory.mktemp("samples")
     experiment = Experiment(
@@ -137,19 +143,15 @@ def test_another_retrained_model_is_within_the_spread_of_retrained_models(class_
     assert outside / of < 1 / 3
 
 
-def test_among_oracles_class_inference_is_chance_and_the_original_is_told(class_audit):
-    original, unlearned = class_audit.run.original(), class_audit.run.unlearned()
-    found = by_key(class_audit.findings(original, unlearned, None))["class_inference_auc"]
+def test_among_oracles_class_inference_is_chance_and_the_original_is_told(class_findings):
+    found = by_key(class_findings)["class_inference_auc"]
     assert np.mean([oracle.value for oracle in found.retrained]) == pytest.approx(0.5, abs=0.1)
     assert found.verdict.low <= 0.5 <= found.verdict.high
     assert found.figures["original"].value > max(found.verdict.high, 0.8)
-    assert by_key(class_audit.findings(original, unlearned, None))["ulira_auc"].verdict.reason.startswith("it takes shadow")
+    assert by_key(class_findings)["ulira_auc"].verdict.reason.startswith("it takes shadow")
 
 
-def test_no_oracle_is_trained_or_looked_into_twice(class_audit, monkeypatch):
-    original, unlearned = class_audit.run.original(), class_audit.run.unlearned()
-    first = class_audit.findings(original, unlearned, None)
-
+def test_no_oracle_is_trained_or_looked_into_twice(class_audit, class_findings, monkeypatch):
     def never(*arguments, **settings):
         raise AssertionError("computed again")
 
@@ -157,7 +159,7 @@ def test_no_oracle_is_trained_or_looked_into_twice(class_audit, monkeypatch):
     for name in ("cujax.run.Trainer.train", "cujax.auditing.relearn", "cujax.auditing.linear_probe"):
         monkeypatch.setattr(name, never)
     second = again.findings(again.run.original(), again.run.unlearned(), None)
-    for one, other in zip(first.judged, second.judged, strict=True):
+    for one, other in zip(class_findings.judged, second.judged, strict=True):
         assert [oracle.value for oracle in one.retrained] == [oracle.value for oracle in other.retrained]
 
 
@@ -180,13 +182,12 @@ def test_loss_attacks_on_oracles_are_chance_and_the_original_is_told(sample_find
     assert found.figures["original"].value > 0.6
 
 
-def test_oracles_relearn_as_fast_as_one_another(sample_findings, class_audit):
+def test_oracles_relearn_as_fast_as_one_another(sample_findings, class_findings):
     found = by_key(sample_findings[1])["relearning_ratio"]
     assert np.mean([oracle.value for oracle in found.retrained]) == pytest.approx(1.0, abs=0.25)
-    findings = class_audit.findings(class_audit.run.original(), class_audit.run.unlearned(), None)
-    found = by_key(findings)["relearning_ratio"]
+    found = by_key(class_findings)["relearning_ratio"]
     assert found.verdict.low <= 1.0 <= found.verdict.high
-    probe = by_key(findings)["probe_z"]
+    probe = by_key(class_findings)["probe_z"]
     values = [oracle.value for oracle in probe.retrained]
     assert max(values) - min(values) < probe.figures["original"].value - max(values) + 0.2
 
