@@ -266,6 +266,7 @@ def test_every_figure_of_the_summary_is_in_its_place():
         "cost": {"unlearned": {"seconds": 1.26}, "retrained": {"seconds": 45.61}},
         "retrained_models": 2,
         "previous_requests": [{"request": "first", "n": 7, "original": 0.125, "unlearned": 0.25, "retrained": None}],
+        "audit": None,
     }
     assert summary(report).splitlines() == [
         "Forgot classes bee, cat (345 training images) of pets in 17 steps, 1.3 s (retraining took 45.6 s): because.",

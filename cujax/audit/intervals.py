@@ -40,8 +40,9 @@ def share(successes: np.ndarray) -> Estimate:
     Raises:
         NotAvailable: if there are none.
 
-    >>> share(np.array([False] * 10)).interval()
-    (0.0, 0.2775327998628893)
+    >>> low, high = share(np.array([False] * 10)).interval()
+    >>> low, round(high, 4)
+    (0.0, 0.2775)
     """
     if not len(successes):
         raise NotAvailable("there are no such samples")
