@@ -1,9 +1,7 @@
 """An audit of an unlearned model: it is looked into, held against retrained models, and every figure is judged."""
 
-import json
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -12,11 +10,11 @@ import numpy as np
 from etils import epath
 
 from cujax.audit.accuracy import accuracy
-from cujax.audit.evidence import Answers, Evidence
-from cujax.audit.indistinguishability import forgetting_epsilons, forgetting_quality, klom
-from cujax.audit.intervals import Estimate, NotAvailable, mean
-from cujax.audit.likelihood import LikelihoodAttack, likelihood_attack, shadow_members
+from cujax.audit.evidence import Evidence
+from cujax.audit.intervals import Estimate, NotAvailable
+from cujax.audit.likelihood import LikelihoodAttack
 from cujax.audit.measures import Case, Measure, all_measures
+from cujax.audit.over_models import TOPICS, Topic, measure_over_models
 from cujax.audit.relearning import SHARE_TO_REGAIN, Relearning, relearn
 from cujax.audit.representation import linear_probe, nearest_class_mean
 from cujax.audit.residual import share_correct_under_noise
@@ -26,17 +24,14 @@ from cujax.checkpoints import Checkpoint
 from cujax.data.requests import Part
 from cujax.experiment import digest_of
 from cujax.inference import Predictions, predict
-from cujax.lineage import deletions
 from cujax.methods import find_method, method_names
 from cujax.oracles import Oracles
 from cujax.run import Run
-from cujax.sharding import is_first_host
 from cujax.unlearning import Method
-from cujax.workdir import write_whole
+from cujax.workdir import kept_json
 
 _PROBE_SAMPLES, _REFERENCE_SAMPLES, _HELD_OUT_SAMPLES, _NOISY_SAMPLES = 4000, 1000, 1000, 200
 _NOISE, _DRAWS = 0.3, 20
-_DIVISIONS = 5
 _CACHED = "evidence"
 
 
@@ -120,7 +115,6 @@ class Audit:
     run: Run
     level: str
     root: epath.Path
-    seconds_a_look: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         if self.level not in LEVELS:
@@ -145,9 +139,8 @@ class Audit:
             method: What made it, to be run on shadow models; None where it is not known.
         """
         split = self.run.split
-        of_original = self.look(original, None)
         self._tell_estimate(original, unlearned)
-        target = SHARE_TO_REGAIN * accuracy(of_original.answers.forget)
+        target = SHARE_TO_REGAIN * accuracy(self.run.predictions(original, split.forget))
         checkpoints = self.retrained()
         with self.run.progress("looking into models", 2 + len(checkpoints)) as advance:
 
@@ -174,7 +167,7 @@ class Audit:
             more, likelihood = self._over_models(method, shadows, checkpoints, models)
             judged += more
         else:
-            judged += [_absent(*words, "it takes shadow models: --level full") for words in _OVER_MODELS]
+            judged += [_absent(topic, "it takes shadow models: --level full") for topic in TOPICS]
         earlier = self._earlier(original, unlearned, checkpoints, models)
         return Findings(self.level, judged, models, likelihood, (sum(alarms), len(alarms)), shadows, earlier)
 
@@ -187,14 +180,11 @@ class Audit:
     ) -> dict[str, list[Judged]]:
         """What the answers on the samples of each earlier request show: whether they are still forgotten."""
         run, found = self.run, {}
-        part = run.split.previously_forgotten
-        for request in deletions(run.given_original) if run.given_original else ():
-            chosen = np.isin(part.ids, request.ids)
-            split = replace(run.split, forget=Part(part.indices[chosen], part.ids[chosen]), forgotten_classes=())
+        for request, part in run.earlier_requests():
+            split = replace(run.split, forget=part, forgotten_classes=())
 
-            def again(checkpoint: Checkpoint, evidence: Evidence, rows: np.ndarray = split.forget.indices) -> Evidence:
-                forget = predict(run.model, checkpoint.variables, run.train_images, rows)
-                return Evidence(replace(evidence.answers, forget=forget))
+            def again(checkpoint: Checkpoint, evidence: Evidence, part: Part = part) -> Evidence:
+                return Evidence(replace(evidence.answers, forget=run.predictions(checkpoint, part)))
 
             looked = {
                 "original": [again(original, models["original"][0])],
@@ -206,36 +196,34 @@ class Audit:
             found[request.request] = [_judged(measure, case, looked) for measure in measures]
         return found
 
-    def look(self, checkpoint: Checkpoint, target: float | None) -> Evidence:
-        """What is known of one model; with a target, also what takes time, which is kept beside the oracles.
+    @cached_property
+    def rows(self) -> "_Rows":
+        """Which images a look into a model reads."""
+        return _Rows.of(self.run)
+
+    def look(self, checkpoint: Checkpoint, target: float) -> Evidence:
+        """What is known of one model; what takes time is kept beside the oracles.
 
         Args:
             checkpoint: The model.
             target: The forget accuracy at which it counts as learned again.
         """
-        answers = self.run.answers(checkpoint)
-        if target is None:
-            return Evidence(answers)
-        started = time.monotonic()
         masked = checkpoint.metadata.record.get("masked_classes", ())
-        rows = _Rows.of(self.run)
-        reference = self._features(checkpoint, rows.reference, train=False)
-        kept = self._kept(checkpoint, rows, target, lambda: self._deep(checkpoint, rows, target))
+        kept = self._kept(checkpoint, target)
         shares = np.array(kept["shares_under_noise"])
-        shares[np.isin(self.run.source.train.labels[rows.noisy], masked)] = 0.0
-        self.seconds_a_look = max(self.seconds_a_look, time.monotonic() - started)
+        shares[np.isin(self.run.source.train.labels[self.rows.noisy], masked)] = 0.0
         return Evidence(
-            answers,
-            features=_by_depth(reference),
+            self.run.answers(checkpoint),
+            features=_by_depth(self._features(checkpoint, self.rows.reference, train=False)),
             probes={depth: np.array(right, bool) for depth, right in kept["probes"].items()},
             nearest_mean=np.array(kept["nearest_mean"], bool),
             relearning=Relearning(**kept["relearning"]),
             shares_under_noise=shares,
         )
 
-    def _deep(self, checkpoint: Checkpoint, rows: "_Rows", target: float) -> dict[str, Any]:
+    def _deep(self, checkpoint: Checkpoint, target: float) -> dict[str, Any]:
         """Probes, relearning and noise, as plain data."""
-        run, variables = self.run, checkpoint.variables
+        run, rows, variables = self.run, self.rows, checkpoint.variables
         images, model = run.train_images, run.model
         learned = self._features(checkpoint, rows.probe, train=True)
         held_out = [self._features(checkpoint, rows.forgotten, train=True)]
@@ -256,20 +244,11 @@ class Audit:
             "shares_under_noise": shares.tolist(),
         }
 
-    def _kept(
-        self, checkpoint: Checkpoint, rows: "_Rows", target: float, compute: Callable[[], dict[str, Any]]
-    ) -> dict[str, Any]:
+    def _kept(self, checkpoint: Checkpoint, target: float) -> dict[str, Any]:
         """What an earlier audit found out about a model, or finds now; kept beside what it was held against."""
-        asked = {"model": checkpoint.digest, "rows": rows.described(), "target": target, "noise": [_NOISE, _DRAWS]}
+        asked = {"model": checkpoint.digest, "rows": self.rows.described(), "target": target, "noise": [_NOISE, _DRAWS]}
         home = self.run.workdir if self.level == "quick" else self.oracles.directory
-        path = home / _CACHED / f"{digest_of(asked)[:20]}.json"
-        if not path.is_file():
-            found = compute()
-            if not is_first_host():
-                return found
-            path.parent.mkdir(exist_ok=True)
-            write_whole(path, json.dumps(found) + "\n")
-        return json.loads(path.read_text("utf-8"))
+        return kept_json(home / _CACHED / f"{digest_of(asked)[:20]}.json", lambda: self._deep(checkpoint, target))
 
     def _features(self, checkpoint: Checkpoint, rows: np.ndarray, *, train: bool) -> Predictions:
         images = self.run.train_images if train else self.run.test_images
@@ -301,140 +280,43 @@ class Audit:
         """What is measured of the method over many models: likelihood ratios, ε and KLOM."""
         if method is None:
             reason = "the method is not known, so it cannot be run on shadow models"
-            return [_absent(*words, reason) for words in _OVER_MODELS], {}
-        oracles, members = self.oracles, self.oracles.members(count)
-        shadows = oracles.shadows(count)
+            return [_absent(topic, reason) for topic in TOPICS], {}
+        oracles = self.oracles
         with self.run.progress("unlearning shadows", 1) as advance:
             unlearned = oracles.unlearned_shadows(method, count)
             advance()
-        phi = {
-            "original": oracles.forget_log_odds(shadows),
-            "unlearned": oracles.forget_log_odds(unlearned),
-            "retrained": oracles.forget_log_odds(retrained),
-        }
-        ratios = _utility(models)
-        attacks: dict[str, LikelihoodAttack | str] = {
-            name: _attack(phi[name], members) for name in ("original", "unlearned")
-        }
-        n = len(retrained) // 2 * 2
-        floors = [
-            likelihood_attack(phi["retrained"][:n], shadow_members(members.shape[1], n, seed=division + 1))
-            for division in range(_DIVISIONS)
-        ]
-        judged = []
-        for words, of_attack in zip(_OVER_MODELS[:3], _OF_ATTACK, strict=True):
-            figures = {name: attack if isinstance(attack, str) else of_attack(attack) for name, attack in attacks.items()}
-            judged.append(_verdict_on(words, figures, [of_attack(floor) for floor in floors]))
-        sides = {name: _halves(phi[name], members) for name in ("original", "unlearned")}
-        for words, of_sides in zip(_OVER_MODELS[3:], _OF_SIDES, strict=True):
-            figures, floor = {}, []
-            for name, own in sides.items():
-                against = [_some(phi["retrained"], len(own), division)[0] for division in range(_DIVISIONS)]
-                figures[name] = of_sides(np.mean([_of(words, own, other) for other in against], axis=0), ratios[name])
-            for division in range(_DIVISIONS):
-                ours, theirs = _some(phi["retrained"], len(sides["original"]), division)
-                floor.append(of_sides(_of(words, ours, theirs), 1.0))
-            judged.append(_verdict_on(words, figures, floor))
-        likelihood = {name: attack for name, attack in attacks.items() if isinstance(attack, LikelihoodAttack)}
-        return judged, likelihood | {"retrained": floors[0]}
-
-
-# Key, family, heading and question of what is measured over many models.
-_OVER_MODELS = (
-    (
-        "ulira_auc",
-        "likelihood ratio",
-        "U-LiRA AUC",
-        "How well do likelihood ratios over shadow models tell samples that were unlearned from samples never seen?",
-    ),
-    (
-        "ulira_accuracy",
-        "likelihood ratio",
-        "U-LiRA accuracy",
-        "For what share of samples do they tell it right? 0.5: chance.",
-    ),
-    (
-        "ulira_tpr",
-        "likelihood ratio",
-        "U-LiRA TPR at 1 % FPR",
-        "What share of unlearned samples do they give away while they accuse 1 % of the others?",
-    ),
-    (
-        "klom",
-        "indistinguishability",
-        "KLOM",
-        "How far do the log-odds of a sample over unlearned models diverge from those over retrained ones? In nats.",
-    ),
-    (
-        "forgetting_quality",
-        "indistinguishability",
-        "forgetting quality",
-        "How private is a sample, by the best threshold attack on models (2^-⌊ε/0.5⌋, mean over samples)? 1: wholly.",
-    ),
-    (
-        "challenge_score",
-        "indistinguishability",
-        "challenge score",
-        "Forgetting quality times retain and test accuracy, relative to retrained models'.",
-    ),
-)
-
-_OF_ATTACK: tuple[Callable[[LikelihoodAttack], Estimate], ...] = (
-    lambda attack: mean(attack.areas()),
-    lambda attack: mean(attack.accuracies()),
-    lambda attack: Estimate(attack.true_positives_at_low_false_positives()),
-)
-_OF_SIDES: tuple[Callable[[np.ndarray, float], Estimate], ...] = (
-    lambda values, _: mean(values),
-    lambda values, _: mean(values),
-    lambda values, ratio: mean(ratio * values),
-)
-
-
-def _of(words: tuple[str, ...], ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    return klom(ours, theirs) if words[0] == "klom" else forgetting_quality(forgetting_epsilons(ours, theirs))
-
-
-def _attack(phi: np.ndarray, members: np.ndarray) -> LikelihoodAttack | str:
-    try:
-        return likelihood_attack(phi, members)
-    except ValueError as reason:
-        return str(reason)
-
-
-def _halves(phi: np.ndarray, members: np.ndarray) -> np.ndarray:
-    """Of each sample, its log-odds under the models that had it: `[N / 2, n]`."""
-    order = np.argsort(~members, axis=0, kind="stable")[: len(phi) // 2]
-    return np.take_along_axis(phi, order, axis=0)
-
-
-def _some(phi: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """So many of the models, drawn at random, and as many others (all others if they are fewer)."""
-    order = np.random.default_rng(seed).permutation(len(phi))
-    count = min(count, len(phi) // 2)
-    return phi[order[:count]], phi[order[count : 2 * count]]
+        found = measure_over_models(
+            {
+                "original": oracles.forget_log_odds(oracles.shadows(count)),
+                "unlearned": oracles.forget_log_odds(unlearned),
+            },
+            oracles.forget_log_odds(retrained),
+            oracles.members(count),
+            _utility(models),
+        )
+        judged = [_verdict_on(topic, found.figures[topic.key], found.floors[topic.key]) for topic in TOPICS]
+        return judged, found.attacks
 
 
 def _utility(models: dict[str, list[Evidence]]) -> dict[str, float]:
     """Retain accuracy times test accuracy, over retrained models' means."""
 
     def both(evidence: Evidence) -> float:
-        answers: Answers = evidence.answers
-        return accuracy(answers.retain) * accuracy(answers.test)
+        return accuracy(evidence.answers.retain) * accuracy(evidence.answers.test)
 
     reference = float(np.mean([both(oracle) for oracle in models["retrained"]]))
     return {name: both(models[name][0]) / reference for name in ("original", "unlearned")}
 
 
 def _judged(measure: Measure, case: Case, models: dict[str, list[Evidence]]) -> Judged:
-    words = (measure.key, measure.family, measure.heading, measure.question)
+    topic = Topic(measure.key, measure.family, measure.heading, measure.question)
     figures = {name: _figure(measure, case, evidence[0]) for name, evidence in models.items() if name != "retrained"}
     retrained = [_figure(measure, case, oracle) for oracle in case.retrained]
     found = [figure for figure in retrained if isinstance(figure, Estimate)]
     if isinstance(figures["unlearned"], Estimate) and len(found) < len(retrained):
         reason = next(figure for figure in retrained if isinstance(figure, str))
-        return Judged(*words, figures, [], Verdict("not judged", reason=f"retrained models: {reason}"))
-    return _verdict_on(words, figures, found)
+        return Judged(*topic, figures, [], Verdict("not judged", reason=f"retrained models: {reason}"))
+    return _verdict_on(topic, figures, found)
 
 
 def _figure(measure: Measure, case: Case, model: Evidence) -> Estimate | str:
@@ -444,16 +326,16 @@ def _figure(measure: Measure, case: Case, model: Evidence) -> Estimate | str:
         return str(reason)
 
 
-def _verdict_on(words: tuple[str, str, str, str], figures: dict[str, Estimate | str], oracles: list[Estimate]) -> Judged:
+def _verdict_on(topic: Topic, figures: dict[str, Estimate | str], oracles: list[Estimate]) -> Judged:
     unlearned = figures["unlearned"]
     if isinstance(unlearned, str):
-        return Judged(*words, figures, oracles, Verdict("not judged", reason=unlearned))
-    return Judged(*words, figures, oracles, judge(unlearned, oracles))
+        return Judged(*topic, figures, oracles, Verdict("not judged", reason=unlearned))
+    return Judged(*topic, figures, oracles, judge(unlearned, oracles))
 
 
-def _absent(key: str, family: str, heading: str, question: str, reason: str) -> Judged:
+def _absent(topic: Topic, reason: str) -> Judged:
     figures: dict[str, Estimate | str] = dict.fromkeys(("original", "unlearned"), reason)
-    return Judged(key, family, heading, question, figures, [], Verdict("not judged", reason=reason))
+    return Judged(*topic, figures, [], Verdict("not judged", reason=reason))
 
 
 def _alarms(judged: Judged) -> list[bool]:

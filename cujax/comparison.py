@@ -1,7 +1,6 @@
 """Methods × requests × seeds: each a run of its own, held against the same retrained models."""
 
 import itertools
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -26,7 +25,7 @@ from cujax.progress import Progress, silent
 from cujax.run import Run
 from cujax.tuning import read_settings
 from cujax.unlearning import Method, check_fits
-from cujax.workdir import Tell, write_whole
+from cujax.workdir import Tell, kept_json
 
 
 @dataclass(frozen=True)
@@ -165,10 +164,7 @@ class ComparisonRun(ReadyCells):
 
     def _kept(self, folder: epath.Path, audit: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What an audit found earlier against as many retrained models, or finds now."""
-        path = folder / f"audit-{self.comparison.retrained}.json"
-        if not path.is_file():
-            write_whole(path, json.dumps(audit(), indent=2) + "\n")
-        return json.loads(path.read_text("utf-8"))
+        return kept_json(folder / f"audit-{self.comparison.retrained}.json", audit)
 
 
 @dataclass

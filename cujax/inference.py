@@ -2,8 +2,8 @@
 
 import functools
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import jax
 import numpy as np
@@ -35,6 +35,12 @@ class Predictions:
         """The predictions at some rows (indices or a mask)."""
         taps = {depth: features[rows] for depth, features in self.taps.items()}
         return Predictions(self.logits[rows], self.embeddings[rows], self.labels[rows], taps)
+
+    def masked(self, classes: Sequence[int]) -> "Predictions":
+        """The same with the logits of some classes at minus infinity."""
+        logits = self.logits.copy()
+        logits[:, list(classes)] = -np.inf
+        return replace(self, logits=logits)
 
 
 def predict(model: Model, variables: Variables, images: ImageSet, indices: np.ndarray, *, taps: bool = False) -> Predictions:

@@ -18,7 +18,6 @@ from cujax.bookmark import Bookmark
 from cujax.checkpoints import Ancestor, Checkpoint, Kind, Metadata
 from cujax.data.requests import Part, Split, ids_digest
 from cujax.experiment import describe, describe_request, digest_of
-from cujax.inference import predict
 from cujax.metrics_file import MetricsFile
 from cujax.model import Variables
 from cujax.run import Run
@@ -125,14 +124,8 @@ class Oracles:
 
     def forget_log_odds(self, checkpoints: Sequence[Checkpoint]) -> np.ndarray:
         """`[N, n]` log-odds of the forget samples under some models."""
-        run, rows = self.run, self.run.split.forget.indices
-        answers = []
-        for checkpoint in checkpoints:
-            predictions = predict(run.model, checkpoint.variables, run.train_images, rows)
-            masked = checkpoint.metadata.record.get("masked_classes", ())
-            predictions.logits[:, list(masked)] = -np.inf
-            answers.append(log_odds(predictions))
-        return np.array(answers)
+        run = self.run
+        return np.array([log_odds(run.predictions(checkpoint, run.split.forget)) for checkpoint in checkpoints])
 
     def _trained(self, name: str, indices: np.ndarray, unseen_ids: list[str], fold: int) -> Checkpoint:
         def make(log: MetricsFile, bookmark: Bookmark) -> tuple[Variables, Metadata]:

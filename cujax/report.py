@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import rich.markup
 from etils.epath import Path
 from rich.console import Console
@@ -17,11 +16,10 @@ from cujax.audit_figures import audit_pictures
 from cujax.audit_report import audit_terminal_table, describe_findings
 from cujax.auditing import Findings
 from cujax.checkpoints import Checkpoint, describe_lineage, installed_versions
-from cujax.data.requests import ids_digest
+from cujax.data.requests import Part, ids_digest
 from cujax.experiment import describe, describe_request
 from cujax.figures import confidence_figure, destination_figure, embeddings_figure, stopping_figure
-from cujax.inference import predict
-from cujax.lineage import Deletion, deletions
+from cujax.lineage import Deletion
 from cujax.report_page import html_page, png
 from cujax.report_words import CAVEAT, UNRECORDED, columns, figure_in_words, summary
 from cujax.run import Run
@@ -72,34 +70,35 @@ def make_report(
     Returns:
         `{"report": plain data, "figures": {title: (explanation, PNG bytes)}}`.
     """
-    requests = deletions(run.given_original) if run.given_original else ()
+    requests = run.earlier_requests()
     with run.progress("auditing", 7 + len(retrained) + len(requests)) as advance:
 
-        def answers(checkpoint: Checkpoint) -> Answers:
-            result = run.answers(checkpoint)
-            advance()
+        def answers(name: str, checkpoints: Sequence[Checkpoint]) -> list[Answers]:
+            """Of the models of a row; an audit that has looked into them knows them."""
+            result = []
+            for number, checkpoint in enumerate(checkpoints):
+                result.append(findings.models[name][number].answers if findings else run.answers(checkpoint))
+                advance()
             return result
 
-        def previous(request: Deletion) -> dict[str, Any]:
+        def previous(request: Deletion, part: Part) -> dict[str, Any]:
             """How the samples of an earlier request fare; of retrained models the mean."""
-            part = run.split.previously_forgotten
-            rows = part.indices[np.isin(part.ids, request.ids)]
 
             def mean_accuracy(checkpoints: Sequence[Checkpoint]) -> float | None:
-                found = [accuracy(predict(run.model, model.variables, run.train_images, rows)) for model in checkpoints]
+                found = [accuracy(run.predictions(checkpoint, part)) for checkpoint in checkpoints]
                 return sum(found) / len(found) if found else None
 
             advance()
             return {
                 "request": request.request,
-                "n": len(rows),
+                "n": len(part),
                 "original": mean_accuracy([original]),
                 "unlearned": mean_accuracy([unlearned]),
                 "retrained": mean_accuracy(retrained),
             }
 
-        of_original, of_unlearned = answers(original), answers(unlearned)
-        of_retrained = [answers(checkpoint) for checkpoint in retrained]
+        (of_original,), (of_unlearned,) = answers("original", [original]), answers("unlearned", [unlearned])
+        of_retrained = answers("retrained", retrained)
         split, source = run.split, run.source
         noisy = bool(source.redrawn_ids)
         rows = audit_rows(split, original=of_original, retrained=of_retrained, unlearned=of_unlearned, clean_test_only=noisy)
@@ -130,7 +129,7 @@ def make_report(
                 "class_names": list(source.class_names),
             },
             "label_noise": {"redrawn": len(source.redrawn_ids), "digest": ids_digest(source.redrawn_ids)} if noisy else None,
-            "previous_requests": [previous(request) for request in requests],
+            "previous_requests": [previous(*request) for request in requests],
             "lineage": describe_lineage(unlearned).splitlines(),
             "retrained_models": len(retrained),
             "config": describe(run.experiment),

@@ -37,6 +37,7 @@ from cujax.data.sources import Source, load_source
 from cujax.experiment import Experiment, build_model, describe, describe_request, digest_of, identity
 from cujax.inference import Predictions, predict
 from cujax.interruption import Interruption
+from cujax.lineage import Deletion, deletions
 from cujax.methods import Retrain
 from cujax.methods.mask_logit import MaskedModel
 from cujax.metrics_file import MetricsFile
@@ -152,19 +153,29 @@ class Run:
 
     def answers(self, checkpoint: Checkpoint) -> Answers:
         """What a model answers on each part of the split."""
-        variables = checkpoint.variables
-
-        def of_training_images(part: Part) -> Predictions:
-            return predict(self.model, variables, self.train_images, part.indices)
-
-        answers = Answers(
-            forget=of_training_images(self.split.forget),
-            retain=of_training_images(self.split.retain),
-            validation=of_training_images(self.split.validation),
-            test=predict(self.model, variables, self.test_images, self.split.test.indices),
+        return Answers(
+            forget=self.predictions(checkpoint, self.split.forget),
+            retain=self.predictions(checkpoint, self.split.retain),
+            validation=self.predictions(checkpoint, self.split.validation),
+            test=self._predictions(checkpoint, self.test_images, self.split.test),
         )
+
+    def predictions(self, checkpoint: Checkpoint, part: Part) -> Predictions:
+        """What a model answers on some training images."""
+        return self._predictions(checkpoint, self.train_images, part)
+
+    def _predictions(self, checkpoint: Checkpoint, images: ImageSet, part: Part) -> Predictions:
+        predictions = predict(self.model, checkpoint.variables, images, part.indices)
         masked_classes = checkpoint.metadata.record.get("masked_classes")
-        return answers.masked(masked_classes) if masked_classes else answers
+        return predictions.masked(masked_classes) if masked_classes else predictions
+
+    def earlier_requests(self) -> list[tuple[Deletion, Part]]:
+        """What the given original was made to forget, request by request."""
+        if self.given_original is None:
+            return []
+        part = self.split.previously_forgotten
+        chosen = [(request, np.isin(part.ids, request.ids)) for request in deletions(self.given_original)]
+        return [(request, Part(part.indices[rows], part.ids[rows])) for request, rows in chosen]
 
     def _key(self, fold: int) -> jax.Array:
         return jax.random.fold_in(jax.random.key(self.experiment.seed), fold)

@@ -123,6 +123,17 @@ def write_whole(path: Path, text: str) -> Path:
     return temporary.replace(path)
 
 
+def kept_json(path: Path, compute: Callable[[], Any]) -> Any:
+    """The plain data that a file holds; where there is none, what is computed now, which the first host keeps there."""
+    if not path.is_file():
+        found = compute()
+        if not is_first_host():
+            return found
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(found, indent=2) + "\n")
+    return json.loads(path.read_text("utf-8"))
+
+
 def _compare(workdir: Path, earlier: dict[str, Any], now: dict[str, Any]) -> None:
     earlier, now = _flat(earlier), _flat(now)
     differing = [

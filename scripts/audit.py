@@ -19,7 +19,7 @@ from pathlib import Path
 
 from etils import epath
 
-from cujax.auditing import LEVELS, Audit, method_of
+from cujax.auditing import Audit, method_of
 from cujax.checkpoints import Checkpoint, load_checkpoint
 from cujax.cli import BadInputError, main, take_option
 from cujax.report import report_on
@@ -28,8 +28,10 @@ from cujax.run import Run
 
 def audit(run: Run, level: str, oracles: str, unlearned: str | None) -> None:
     """Looks into the models, holds them against oracles, and writes the report."""
-    if level not in LEVELS:
-        raise BadInputError(f"level {level!r} does not exist; choose one of {', '.join(LEVELS)}.")
+    try:
+        work = Audit(run, level, epath.Path(oracles).expanduser())
+    except ValueError as error:
+        raise BadInputError(str(error)) from error
     missing = [name for name in run.missing(unlearned=unlearned is None) if level == "quick" or "retrained" not in name]
     if missing:
         raise BadInputError(
@@ -41,7 +43,6 @@ def audit(run: Run, level: str, oracles: str, unlearned: str | None) -> None:
     else:
         audited = _checked(run, unlearned)
         directory = run.workdir / f"audit-{level}-{audited.digest[:12]}"
-    work = Audit(run, level, epath.Path(oracles).expanduser())
     findings = work.findings(run.original(), audited, method_of(audited))
     report_on(run, run.original(), work.retrained(), audited, directory, findings)
 

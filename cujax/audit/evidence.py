@@ -20,13 +20,7 @@ class Answers:
 
     def masked(self, classes: Sequence[int]) -> "Answers":
         """The rule-based control: the same answers with the logits of some classes at minus infinity; no training."""
-
-        def mask(predictions: Predictions) -> Predictions:
-            logits = predictions.logits.copy()
-            logits[:, list(classes)] = -np.inf
-            return Predictions(logits, predictions.embeddings, predictions.labels)
-
-        return Answers(*map(mask, (self.forget, self.retain, self.validation, self.test)))
+        return Answers(*(part.masked(classes) for part in (self.forget, self.retain, self.validation, self.test)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -219,7 +219,8 @@ def _nearest_mean(_: Case, model: Evidence) -> Estimate:
 
 def _cka_to_oracles(depth: str) -> Callable[[Case, Evidence], Estimate]:
     def compute(case: Case, model: Evidence) -> Estimate:
-        return mean_of([linear_cka(_features(model, depth), _features(other, depth)) for other in case.others(model)])
+        found = [linear_cka(_features(model, depth), _features(other, depth)) for other in case.others(model)]
+        return Estimate(float(np.mean(found)))
 
     return compute
 
@@ -232,11 +233,6 @@ def _features(model: Evidence, depth: str) -> np.ndarray:
     if depth not in model.features:
         raise _not_looked_at()
     return model.features[depth]
-
-
-def mean_of(values: Sequence[float]) -> Estimate:
-    """A mean without an interval."""
-    return Estimate(float(np.mean(values)))
 
 
 def _cosine(case: Case, model: Evidence) -> Estimate:

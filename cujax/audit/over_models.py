@@ -1,0 +1,140 @@
+"""What is measured of a method over many models: likelihood ratios, ε and KLOM, with oracles measured alike as the floor."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from cujax.audit.indistinguishability import forgetting_epsilons, forgetting_quality, klom
+from cujax.audit.intervals import Estimate, mean
+from cujax.audit.likelihood import LikelihoodAttack, likelihood_attack, shadow_members
+
+_DIVISIONS = 5
+
+
+class Topic(NamedTuple):
+    """A metric in words; as `cujax.audit.measures.Measure` has them."""
+
+    key: str
+    family: str
+    heading: str
+    question: str
+
+
+TOPICS = (
+    Topic(
+        "ulira_auc",
+        "likelihood ratio",
+        "U-LiRA AUC",
+        "How well do likelihood ratios over shadow models tell samples that were unlearned from samples never seen?",
+    ),
+    Topic(
+        "ulira_accuracy",
+        "likelihood ratio",
+        "U-LiRA accuracy",
+        "For what share of samples do they tell it right? 0.5: chance.",
+    ),
+    Topic(
+        "ulira_tpr",
+        "likelihood ratio",
+        "U-LiRA TPR at 1 % FPR",
+        "What share of unlearned samples do they give away while they accuse 1 % of the others?",
+    ),
+    Topic(
+        "klom",
+        "indistinguishability",
+        "KLOM",
+        "How far do the log-odds of a sample over unlearned models diverge from those over retrained ones? In nats.",
+    ),
+    Topic(
+        "forgetting_quality",
+        "indistinguishability",
+        "forgetting quality",
+        "How private is a sample, by the best threshold attack on models (2^-⌊ε/0.5⌋, mean over samples)? 1: wholly.",
+    ),
+    Topic(
+        "challenge_score",
+        "indistinguishability",
+        "challenge score",
+        "Forgetting quality times retain and test accuracy, relative to retrained models'.",
+    ),
+)
+
+_OF_ATTACK: dict[str, Callable[[LikelihoodAttack], Estimate]] = {
+    "ulira_auc": lambda attack: mean(attack.areas()),
+    "ulira_accuracy": lambda attack: mean(attack.accuracies()),
+    "ulira_tpr": lambda attack: Estimate(attack.true_positives_at_low_false_positives()),
+}
+
+
+class OverModels(NamedTuple):
+    """What was measured.
+
+    Attributes:
+        figures: By metric and by name of the models ("original", "unlearned"), the estimate, or why there is none.
+        floors: By metric, the same of oracles, divided at random in several ways.
+        attacks: The likelihood-ratio attacks, also on "retrained" models.
+    """
+
+    figures: dict[str, dict[str, Estimate | str]]
+    floors: dict[str, list[Estimate]]
+    attacks: dict[str, LikelihoodAttack]
+
+
+def measure_over_models(
+    log_odds: Mapping[str, np.ndarray], oracles: np.ndarray, members: np.ndarray, utility: Mapping[str, float]
+) -> OverModels:
+    """Measures shadow models, before and after unlearning, against oracles.
+
+    Args:
+        log_odds: By name, `[N, n]` of the forget samples under the shadow models.
+        oracles: `[M, n]`, under the oracles.
+        members: `[N, n]` bool, which samples each shadow model was trained on.
+        utility: By name, accuracy on what stays relative to oracles'.
+    """
+    attacks = {name: _attack(values, members) for name, values in log_odds.items()}
+    even = oracles[: len(oracles) // 2 * 2]
+    divided = [
+        likelihood_attack(even, shadow_members(even.shape[1], len(even), seed=division + 1))
+        for division in range(_DIVISIONS)
+    ]
+    figures: dict[str, dict[str, Estimate | str]] = {
+        key: {name: attack if isinstance(attack, str) else measure(attack) for name, attack in attacks.items()}
+        for key, measure in _OF_ATTACK.items()
+    }
+    floors = {key: [measure(attack) for attack in divided] for key, measure in _OF_ATTACK.items()}
+    count = len(members) // 2
+    halves = [_halves(oracles, count, division) for division in range(_DIVISIONS)]
+    sides = {name: _of_members(values, members) for name, values in log_odds.items()}
+    for key, measure in (("klom", klom), ("forgetting_quality", _quality)):
+        found = {name: np.mean([measure(own, some) for some, _ in halves], axis=0) for name, own in sides.items()}
+        figures[key] = {name: mean(values) for name, values in found.items()}
+        floors[key] = [mean(measure(some, others)) for some, others in halves]
+    figures["challenge_score"] = {name: mean(utility[name] * values) for name, values in found.items()}
+    floors["challenge_score"] = floors["forgetting_quality"]
+    succeeded = {name: attack for name, attack in attacks.items() if isinstance(attack, LikelihoodAttack)}
+    return OverModels(figures, floors, succeeded | {"retrained": divided[0]})
+
+
+def _quality(unlearned: np.ndarray, oracles: np.ndarray) -> np.ndarray:
+    return forgetting_quality(forgetting_epsilons(unlearned, oracles))
+
+
+def _attack(log_odds: np.ndarray, members: np.ndarray) -> LikelihoodAttack | str:
+    try:
+        return likelihood_attack(log_odds, members)
+    except ValueError as reason:
+        return str(reason)
+
+
+def _of_members(log_odds: np.ndarray, members: np.ndarray) -> np.ndarray:
+    """Of each sample, its log-odds under the models that had it: `[N / 2, n]`."""
+    order = np.argsort(~members, axis=0, kind="stable")[: len(log_odds) // 2]
+    return np.take_along_axis(log_odds, order, axis=0)
+
+
+def _halves(log_odds: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """So many of the models, at most half, drawn at random, and as many others."""
+    order = np.random.default_rng(seed).permutation(len(log_odds))
+    count = min(count, len(log_odds) // 2)
+    return log_odds[order[:count]], log_odds[order[count : 2 * count]]
