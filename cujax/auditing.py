@@ -269,8 +269,9 @@ class Audit:
         seconds = missing * (training or 0.0) + shadows * (unlearning or 0.0)
         each = f", about {training:.0f} s each" if missing else ""
         also = f", {shadows} to unlearn" if shadows else ""
+        time = f"about {seconds / 60:.0f} minutes" if seconds >= 60 else "less than a minute"
         self.run.tell(
-            f"{models}{each}{also}: about {seconds / 60:.0f} minutes, and some seconds a model to look into it. What is "
+            f"{models}{each}{also}: {time}, and some seconds a model to look into it. What is "
             "complete is kept: an interrupted audit goes on from there."
         )
 

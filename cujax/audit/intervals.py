@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest, bootstrap, mannwhitneyu
+from scipy.stats import binomtest, bootstrap
 from sklearn.metrics import roc_auc_score
 
 CONFIDENCE = 0.95
@@ -79,14 +79,31 @@ def area(members: np.ndarray, others: np.ndarray, seed: int = 0) -> Estimate:
         raise NotAvailable(f"there are {len(members)} samples on one side and {len(others)} on the other")
     if not (np.isfinite(members).all() and np.isfinite(others).all()):
         raise NotAvailable("scores are not all finite, so no threshold on them means anything")
-    value = roc_auc_score(np.repeat([1, 0], [len(members), len(others)]), np.concatenate([members, others]))
-    return Estimate(float(value), lambda: _bootstrap((members, others), _areas, seed))
+    scores = np.concatenate([members, others])
+    value = roc_auc_score(np.repeat([1, 0], [len(members), len(others)]), scores)
+    places = np.unique(scores, return_inverse=True)[1]
+    sides = places[: len(members)], places[len(members) :]
+    return Estimate(float(value), lambda: _bootstrap(sides, _areas, seed))
 
 
 def _areas(members: np.ndarray, others: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Areas of many resamples at once: U of Mann and Whitney over the number of pairs."""
-    found = mannwhitneyu(members, others, axis=axis, method="asymptotic").statistic
-    return found / (members.shape[axis] * others.shape[axis])
+    """Areas of many resamples at once, `[..., n]` and `[..., m]` places of scores in their order.
+
+    U of Mann and Whitney over the number of pairs. Counting at each place takes a tenth of the time of sorting each resample
+    (`scipy.stats.mannwhitneyu`), which was half of an audit.
+    """
+    del axis  # SciPy resamples along the last
+    n_places = 1 + int(max(members.max(), others.max()))
+
+    def counts(places: np.ndarray) -> np.ndarray:
+        rows = places.reshape(-1, places.shape[-1])
+        numbered = rows + n_places * np.arange(len(rows))[:, None]
+        return np.bincount(numbered.ravel(), minlength=n_places * len(rows)).reshape(*places.shape[:-1], n_places)
+
+    at = counts(others)
+    below = np.cumsum(at, axis=-1) - at
+    pairs = members.shape[-1] * others.shape[-1]
+    return np.sum(counts(members) * (below + at / 2), axis=-1) / pairs
 
 
 def _bootstrap(samples: tuple[np.ndarray, ...], statistic: Callable, seed: int) -> tuple[float, float]:

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import bootstrap, mannwhitneyu, norm
 
 from cujax.audit.intervals import NotAvailable, area, mean, share
 
@@ -148,3 +148,16 @@ def test_scores_that_are_not_finite_have_no_area(wrong):
 def test_single_precision_values_have_the_mean_of_double_precision():
     values = np.full(3000, 0.1, np.float32) + np.float32(1000.0)
     assert mean(values).value == pytest.approx(float(values[0]), rel=1e-12)
+
+
+def test_the_interval_of_an_area_is_that_of_scipys_rank_test_on_the_same_resamples():
+    rng = np.random.default_rng(3)
+    members, others = rng.normal(0.5, 1, 40).round(1), rng.normal(0, 1, 60).round(1)
+
+    def statistic(first, second, axis):
+        return mannwhitneyu(first, second, axis=axis).statistic / (40 * 60)
+
+    found = bootstrap(
+        (members, others), statistic, n_resamples=299, method="percentile", batch=100, rng=np.random.default_rng(5)
+    ).confidence_interval
+    assert area(members, others, seed=5).interval() == pytest.approx((found.low, found.high), rel=1e-12)
