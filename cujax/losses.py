@@ -5,7 +5,7 @@ in gradient for every input whose counted rows are finite (gradients of float16 
 of very short rows may overflow). Nothing here knows about networks, data or devices.
 """
 
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -128,23 +128,14 @@ def anchor_losses(
     Returns:
         `[B_f]` float32 loss of each anchor, 0 where it does not count, and `[B_f]` bool, whether it counts.
     """
-    forget_z, retain_z = jnp.asarray(forget_embeddings), jnp.asarray(retain_embeddings)
-    forget_y, retain_y = jnp.asarray(forget_labels), jnp.asarray(retain_labels)
-    forget_counts = _mask_or_ones("forget", forget_z, forget_y, forget_mask)
-    retain_counts = _mask_or_ones("retain", retain_z, retain_y, retain_mask)
-    if forget_z.shape[1] != retain_z.shape[1]:
-        raise ValueError(
-            f"forget and retain embeddings must have the same width, but have {forget_z.shape[1]} and {retain_z.shape[1]}."
-        )
-    if isinstance(temperature, int | float) and not temperature > 0:
-        raise ValueError(f"temperature must be positive, but is {temperature}; the paper uses 0.7.")
+    _check_temperature(temperature)
     if denominator not in get_args(Denominator):
         raise ValueError(f"denominator must be one of {get_args(Denominator)}, but is {denominator!r}.")
-
-    forget_z = normalize(jnp.where(forget_counts[:, None], forget_z, 0))
-    retain_z = normalize(jnp.where(retain_counts[:, None], retain_z, 0))
-    similarity = jnp.matmul(forget_z, retain_z.T, precision=jax.lax.Precision.HIGHEST)
-    similarity = similarity / jnp.asarray(temperature, jnp.float32)
+    forget = _rows_of("forget", forget_embeddings, forget_labels, forget_mask)
+    retain = _rows_of("retain", retain_embeddings, retain_labels, retain_mask)
+    forget_y, forget_counts = forget.labels, forget.counts
+    retain_y, retain_counts = retain.labels, retain.counts
+    similarity = _similarity(forget, retain, temperature)
     same_class = forget_y[:, None] == retain_y[None, :]
     positives = same_class & retain_counts[None, :]
     negatives = ~same_class & retain_counts[None, :]
@@ -152,9 +143,7 @@ def anchor_losses(
     has_positives = jnp.any(positives, axis=1)
     counts = forget_counts & (n_negatives > 0)
 
-    # A row without positives runs through logsumexp whole and is then discarded: an empty one would be -inf.
-    among = positives | ~has_positives[:, None]
-    push = jax.nn.logsumexp(jnp.where(among, similarity, -jnp.inf), axis=1)
+    push = _logsumexp_among(positives, similarity)
     safe_n_negatives = jnp.maximum(n_negatives, 1.0)
     if denominator == "paper":
         push = jnp.where(has_positives, push, jnp.log(safe_n_negatives))
@@ -163,6 +152,123 @@ def anchor_losses(
         push = jnp.where(has_positives, push * (n_retain / safe_n_negatives), 0.0)
     pull = jnp.sum(jnp.where(negatives, similarity, 0.0), axis=1) / safe_n_negatives
     return jnp.where(counts, push - pull, 0.0), counts
+
+
+def guided_unlearning_loss(
+    forget_embeddings: ArrayLike,
+    forget_labels: ArrayLike,
+    retain_embeddings: ArrayLike,
+    retain_labels: ArrayLike,
+    destinations: ArrayLike,
+    *,
+    temperature: ArrayLike = 0.1,
+    push_weight: ArrayLike = 0.5,
+    forget_mask: ArrayLike | None = None,
+    retain_mask: ArrayLike | None = None,
+) -> jax.Array:
+    r"""Sends forget samples among those retain samples where they would lie if their class had never been learned.
+
+    With `s_ij` the cosine of two embeddings over the temperature, the loss of a forget sample (anchor) i is
+
+    `push_weight · logsumexp_{p in P_i} s_ip - logsumexp_{a in N_i} (s_ia + log q_i(y_a) - log n(y_a))`.
+
+    - The pull is to the nearest of the negatives `N_i` (retain rows of other classes), each weighted by the probability
+      `q_i` that the sample belongs in its class, over the number `n` of retain rows of that class.
+    - The push is from the positives `P_i`: the other forget rows of its class, so that they disperse, and retain rows of
+      its class, where there are any. An anchor without positives is only pulled.
+
+    No gradient flows into retain embeddings: they are where the sample is to go, and shall not come to meet it.
+
+    | case | contribution |
+    |---|---|
+    | anchor or retain row masked out | exactly 0, whatever it holds, NaN included |
+    | no negative whose class has a probability | the anchor contributes 0 and does not count |
+    | no anchor that counts | the loss is 0 |
+    | embedding of zero norm | similarity 0, gradient 0 |
+
+    Memory is O(B_f · (B_f + B_r) + (B_f + B_r) · d).
+
+    Args:
+        forget_embeddings: `[B_f, d]`, any floating dtype; need not be normalised.
+        forget_labels: `[B_f]` integer.
+        retain_embeddings: `[B_r, d]`.
+        retain_labels: `[B_r]` integer in `[0, C)`.
+        destinations: `[B_f, C]` log-probabilities `log q_i`, minus infinity where a sample must not go. The entry of a
+            sample's own class is not read.
+        temperature: Positive scalar; may be traced. At least 0.01 for the stated precision.
+        push_weight: Weight of the push; may be traced. From 1 on nothing holds the samples together, nor anywhere.
+        forget_mask: `[B_f]` bool, True where the row counts; all rows where not given.
+        retain_mask: `[B_r]` bool, likewise.
+
+    Returns:
+        A float32 scalar.
+
+    Raises:
+        ValueError: if shapes do not fit, or `temperature` is a Python number and not positive.
+
+    >>> retain, labels = jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([1, 2])
+    >>> to_class_2 = jnp.log(jnp.array([[0.0, 0.0, 1.0]]))
+    >>> loss = lambda forget: guided_unlearning_loss(forget, jnp.array([0]), retain, labels, to_class_2)
+    >>> print(loss(retain[:1]), loss(retain[1:]))  # near class 1; near class 2
+    0.0 -10.0
+    """
+    _check_temperature(temperature)
+    forget = _rows_of("forget", forget_embeddings, forget_labels, forget_mask)
+    retain = _rows_of("retain", jax.lax.stop_gradient(jnp.asarray(retain_embeddings)), retain_labels, retain_mask)
+    log_q = jax.lax.stop_gradient(jnp.asarray(destinations).astype(jnp.float32))
+    if log_q.ndim != 2 or len(log_q) != len(forget.embeddings):
+        raise ValueError(
+            f"destinations must be [{len(forget.embeddings)}, classes], a row for each forget row, but are {log_q.shape}."
+        )
+    n_forget, n_classes = log_q.shape
+    own = forget.labels[:, None] == retain.labels[None, :]
+    frequencies = jnp.sum(jax.nn.one_hot(retain.labels, n_classes) * retain.counts[:, None], axis=0)
+    offsets = jnp.take(log_q - jnp.log(jnp.maximum(frequencies, 1.0))[None, :], retain.labels, axis=1)
+    negatives = ~own & retain.counts[None, :] & (offsets > -jnp.inf)
+    counts = forget.counts & jnp.any(negatives, axis=1)
+
+    others = ~jnp.eye(n_forget, dtype=bool) & (forget.labels[:, None] == forget.labels[None, :]) & forget.counts[None, :]
+    positives = jnp.concatenate([others, own & retain.counts[None, :]], axis=1)
+    to_retain = _similarity(forget, retain, temperature)
+    to_all = jnp.concatenate([_similarity(forget, forget, temperature), to_retain], axis=1)
+    push = jnp.where(jnp.any(positives, axis=1), _logsumexp_among(positives, to_all), 0.0)
+    pull = _logsumexp_among(negatives, to_retain + jnp.where(negatives, offsets, 0.0))
+    losses = jnp.asarray(push_weight, jnp.float32) * push - pull
+    return masked_mean(jnp.where(counts, losses, 0.0), counts)
+
+
+class _CountedRows(NamedTuple):
+    """Normalised embeddings `[B, d]`, zero where a row does not count; labels `[B]`; `[B]` bool, which rows count."""
+
+    embeddings: jax.Array
+    labels: jax.Array
+    counts: jax.Array
+
+
+def _rows_of(name: str, embeddings: ArrayLike, labels: ArrayLike, mask: ArrayLike | None) -> _CountedRows:
+    embeddings, labels = jnp.asarray(embeddings), jnp.asarray(labels)
+    counts = _mask_or_ones(name, embeddings, labels, mask)
+    return _CountedRows(normalize(jnp.where(counts[:, None], embeddings, 0)), labels, counts)
+
+
+def _similarity(rows: _CountedRows, others: _CountedRows, temperature: ArrayLike) -> jax.Array:
+    """Cosines over the temperature, `[B, B']`."""
+    widths = rows.embeddings.shape[1], others.embeddings.shape[1]
+    if widths[0] != widths[1]:
+        raise ValueError(f"forget and retain embeddings must have the same width, but have {widths[0]} and {widths[1]}.")
+    cosines = jnp.matmul(rows.embeddings, others.embeddings.T, precision=jax.lax.Precision.HIGHEST)
+    return cosines / jnp.asarray(temperature, jnp.float32)
+
+
+def _logsumexp_among(chosen: jax.Array, values: jax.Array) -> jax.Array:
+    """`logsumexp` of the chosen values of each row; of all where none is: minus infinity has no gradient."""
+    chosen = chosen | ~jnp.any(chosen, axis=1, keepdims=True)
+    return jax.nn.logsumexp(jnp.where(chosen, values, -jnp.inf), axis=1)
+
+
+def _check_temperature(temperature: ArrayLike) -> None:
+    if isinstance(temperature, int | float) and not temperature > 0:
+        raise ValueError(f"temperature must be positive, but is {temperature}; the paper uses 0.7.")
 
 
 def distillation(

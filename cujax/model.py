@@ -152,6 +152,13 @@ def abstract_variables(model: Model, image_shape: tuple[int, int, int]) -> Varia
     return jax.eval_shape(model.init, jax.random.key(0), images)
 
 
+def abstract_outputs(model: Model, variables: Variables, image_shape: tuple[int, ...]) -> Outputs:
+    """The shapes and dtypes of what a model gives for one image `(H, W, C)`; nothing is computed."""
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    outputs, _ = jax.eval_shape(functools.partial(model.apply, train=False), *variables, image)
+    return outputs
+
+
 @functools.partial(jax.jit, static_argnames="model")
 def compute_embeddings(model: Model, params: PyTree, model_state: PyTree, images: jax.Array) -> jax.Array:
     """The embeddings `[B, d]` of images `[B, H, W, C]`, in eval mode; compiled once for each model and shape.

@@ -157,6 +157,7 @@ class Loop:
         forgotten_accuracy: float | None,
         rewind: bool = False,
         spent: Cost = NOTHING_YET,
+        original: Variables | None = None,
     ) -> Unlearned:
         """Runs passes until the stop rule holds, which is looked at after each, on validation data.
 
@@ -173,11 +174,13 @@ class Loop:
             rewind: Make all passes, and return the state, of those within the retain tolerance, whose forget accuracy is
                 nearest to its target.
             spent: What was computed before the first step, on the same account.
+            original: What the run is held against, and falls back to, where `state` is no longer that.
         """
+        before = Variables(state.params, state.model_state) if original is None else original
         kept = self.bookmark.resume({"state": state, "good": Variables(state.params, state.model_state)})
         if kept is None:
-            checks = [self._check(model, state, split, 0, forgotten_accuracy, lowest_target=0.0)]
-            good, position, cost, checking = _Snapshot.of(state), Position(), NOTHING_YET, 0.0
+            checks = [self._check(model, before, split, 0, forgotten_accuracy, lowest_target=0.0)]
+            good, position, cost, checking = _Snapshot.of(before, 0), Position(), NOTHING_YET, 0.0
         else:
             tree, record = kept
             state, good = tree["state"], _Snapshot(record["good_step"], tree["good"])
@@ -226,7 +229,7 @@ class Loop:
                 )
                 tolerable = self._tolerable(first, check)
                 if tolerable and (not rewind or good.step == 0 or check.distance <= good.check(checks).distance):
-                    good = _Snapshot.of(state)
+                    good = _Snapshot.of(Variables(state.params, state.model_state), int(state.step))
                 if ends_early and (check.is_forgotten or not tolerable):
                     break
         if rule != "not_finite":
@@ -330,9 +333,8 @@ class _Snapshot:
     variables: Variables
 
     @classmethod
-    def of(cls, state: UnlearnState) -> "_Snapshot":
-        copies = jax.tree.map(jnp.copy, Variables(state.params, state.model_state))
-        return cls(int(state.step), copies)
+    def of(cls, variables: Variables, step: int) -> "_Snapshot":
+        return cls(step, jax.tree.map(jnp.copy, variables))
 
     def check(self, checks: Sequence[Check]) -> Check:
         """What was seen of it."""

@@ -4,6 +4,7 @@ import importlib.metadata
 
 from cujax.methods.bad_teacher import BadTeacher
 from cujax.methods.contrastive import ContrastiveUnlearning
+from cujax.methods.deep_contrastive import DeepContrastiveUnlearning
 from cujax.methods.delete import Delete
 from cujax.methods.fine_tune import FineTune
 from cujax.methods.gradient_ascent import GradientAscent
@@ -21,6 +22,7 @@ from cujax.unlearning import Method
 METHODS: dict[str, type[Method]] = {
     "bad_teacher": BadTeacher,
     "contrastive": ContrastiveUnlearning,
+    "deep_contrastive": DeepContrastiveUnlearning,
     "delete": Delete,
     "fine_tune": FineTune,
     "gradient_ascent": GradientAscent,
@@ -65,6 +67,7 @@ __all__ = [
     "METHODS",
     "BadTeacher",
     "ContrastiveUnlearning",
+    "DeepContrastiveUnlearning",
     "Delete",
     "FineTune",
     "GradientAscent",

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, Self, get_args
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from cujax.data.batches import check_retain_batch_size, gather, image_shape, paired_batches
@@ -13,7 +12,7 @@ from cujax.data.requests import Split
 from cujax.embedding_queue import keep_embeddings
 from cujax.losses import Denominator
 from cujax.methods import _validate
-from cujax.model import Model, Variables
+from cujax.model import Model, Variables, abstract_outputs
 from cujax.search_space import LogUniform, SearchSpace
 from cujax.step import BatchNorm, UnlearnState, make_unlearn_step
 from cujax.stepping import Phase
@@ -121,7 +120,10 @@ class ContrastiveUnlearning:
         Raises:
             ValueError: if the retain batch is larger than the retain set.
         """
-        tx = self.optimizer(_embedding_width(model, original, loop) if self.queue_size else None)
+        width = None
+        if self.queue_size:
+            width = abstract_outputs(model, original, image_shape(loop.images)).embedding.shape[1]
+        tx = self.optimizer(width)
         state_key, batch_key = jax.random.split(key)
         state = UnlearnState.create(*original, tx, state_key)
         step = make_unlearn_step(model, tx, self)
@@ -139,12 +141,6 @@ class ContrastiveUnlearning:
             return [Phase(step, gather, batches)]
 
         return loop.run(model, state, phases, split, max_passes=self.max_passes, forgotten_accuracy=self.forgotten_accuracy)
-
-
-def _embedding_width(model: Model, variables: Variables, loop: Loop) -> int:
-    image = jax.ShapeDtypeStruct((1, *image_shape(loop.images)), jnp.float32)
-    outputs, _ = jax.eval_shape(functools.partial(model.apply, train=False), *variables, image)
-    return outputs.embedding.shape[1]
 
 
 @functools.cache

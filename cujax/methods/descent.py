@@ -73,7 +73,7 @@ class Descent:
     def run(
         self,
         model: Model,
-        original: Variables,
+        start: Variables,
         split: Split,
         passes: Callable[[int], Iterable[Phase]],
         *,
@@ -81,9 +81,9 @@ class Descent:
         loop: Loop,
         **options: Any,
     ) -> Unlearned:
-        """Runs passes from the original, with the shared stop rule; the options are those of `Loop.run`."""
+        """Runs passes, from the original or another start, by the shared stop rule; the options are those of `Loop.run`."""
         tx = _optimizer(self.optimizer, self.learning_rate, self.momentum, self.weight_decay)
-        state = UnlearnState.create(*original, tx, key)
+        state = UnlearnState.create(*start, tx, key)
         return loop.run(
             model,
             state,

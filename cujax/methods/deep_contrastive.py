@@ -1,0 +1,175 @@
+"""Contrastive unlearning below the last layer: a method of this package, after Lee et al. (arXiv:2401.10458)."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cujax.data.batches import check_retain_batch_size, gather, image_shape, paired_batches
+from cujax.data.requests import Split
+from cujax.losses import cross_entropy, guided_unlearning_loss
+from cujax.methods import _validate
+from cujax.methods.descent import Descent
+from cujax.model import Model, Outputs, PyTree, Variables, abstract_outputs
+from cujax.search_space import LogUniform, SearchSpace
+from cujax.sharding import whole
+from cujax.step import Batch, apply_to_batch
+from cujax.stepping import Phase
+from cujax.unlearning import Loop, Unlearned
+
+
+@dataclass(frozen=True)
+class DeepContrastiveUnlearning(Descent):
+    """Moves the features of forget samples, one layer below the embedding, to where the original would file them next.
+
+    The paper's loss moves a class as one cluster, so that it stays as readable as before. Here each forget sample goes to
+    the nearest retain samples of the classes that the original holds next likely, and away from others of its own class
+    (`cujax.losses.guided_unlearning_loss`), with retain features as a fixed target; beside it the network trains on the
+    retain batch. It acts on the last tap, from where the embedding follows; on the embedding itself where a network has no
+    taps. When a class is forgotten, its column of the head is set to zero first: nothing else was ever its own.
+
+    It makes all its passes over the forget set: a class is gone from the answers after the first, and from the features
+    later. docs/results/beyond.md has what each part does.
+
+    Attributes:
+        unlearn_weight: Weight of the contrastive loss beside the retain batch's cross-entropy.
+        temperature: Of the contrastive loss.
+        push_weight: Weight of the push from a sample's own class. The smaller, the nearer samples crowd around others.
+        teacher_temperature: Softens the original's answers, by which retain samples are weighted.
+        retain_draws: Retain batches, and steps, for each forget batch.
+        retain_batch_size: Rows of a retain batch; `batch_size` is the forget batch's.
+    """
+
+    learning_rate: float = 0.03
+    batch_size: int = 128
+    max_passes: int = 4
+    unlearn_weight: float = 0.3
+    temperature: float = 0.1
+    push_weight: float = 0.5
+    teacher_temperature: float = 2.0
+    retain_draws: int = 4
+    retain_batch_size: int = 256
+
+    search_space: ClassVar[SearchSpace] = {
+        "learning_rate": LogUniform(0.003, 0.1),
+        "unlearn_weight": LogUniform(0.03, 3.0),
+        "push_weight": LogUniform(0.2, 1.0),
+        "max_passes": LogUniform(3, 20),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _validate.positive(self, "temperature", "teacher_temperature")
+        _validate.not_negative(self, "unlearn_weight", "push_weight")
+        _validate.at_least(1, self, "retain_draws", "retain_batch_size")
+
+    def check(self, split: Split) -> None:
+        """Raises ValueError if the retain batch is larger than the retain set."""
+        check_retain_batch_size(self.retain_batch_size, len(split.retain))
+
+    def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
+        """Makes `original` forget `split.forget`.
+
+        Raises:
+            ValueError: if the retain batch is larger than the retain set, or a class is to be forgotten by a network that
+                does not name its layers.
+        """
+        if not abstract_outputs(model, original, image_shape(loop.images)).taps:
+            warnings.warn(
+                "the network gives no features below its embedding (Outputs.taps), so DeepContrastiveUnlearning acts on the "
+                "embedding alone.",
+                stacklevel=2,
+            )
+        state_key, batch_key = jax.random.split(key)
+        weights = self.unlearn_weight, self.temperature, self.push_weight, self.teacher_temperature
+        step = self.step(model, _objective, _Terms(original, *weights))
+        start = original
+        if split.is_class_task:
+            start = Variables(without_columns(original.params, model, split.forgotten_classes), original.model_state)
+
+        def passes(number: int) -> list[Phase]:
+            batches = paired_batches(
+                split.forget.indices,
+                split.retain.indices,
+                forget_batch_size=self.batch_size,
+                retain_batch_size=self.retain_batch_size,
+                retain_draws=self.retain_draws,
+                forget_pass=number,
+                key=batch_key,
+            )
+            return [Phase(step, gather, batches)]
+
+        every_pass = replace(loop, stop_early=False)
+        return self.run(model, start, split, passes, key=state_key, loop=every_pass, original=original)
+
+
+class _Terms(NamedTuple):
+    original: Variables
+    unlearn_weight: float | jax.Array
+    temperature: float | jax.Array
+    push_weight: float | jax.Array
+    teacher_temperature: float | jax.Array
+
+
+def _objective(model: Model, variables: Variables, batch: Batch, terms: _Terms, key: jax.Array) -> tuple[jax.Array, PyTree]:
+    answers, _ = model.apply(*terms.original, batch.forget.images, train=False)
+    forget, retain, model_state = apply_to_batch(model, *variables, batch, key, "joint")
+    contrastive_loss = guided_unlearning_loss(
+        features(forget),
+        batch.forget.labels,
+        whole(features(retain)),
+        batch.retain.labels,
+        destinations(answers.logits, batch.forget.labels, terms.teacher_temperature),
+        temperature=terms.temperature,
+        push_weight=terms.push_weight,
+        forget_mask=batch.forget.mask,
+        retain_mask=batch.retain.mask,
+    )
+    retain_loss = cross_entropy(retain.logits, batch.retain.labels, batch.retain.mask)
+    return terms.unlearn_weight * contrastive_loss + retain_loss, model_state
+
+
+def features(outputs: Outputs) -> jax.Array:
+    """What the method acts on, `[B, d]`: the last tap, or the embedding where there are no taps."""
+    if not outputs.taps:
+        return outputs.embedding
+    last = next(reversed(outputs.taps.values()))
+    return last.reshape(len(last), -1)
+
+
+def destinations(logits: jax.Array, labels: jax.Array, temperature: jax.Array | float) -> jax.Array:
+    """Log-probabilities `[B, C]` of the softmax at a temperature, with each sample's own class left out.
+
+    >>> jnp.exp(destinations(jnp.log(jnp.array([[0.8, 0.15, 0.05]])), jnp.array([0]), 1.0)).round(2)
+    Array([[0.  , 0.75, 0.25]], dtype=float32)
+    """
+    own = labels[:, None] == jnp.arange(logits.shape[1])[None, :]
+    return jax.nn.log_softmax(jnp.where(own, -jnp.inf, logits.astype(jnp.float32) / temperature))
+
+
+def without_columns(params: PyTree, model: Model, classes: Sequence[int]) -> PyTree:
+    """The parameters with what the head keeps of some classes at zero.
+
+    Args:
+        params: Of the network.
+        model: Whose last layer is the head: each of its arrays ends in an axis of classes.
+        classes: Their labels.
+
+    Raises:
+        ValueError: if the network does not name its layers.
+    """
+    if not model.layers:
+        raise ValueError(
+            "DeepContrastiveUnlearning must find the head, but the network does not name its layers; give layers=(..., "
+            '"HEAD") to from_linen, from_nnx or from_function, the last the parameter path of the head.'
+        )
+    head = tuple(model.layers[-1].split("/"))
+
+    def emptied(path: tuple, leaf: jax.Array) -> jax.Array:
+        names = tuple(str(getattr(entry, "key", entry)) for entry in path)
+        return leaf.at[..., jnp.array(classes)].set(0) if names[: len(head)] == head else leaf
+
+    return jax.tree.map_with_path(emptied, params)
