@@ -1,6 +1,6 @@
 """Fashion-MNIST, the first 10,000 training images, forgets class 5 (sandals) below the last layer, too.
 
-    TFDS_DATA_DIR=... uv run scripts/unlearn.py --config fashion_mnist_class_deep
+TFDS_DATA_DIR=... uv run scripts/unlearn.py --config fashion_mnist_class_deep
 """
 
 from cujax.data.requests import ForgetClass

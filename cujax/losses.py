@@ -154,35 +154,32 @@ def anchor_losses(
     return jnp.where(counts, push - pull, 0.0), counts
 
 
-def guided_unlearning_loss(
+def nearest_contrastive_loss(
     forget_embeddings: ArrayLike,
     forget_labels: ArrayLike,
     retain_embeddings: ArrayLike,
     retain_labels: ArrayLike,
-    destinations: ArrayLike,
     *,
     temperature: ArrayLike = 0.1,
     push_weight: ArrayLike = 0.5,
     forget_mask: ArrayLike | None = None,
     retain_mask: ArrayLike | None = None,
 ) -> jax.Array:
-    r"""Sends forget samples among those retain samples where they would lie if their class had never been learned.
+    r"""Sends each forget sample among the retain samples of other classes that lie nearest to it, one by one.
 
-    With `s_ij` the cosine of two embeddings over the temperature, the loss of a forget sample (anchor) i is
+    `contrastive_unlearning_loss` pulls to the mean of all others, which moves a class as one cluster that is as readable as
+    before. Here, with `s_ij` the cosine of two embeddings over the temperature, the loss of a forget sample (anchor) i is
 
-    `push_weight · logsumexp_{p in P_i} s_ip - logsumexp_{a in N_i} (s_ia + log q_i(y_a) - log n(y_a))`.
+    `push_weight · logsumexp_{p in P_i} s_ip - logsumexp_{a in N_i} s_ia`.
 
-    - The pull is to the nearest of the negatives `N_i` (retain rows of other classes), each weighted by the probability
-      `q_i` that the sample belongs in its class, over the number `n` of retain rows of that class.
-    - The push is from the positives `P_i`: the other forget rows of its class, so that they disperse, and retain rows of
-      its class, where there are any. An anchor without positives is only pulled.
-
-    No gradient flows into retain embeddings: they are where the sample is to go, and shall not come to meet it.
+    The negatives `N_i` are the retain rows of other classes. The positives `P_i` are the other forget rows of its class, so
+    that the class disperses even where no retain row is left of it, and the retain rows of its class; an anchor without any
+    is only pulled. No gradient flows into retain embeddings: they are where the sample is to go, and do not come to meet it.
 
     | case | contribution |
     |---|---|
     | anchor or retain row masked out | exactly 0, whatever it holds, NaN included |
-    | no negative whose class has a probability | the anchor contributes 0 and does not count |
+    | no negatives in the retain batch | the anchor contributes 0 and does not count |
     | no anchor that counts | the loss is 0 |
     | embedding of zero norm | similarity 0, gradient 0 |
 
@@ -192,11 +189,9 @@ def guided_unlearning_loss(
         forget_embeddings: `[B_f, d]`, any floating dtype; need not be normalised.
         forget_labels: `[B_f]` integer.
         retain_embeddings: `[B_r, d]`.
-        retain_labels: `[B_r]` integer in `[0, C)`.
-        destinations: `[B_f, C]` log-probabilities `log q_i`, minus infinity where a sample must not go. The entry of a
-            sample's own class is not read.
+        retain_labels: `[B_r]` integer.
         temperature: Positive scalar; may be traced. At least 0.01 for the stated precision.
-        push_weight: Weight of the push; may be traced. From 1 on nothing holds the samples together, nor anywhere.
+        push_weight: Weight of the push; may be traced.
         forget_mask: `[B_f]` bool, True where the row counts; all rows where not given.
         retain_mask: `[B_r]` bool, likewise.
 
@@ -206,35 +201,24 @@ def guided_unlearning_loss(
     Raises:
         ValueError: if shapes do not fit, or `temperature` is a Python number and not positive.
 
-    >>> retain, labels = jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([1, 2])
-    >>> to_class_2 = jnp.log(jnp.array([[0.0, 0.0, 1.0]]))
-    >>> loss = lambda forget: guided_unlearning_loss(forget, jnp.array([0]), retain, labels, to_class_2)
-    >>> print(loss(retain[:1]), loss(retain[1:]))  # near class 1; near class 2
-    0.0 -10.0
+    >>> retain, labels = jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([3, 7])
+    >>> loss = lambda forget: nearest_contrastive_loss(forget, jnp.array([3]), retain, labels)
+    >>> print(loss(retain[:1]), loss(retain[1:]))  # an embedding among its own class; one that has left it
+    5.0 -10.0
     """
     _check_temperature(temperature)
     forget = _rows_of("forget", forget_embeddings, forget_labels, forget_mask)
     retain = _rows_of("retain", jax.lax.stop_gradient(jnp.asarray(retain_embeddings)), retain_labels, retain_mask)
-    log_q = jax.lax.stop_gradient(jnp.asarray(destinations).astype(jnp.float32))
-    if log_q.ndim != 2 or len(log_q) != len(forget.embeddings):
-        raise ValueError(
-            f"destinations must be [{len(forget.embeddings)}, classes], a row for each forget row, but are {log_q.shape}."
-        )
-    n_forget, n_classes = log_q.shape
-    own = forget.labels[:, None] == retain.labels[None, :]
-    frequencies = jnp.sum(jax.nn.one_hot(retain.labels, n_classes) * retain.counts[:, None], axis=0)
-    offsets = jnp.take(log_q - jnp.log(jnp.maximum(frequencies, 1.0))[None, :], retain.labels, axis=1)
-    negatives = ~own & retain.counts[None, :] & (offsets > -jnp.inf)
-    counts = forget.counts & jnp.any(negatives, axis=1)
-
-    others = ~jnp.eye(n_forget, dtype=bool) & (forget.labels[:, None] == forget.labels[None, :]) & forget.counts[None, :]
-    positives = jnp.concatenate([others, own & retain.counts[None, :]], axis=1)
     to_retain = _similarity(forget, retain, temperature)
     to_all = jnp.concatenate([_similarity(forget, forget, temperature), to_retain], axis=1)
+    own_class = forget.labels[:, None] == retain.labels[None, :]
+    negatives = ~own_class & retain.counts[None, :]
+    companions = (forget.labels[:, None] == forget.labels[None, :]) & ~jnp.eye(len(forget.labels), dtype=bool)
+    positives = jnp.concatenate([companions & forget.counts[None, :], own_class & retain.counts[None, :]], axis=1)
+    counts = forget.counts & jnp.any(negatives, axis=1)
     push = jnp.where(jnp.any(positives, axis=1), _logsumexp_among(positives, to_all), 0.0)
-    pull = _logsumexp_among(negatives, to_retain + jnp.where(negatives, offsets, 0.0))
-    losses = jnp.asarray(push_weight, jnp.float32) * push - pull
-    return masked_mean(jnp.where(counts, losses, 0.0), counts)
+    pull = _logsumexp_among(negatives, to_retain)
+    return masked_mean(jnp.asarray(push_weight, jnp.float32) * push - pull, counts)
 
 
 class _CountedRows(NamedTuple):

@@ -1,4 +1,4 @@
-"""Contrastive unlearning below the last layer: a method of this package, after Lee et al. (arXiv:2401.10458)."""
+"""Contrastive unlearning below the last layer: a method of this package, after that of Lee et al. (arXiv:2401.10458)."""
 
 import warnings
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from cujax.data.batches import check_retain_batch_size, gather, image_shape, paired_batches
 from cujax.data.requests import Split
-from cujax.losses import cross_entropy, guided_unlearning_loss
+from cujax.losses import cross_entropy, nearest_contrastive_loss
 from cujax.methods import _validate
 from cujax.methods.descent import Descent
 from cujax.model import Model, Outputs, PyTree, Variables, abstract_outputs
@@ -23,22 +23,21 @@ from cujax.unlearning import Loop, Unlearned
 
 @dataclass(frozen=True)
 class DeepContrastiveUnlearning(Descent):
-    """Moves the features of forget samples, one layer below the embedding, to where the original would file them next.
+    """Sends the features of forget samples, one layer below the embedding, among their nearest neighbours of other classes.
 
-    The paper's loss moves a class as one cluster, so that it stays as readable as before. Here each forget sample goes to
-    the nearest retain samples of the classes that the original holds next likely, and away from others of its own class
-    (`cujax.losses.guided_unlearning_loss`), with retain features as a fixed target; beside it the network trains on the
-    retain batch. It acts on the last tap, from where the embedding follows; on the embedding itself where a network has no
-    taps. When a class is forgotten, its column of the head is set to zero first: nothing else was ever its own.
+    The paper's loss moves a class as one cluster, so that it stays as readable as before and comes back in a few steps. Here
+    each forget sample goes to the nearest retain samples and away from the rest of its class
+    (`cujax.losses.nearest_contrastive_loss`), while the network trains on the retain batch. It acts on the last tap, and the
+    embedding follows; on the embedding itself where a network has no taps. When a class is forgotten, its column of the
+    head is set to zero first: nothing but the class has made it.
 
-    It makes all its passes over the forget set: a class is gone from the answers after the first, and from the features
-    later. docs/results/beyond.md has what each part does.
+    It makes all its passes over the forget set: a class leaves the answers in the first, and the features later.
+    docs/results/beyond.md has what each part does.
 
     Attributes:
         unlearn_weight: Weight of the contrastive loss beside the retain batch's cross-entropy.
         temperature: Of the contrastive loss.
-        push_weight: Weight of the push from a sample's own class. The smaller, the nearer samples crowd around others.
-        teacher_temperature: Softens the original's answers, by which retain samples are weighted.
+        push_weight: Weight of the push from a sample's own class.
         retain_draws: Retain batches, and steps, for each forget batch.
         retain_batch_size: Rows of a retain batch; `batch_size` is the forget batch's.
     """
@@ -49,7 +48,6 @@ class DeepContrastiveUnlearning(Descent):
     unlearn_weight: float = 0.3
     temperature: float = 0.1
     push_weight: float = 0.5
-    teacher_temperature: float = 2.0
     retain_draws: int = 4
     retain_batch_size: int = 256
 
@@ -62,7 +60,7 @@ class DeepContrastiveUnlearning(Descent):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _validate.positive(self, "temperature", "teacher_temperature")
+        _validate.positive(self, "temperature")
         _validate.not_negative(self, "unlearn_weight", "push_weight")
         _validate.at_least(1, self, "retain_draws", "retain_batch_size")
 
@@ -84,8 +82,7 @@ class DeepContrastiveUnlearning(Descent):
                 stacklevel=2,
             )
         state_key, batch_key = jax.random.split(key)
-        weights = self.unlearn_weight, self.temperature, self.push_weight, self.teacher_temperature
-        step = self.step(model, _objective, _Terms(original, *weights))
+        step = self.step(model, _objective, _Weights(self.unlearn_weight, self.temperature, self.push_weight))
         start = original
         if split.is_class_task:
             start = Variables(without_columns(original.params, model, split.forgotten_classes), original.model_state)
@@ -106,30 +103,28 @@ class DeepContrastiveUnlearning(Descent):
         return self.run(model, start, split, passes, key=state_key, loop=every_pass, original=original)
 
 
-class _Terms(NamedTuple):
-    original: Variables
+class _Weights(NamedTuple):
     unlearn_weight: float | jax.Array
     temperature: float | jax.Array
     push_weight: float | jax.Array
-    teacher_temperature: float | jax.Array
 
 
-def _objective(model: Model, variables: Variables, batch: Batch, terms: _Terms, key: jax.Array) -> tuple[jax.Array, PyTree]:
-    answers, _ = model.apply(*terms.original, batch.forget.images, train=False)
+def _objective(
+    model: Model, variables: Variables, batch: Batch, weights: _Weights, key: jax.Array
+) -> tuple[jax.Array, PyTree]:
     forget, retain, model_state = apply_to_batch(model, *variables, batch, key, "joint")
-    contrastive_loss = guided_unlearning_loss(
+    contrastive_loss = nearest_contrastive_loss(
         features(forget),
         batch.forget.labels,
         whole(features(retain)),
         batch.retain.labels,
-        destinations(answers.logits, batch.forget.labels, terms.teacher_temperature),
-        temperature=terms.temperature,
-        push_weight=terms.push_weight,
+        temperature=weights.temperature,
+        push_weight=weights.push_weight,
         forget_mask=batch.forget.mask,
         retain_mask=batch.retain.mask,
     )
     retain_loss = cross_entropy(retain.logits, batch.retain.labels, batch.retain.mask)
-    return terms.unlearn_weight * contrastive_loss + retain_loss, model_state
+    return weights.unlearn_weight * contrastive_loss + retain_loss, model_state
 
 
 def features(outputs: Outputs) -> jax.Array:
@@ -138,16 +133,6 @@ def features(outputs: Outputs) -> jax.Array:
         return outputs.embedding
     last = next(reversed(outputs.taps.values()))
     return last.reshape(len(last), -1)
-
-
-def destinations(logits: jax.Array, labels: jax.Array, temperature: jax.Array | float) -> jax.Array:
-    """Log-probabilities `[B, C]` of the softmax at a temperature, with each sample's own class left out.
-
-    >>> jnp.exp(destinations(jnp.log(jnp.array([[0.8, 0.15, 0.05]])), jnp.array([0]), 1.0)).round(2)
-    Array([[0.  , 0.75, 0.25]], dtype=float32)
-    """
-    own = labels[:, None] == jnp.arange(logits.shape[1])[None, :]
-    return jax.nn.log_softmax(jnp.where(own, -jnp.inf, logits.astype(jnp.float32) / temperature))
 
 
 def without_columns(params: PyTree, model: Model, classes: Sequence[int]) -> PyTree:
