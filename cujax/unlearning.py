@@ -156,6 +156,7 @@ class Loop:
         max_passes: int,
         forgotten_accuracy: float | None,
         rewind: bool = False,
+        all_passes: bool = False,
         spent: Cost = NOTHING_YET,
         original: Variables | None = None,
     ) -> Unlearned:
@@ -173,6 +174,7 @@ class Loop:
             forgotten_accuracy: Class task: accuracy at which the class counts as forgotten; None for 1 / classes.
             rewind: Make all passes, and return the state, of those within the retain tolerance, whose forget accuracy is
                 nearest to its target.
+            all_passes: Make all passes, whatever `stop_early` says.
             spent: What was computed before the first step, on the same account.
             original: What the run is held against, and falls back to, where `state` is no longer that.
         """
@@ -186,7 +188,7 @@ class Loop:
             state, good = tree["state"], _Snapshot(record["good_step"], tree["good"])
             checks = [Check(**check) for check in record["checks"]]
             position, cost, checking = Position(**record["position"]), Cost(**record["cost"]), record["checking"]
-        first, ends_early = checks[0], self.stop_early and not rewind
+        first, ends_early = checks[0], self.stop_early and not rewind and not all_passes
         stepper = Stepper(self.images, self.log, self.steps_per_call, cost, self.bookmark.due)
 
         def keep(here: Position, state: UnlearnState, batches: int) -> None:

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import jax
@@ -99,8 +99,7 @@ class DeepContrastiveUnlearning(Descent):
             )
             return [Phase(step, gather, batches)]
 
-        every_pass = replace(loop, stop_early=False)
-        return self.run(model, start, split, passes, key=state_key, loop=every_pass, original=original)
+        return self.run(model, start, split, passes, key=state_key, loop=loop, all_passes=True, original=original)
 
 
 class _Weights(NamedTuple):
