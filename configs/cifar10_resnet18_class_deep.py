@@ -1,0 +1,24 @@
+"""CIFAR-10 with the paper's ResNet-18 forgets class 5 (dogs) below the last layer, too. For a GPU or TPU.
+
+    uv run --extra cuda scripts/unlearn.py --config cifar10_resnet18_class_deep
+
+Recipe and data as in cifar10_resnet18_class.py, and its original can be taken: --original PATH. Method settings are those
+that work on Fashion-MNIST. Figures: NOT YET MEASURED.
+"""
+
+from cujax.data.requests import ForgetClass
+from cujax.data.sources import Data
+from cujax.experiment import Experiment
+from cujax.methods import DeepContrastiveUnlearning
+from cujax.training import Training
+
+CONFIG = Experiment(
+    data=Data("cifar10"),
+    network="resnet18",
+    dtype="bfloat16",
+    training=Training(epochs=100, batch_size=256, optimizer="sgd", learning_rate=0.1, weight_decay=1e-4),
+    forget=ForgetClass(5),
+    method=DeepContrastiveUnlearning(),
+    retrained=3,
+    workdir="runs/cifar10_resnet18_class_deep",
+)

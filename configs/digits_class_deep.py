@@ -1,0 +1,17 @@
+"""Handwritten digits (8x8, scikit-learn's own) forget class 5 below the last layer, too. No download.
+
+    uv run scripts/unlearn.py --config digits_class_deep
+"""
+
+from cujax.data.sources import Data
+from cujax.experiment import Experiment
+from cujax.methods import DeepContrastiveUnlearning
+from cujax.training import Training
+
+CONFIG = Experiment(
+    data=Data("digits"),
+    network="small_cnn",
+    training=Training(epochs=40, augmentation="crop"),
+    method=DeepContrastiveUnlearning(learning_rate=0.02311, unlearn_weight=0.724, push_weight=0.2241, max_passes=13),
+    workdir="runs/digits_class_deep",
+)
