@@ -1,6 +1,6 @@
 """Handwritten digits (8x8, scikit-learn's own) forget class 5 below the last layer, too. No download.
 
-    uv run scripts/unlearn.py --config digits_class_deep
+uv run scripts/unlearn.py --config digits_class_deep
 """
 
 from cujax.data.sources import Data
