@@ -221,6 +221,38 @@ def nearest_contrastive_loss(
     return masked_mean(jnp.asarray(push_weight, jnp.float32) * push - pull, counts)
 
 
+def info_nce(
+    embeddings: ArrayLike, other_embeddings: ArrayLike, mask: ArrayLike | None = None, *, temperature: ArrayLike = 0.1
+) -> jax.Array:
+    """How well each row's other view is told from those of all rows: the mean of `logsumexp_j s_ij - s_ii`.
+
+    With `s_ij` the cosine of row i of one set and row j of the other over the temperature (van den Oord et al.,
+    arXiv:1807.03748). Gradients flow into both.
+
+    Args:
+        embeddings: `[B, d]`, any floating dtype; need not be normalised.
+        other_embeddings: `[B, d]`, of the same samples in the same order, seen otherwise.
+        mask: `[B]` bool, True where the row counts; all rows where not given. Other rows may hold NaN.
+        temperature: Positive scalar; may be traced. At least 0.01 for float32 precision.
+
+    Returns:
+        A float32 scalar, in nats; 0 where no row counts.
+
+    Raises:
+        ValueError: if shapes do not fit, or `temperature` is a Python number and not positive.
+
+    >>> views = jnp.eye(2)
+    >>> print(f"{info_nce(views, views, temperature=1.0):.4f} {info_nce(views, views[::-1], temperature=1.0):.4f}")
+    0.3133 1.3133
+    """
+    _check_temperature(temperature)
+    numbers = jnp.arange(jnp.shape(embeddings)[0], dtype=jnp.int32)
+    rows, others = (_rows_of("view", view, numbers, mask) for view in (embeddings, other_embeddings))
+    similarity = _similarity(rows, others, temperature)
+    losses = _logsumexp_among(jnp.broadcast_to(others.counts[None, :], similarity.shape), similarity) - jnp.diag(similarity)
+    return masked_mean(losses, rows.counts)
+
+
 class _CountedRows(NamedTuple):
     """Normalised embeddings `[B, d]`, zero where a row does not count; labels `[B]`; `[B]` bool, which rows count."""
 
@@ -239,7 +271,7 @@ def _similarity(rows: _CountedRows, others: _CountedRows, temperature: ArrayLike
     """Cosines over the temperature, `[B, B']`."""
     widths = rows.embeddings.shape[1], others.embeddings.shape[1]
     if widths[0] != widths[1]:
-        raise ValueError(f"forget and retain embeddings must have the same width, but have {widths[0]} and {widths[1]}.")
+        raise ValueError(f"both sets of embeddings must have the same width, but have {widths[0]} and {widths[1]}.")
     cosines = jnp.matmul(rows.embeddings, others.embeddings.T, precision=jax.lax.Precision.HIGHEST)
     return cosines / jnp.asarray(temperature, jnp.float32)
 

@@ -6,7 +6,7 @@ Images that do not fit in memory are read from disk, a batch at a time, ahead of
 import functools
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
@@ -164,6 +164,16 @@ def preprocess(arrays: DeviceImages, rows: Rows, key: jax.Array) -> Examples:
         mean, std = arrays.mean[None, None, None, :], arrays.std[None, None, None, :]
         images = (images.astype(jnp.float32) * (1 / 255) - mean) / std
     return Examples(images, labels, jnp.asarray(rows.mask))
+
+
+def examples_at(images: ImageSet, indices: np.ndarray) -> Examples:
+    """The images at some indices as a network takes them, in one batch, not augmented."""
+    rows = Rows(np.asarray(indices, np.int32), np.ones(len(indices), bool))
+    arrays, rows = next(placed(replace(images, augmentation="none"), [rows]))
+    return _preprocess(arrays, rows, jax.random.key(0))
+
+
+_preprocess = jax.jit(preprocess)
 
 
 def _take(stored: jax.Array, indices: jax.Array | np.ndarray, n_axes: int) -> jax.Array:

@@ -13,6 +13,7 @@ from cujax.data.requests import Split
 from cujax.losses import cross_entropy, nearest_contrastive_loss
 from cujax.methods import _validate
 from cujax.methods.descent import Descent
+from cujax.methods.layers import in_layers, named_layers
 from cujax.model import Model, Outputs, PyTree, Variables, abstract_outputs
 from cujax.search_space import LogUniform, SearchSpace
 from cujax.sharding import whole
@@ -145,15 +146,5 @@ def without_columns(params: PyTree, model: Model, classes: Sequence[int]) -> PyT
     Raises:
         ValueError: if the network does not name its layers.
     """
-    if not model.layers:
-        raise ValueError(
-            "DeepContrastiveUnlearning must find the head, but the network does not name its layers; give layers=(..., "
-            '"HEAD") to from_linen, from_nnx or from_function, the last the parameter path of the head.'
-        )
-    head = tuple(model.layers[-1].split("/"))
-
-    def emptied(path: tuple, leaf: jax.Array) -> jax.Array:
-        names = tuple(str(getattr(entry, "key", entry)) for entry in path)
-        return leaf.at[..., jnp.array(classes)].set(0) if names[: len(head)] == head else leaf
-
-    return jax.tree.map_with_path(emptied, params)
+    head = in_layers(params, named_layers(model, "DeepContrastiveUnlearning")[-1:])
+    return jax.tree.map(lambda chosen, leaf: leaf.at[..., jnp.array(classes)].set(0) if chosen else leaf, head, params)

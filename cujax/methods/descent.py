@@ -70,6 +70,11 @@ class Descent:
         numbers = self.learning_rate, self.momentum, self.weight_decay
         return jax.tree_util.Partial(_Step(model, objective, self.optimizer), _Traced(*numbers, terms, mask))
 
+    def state(self, start: Variables, key: jax.Array) -> UnlearnState:
+        """The state before the first of these steps."""
+        tx = _optimizer(self.optimizer, self.learning_rate, self.momentum, self.weight_decay)
+        return UnlearnState.create(*start, tx, key)
+
     def run(
         self,
         model: Model,
@@ -82,11 +87,9 @@ class Descent:
         **options: Any,
     ) -> Unlearned:
         """Runs passes, from the original or another start, by the shared stop rule; the options are those of `Loop.run`."""
-        tx = _optimizer(self.optimizer, self.learning_rate, self.momentum, self.weight_decay)
-        state = UnlearnState.create(*start, tx, key)
         return loop.run(
             model,
-            state,
+            self.state(start, key),
             passes,
             split,
             max_passes=self.max_passes,

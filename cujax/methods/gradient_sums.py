@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,24 +16,28 @@ from cujax.step import Examples, Metrics, UnlearnState
 from cujax.stepping import Cost, Phase, Stepper
 from cujax.unlearning import Loop
 
-# What one batch adds to the sum: a tree like the parameters.
-Contribution = Callable[[Model, Variables, Examples], PyTree]
+# `contribution(model, variables, batch, terms)`: what one batch adds to the sum, a tree like the parameters. Pure, defined
+# at module level; `terms` is a tree of arrays.
+Contribution = Callable[[Model, Variables, Examples, Any], PyTree]
 
 
-def gradient_sum(model: Model, variables: Variables, batch: Examples) -> PyTree:
+def gradient_sum(model: Model, variables: Variables, batch: Examples, terms: Any = ()) -> PyTree:
     """The sum over the rows that count of the gradient of each one's cross-entropy."""
+    del terms
     total = jax.grad(lambda params: _loss(model, Variables(params, variables.model_state), batch))(variables.params)
     return jax.tree.map(lambda leaf: leaf * jnp.sum(batch.counts), total)
 
 
-def squared_mean_gradient(model: Model, variables: Variables, batch: Examples) -> PyTree:
+def squared_mean_gradient(model: Model, variables: Variables, batch: Examples, terms: Any = ()) -> PyTree:
     """The square of the batch's mean gradient; its mean over batches depends on their size."""
+    del terms
     mean = jax.grad(lambda params: _loss(model, Variables(params, variables.model_state), batch))(variables.params)
     return jax.tree.map(jnp.square, mean)
 
 
-def squared_gradient_sum(model: Model, variables: Variables, batch: Examples) -> PyTree:
+def squared_gradient_sum(model: Model, variables: Variables, batch: Examples, terms: Any = ()) -> PyTree:
     """The sum over the rows that count of the square of each one's gradient; holds the gradients of all rows at once."""
+    del terms
 
     def of_one(params: PyTree, image: jax.Array, label: jax.Array) -> jax.Array:
         return _loss(model, Variables(params, variables.model_state), Examples(image[None], label[None]))
@@ -52,7 +57,13 @@ def _loss(model: Model, variables: Variables, batch: Examples) -> jax.Array:
 
 
 def accumulate(
-    contribution: Contribution, model: Model, variables: Variables, indices: np.ndarray, batch_size: int, loop: Loop
+    contribution: Contribution,
+    model: Model,
+    variables: Variables,
+    indices: np.ndarray,
+    batch_size: int,
+    loop: Loop,
+    terms: Any = (),
 ) -> tuple[PyTree, Cost]:
     """The sum of what each batch of the images at `indices` contributes, and what that took; no optimiser step.
 
@@ -62,7 +73,7 @@ def accumulate(
     # The sum is the `params` of a state, so that it runs and is accounted for as training is.
     zeros = jax.tree.map(jnp.zeros_like, variables.params)
     state = UnlearnState.create(zeros, {}, optax.identity(), jax.random.key(0))
-    step = jax.tree_util.Partial(_Add(model, contribution), variables)
+    step = jax.tree_util.Partial(_Add(model, contribution), variables, terms)
     stepper = Stepper(loop.images, lambda record: None, loop.steps_per_call)
     batches = batches_of_all(indices, min(batch_size, len(indices)))
     total = stepper.run(state, Phase(step, preprocess, batches)).params
@@ -74,7 +85,9 @@ class _Add:
     model: Model
     contribution: Contribution
 
-    def __call__(self, variables: Variables, state: UnlearnState, batch: Examples) -> tuple[UnlearnState, Metrics]:
-        total = jax.tree.map(jnp.add, state.params, self.contribution(self.model, variables, batch))
+    def __call__(
+        self, variables: Variables, terms: Any, state: UnlearnState, batch: Examples
+    ) -> tuple[UnlearnState, Metrics]:
+        total = jax.tree.map(jnp.add, state.params, self.contribution(self.model, variables, batch, terms))
         size = optax.tree.norm(total)
         return replace(state, step=state.step + 1, params=total), {"loss": size, "finite": jnp.isfinite(size)}

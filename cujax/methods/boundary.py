@@ -1,0 +1,163 @@
+"""Boundary unlearning: shrink or expand (Chen et al., arXiv:2303.11570, CVPR 2023)."""
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cujax.data.batches import preprocess
+from cujax.data.requests import Split
+from cujax.losses import cross_entropy
+from cujax.methods import _validate
+from cujax.methods.descent import Descent, shuffled
+from cujax.model import Model, PyTree, Variables, compute_embeddings
+from cujax.search_space import LogUniform, SearchSpace
+from cujax.step import Examples
+from cujax.stepping import Phase
+from cujax.training import fresh_variables
+from cujax.unlearning import Loop, Unlearned
+
+_SEARCH_SPACE: SearchSpace = {
+    "learning_rate": LogUniform(1e-5, 0.1),
+    "max_passes": LogUniform(5, 40),
+}
+
+
+@dataclass(frozen=True)
+class BoundaryShrink(Descent):
+    """Minimises the cross-entropy of the forget set with the label of the nearest other class that stays.
+
+    That is the original's answer, the own class left out, to `x + bound · sign(gradient of the cross-entropy)`, one step of
+    FGSM in eval mode. A pass is a pass over the forget set; the retain set is not looked at.
+
+    Attributes:
+        bound: Of the step, in pixels of range 0 to 1.
+    """
+
+    learning_rate: float = 1e-5
+    batch_size: int = 64
+    bound: float = 0.1
+
+    search_space: ClassVar[SearchSpace] = _SEARCH_SPACE
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _validate.not_negative(self, "bound")
+
+    def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
+        """Makes `original` forget `split.forget`.
+
+        Raises:
+            ValueError: if a sample has no other class to go to.
+        """
+        state_key, batch_key = jax.random.split(key)
+        labels = np.asarray(loop.images.labels)
+        classes = np.unique(labels[split.retain.indices])
+        if len(classes) == 1 and np.isin(classes, labels[split.forget.indices]).any():
+            raise ValueError(f"only class {classes[0]} stays, so its samples have no other to go to; keep another class.")
+        stays = jnp.zeros(model.num_classes, bool).at[classes].set(True)
+        step = self.step(model, _to_nearest, _Neighbour(original, stays, self.bound / loop.images.std))
+
+        def passes(number: int) -> list[Phase]:
+            return [Phase(step, preprocess, shuffled(split.forget, self.batch_size, batch_key, number))]
+
+        return self.run(model, original, split, passes, key=state_key, loop=loop)
+
+
+class _Neighbour(NamedTuple):
+    original: Variables
+    stays: jax.Array
+    bound: jax.Array
+
+
+def nearest_other_labels(
+    model: Model, variables: Variables, batch: Examples, classes: jax.Array, bound: jax.Array
+) -> jax.Array:
+    """The label of the nearest other class for each sample, `[B]` int32, by one step of FGSM.
+
+    Args:
+        model: The network.
+        variables: Its arrays.
+        batch: The samples, preprocessed.
+        classes: `[C]` bool, True for those that may be answered.
+        bound: `[channels]` size of the step, in units of the preprocessed images.
+    """
+
+    def loss(images: jax.Array) -> jax.Array:
+        outputs, _ = model.apply(*variables, images, train=False)
+        return cross_entropy(outputs.logits, batch.labels, batch.mask)
+
+    moved = batch.images + bound[None, None, None, :] * jnp.sign(jax.grad(loss)(batch.images))
+    outputs, _ = model.apply(*variables, moved, train=False)
+    is_own = batch.labels[:, None] == jnp.arange(len(classes))[None, :]
+    return jnp.argmax(jnp.where(classes[None, :] & ~is_own, outputs.logits, -jnp.inf), axis=1).astype(jnp.int32)
+
+
+def _to_nearest(
+    model: Model, variables: Variables, batch: Examples, terms: _Neighbour, key: jax.Array
+) -> tuple[jax.Array, PyTree]:
+    labels = nearest_other_labels(model, terms.original, batch, terms.stays, terms.bound)
+    outputs, model_state = model.apply(*variables, batch.images, train=True, key=key)
+    return cross_entropy(outputs.logits, labels, batch.mask), model_state
+
+
+@dataclass(frozen=True)
+class BoundaryExpand(Descent):
+    """Adds a shadow class, minimises the cross-entropy of the forget set with it, and drops it again.
+
+    The shadow's logit is a linear function of the embedding, freshly initialised. A pass is a pass over the forget set; the
+    retain set is not looked at. The stop rule sees what will be returned: the network without the shadow class.
+    """
+
+    learning_rate: float = 1e-5
+    batch_size: int = 64
+
+    search_space: ClassVar[SearchSpace] = _SEARCH_SPACE
+
+    def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
+        """Makes `original` forget `split.forget`; the model returned has the classes that it had."""
+        state_key, batch_key, shadow_key = jax.random.split(key, 3)
+        widened = _Widened(None, model.layers, model.axis_name, model, shadow=True)
+        narrow = replace(widened, shadow=False)
+        shadow = fresh_variables(widened, loop.images, shadow_key).params["shadow"]
+        start = Variables({"network": original.params, "shadow": shadow}, original.model_state)
+        step = self.step(widened, _to_shadow)
+
+        def passes(number: int) -> list[Phase]:
+            return [Phase(step, preprocess, shuffled(split.forget, self.batch_size, batch_key, number))]
+
+        result = self.run(narrow, start, split, passes, key=state_key, loop=loop)
+        return replace(result, model=model, params=result.params["network"])
+
+
+@dataclass(frozen=True)
+class _Widened(Model):
+    """A model beside whose logits there is one more, unless the shadow is not to be seen."""
+
+    model: Model
+    shadow: bool
+
+    def _init(self, key: jax.Array, images: jax.Array) -> Variables:
+        network_key, shadow_key = jax.random.split(key)
+        params, model_state = self.model.init(network_key, images)
+        width = compute_embeddings(self.model, params, model_state, images).shape[1]
+        kernel = jax.nn.initializers.lecun_normal()(shadow_key, (width, 1))
+        return Variables({"network": params, "shadow": {"bias": jnp.zeros(1), "kernel": kernel}}, model_state)
+
+    def _apply(self, variables: Variables, images: jax.Array, train: bool, key: jax.Array | None) -> tuple[Any, PyTree]:
+        params, shadow = variables.params["network"], variables.params["shadow"]
+        model = self.model if self.axis_name is None else self.model.with_axis_name(self.axis_name)
+        outputs, model_state = model.apply(params, variables.model_state, images, train=train, key=key)
+        if self.shadow:
+            logit = outputs.embedding @ shadow["kernel"] + shadow["bias"][None, :]
+            outputs = replace(outputs, logits=jnp.concatenate([outputs.logits, logit], axis=1))
+        return outputs, model_state
+
+
+def _to_shadow(model: Model, variables: Variables, batch: Examples, terms: Any, key: jax.Array) -> tuple[jax.Array, PyTree]:
+    del terms
+    outputs, model_state = model.apply(*variables, batch.images, train=True, key=key)
+    shadow = jnp.full_like(batch.labels, outputs.logits.shape[1] - 1)
+    return cross_entropy(outputs.logits, shadow, batch.mask), model_state

@@ -1,0 +1,86 @@
+"""CoUn: contrast two views of what stays, and let the rest fade (Khalil et al., arXiv:2509.16391, NeurIPS 2025)."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, NamedTuple, get_args
+
+import jax
+
+from cujax.data.batches import Augmentation, DeviceImages, Rows, preprocess
+from cujax.data.requests import Split
+from cujax.losses import cross_entropy, info_nce
+from cujax.methods import _validate
+from cujax.methods.descent import Descent, shuffled
+from cujax.model import Model, PyTree, Variables
+from cujax.search_space import LogUniform, SearchSpace
+from cujax.sharding import whole
+from cujax.step import Batch, apply_to_batch
+from cujax.stepping import Phase
+from cujax.unlearning import Loop, Unlearned
+
+
+@dataclass(frozen=True)
+class CoUn(Descent):
+    """Minimises `CE(view 1) + weight · InfoNCE(view 1, view 2)` of two augmented views of the retain set.
+
+    Neighbours in the embedding attract each other: the forget set, never looked at, follows retain samples like it into
+    their classes. A pass is a pass over the retain set. Both views are one batch to the network's normalisations.
+
+    Attributes:
+        contrastive_weight: Weight of InfoNCE; published from 0.1 to 6.
+        temperature: Of InfoNCE.
+        augmentation: What makes the views: "crop", or "crop_flip" where a mirrored image is of the same class. "none"
+            contrasts samples alone.
+    """
+
+    max_passes: int = 50
+    weight_decay: float = 5e-4
+    contrastive_weight: float = 1.0
+    temperature: float = 0.1
+    augmentation: Augmentation = "crop"
+
+    search_space: ClassVar[SearchSpace] = {
+        "learning_rate": LogUniform(0.003, 0.3),
+        "contrastive_weight": LogUniform(0.1, 6.0),
+        "max_passes": LogUniform(5, 40),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _validate.positive(self, "temperature")
+        _validate.not_negative(self, "contrastive_weight")
+        _validate.choice(self, "augmentation", get_args(Augmentation))
+
+    def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
+        """Makes `original` forget `split.forget`, which is never looked at."""
+        state_key, batch_key = jax.random.split(key)
+        step = self.step(model, _objective, _Terms(self.contrastive_weight, self.temperature))
+
+        def passes(number: int) -> list[Phase]:
+            batches = shuffled(split.retain, self.batch_size, batch_key, number)
+            return [Phase(step, TwoViews(self.augmentation), batches)]
+
+        return self.run(model, original, split, passes, key=state_key, loop=loop)
+
+
+@dataclass(frozen=True)
+class TwoViews:
+    """What a phase prepares: two augmented views of each image, the first where a `Batch` has what is to be forgotten."""
+
+    augmentation: Augmentation
+
+    def __call__(self, arrays: DeviceImages, rows: Rows, key: jax.Array) -> Batch:
+        """The views of the rows."""
+        augmented = replace(arrays, augmentation=self.augmentation)
+        return Batch(*(preprocess(augmented, rows, view_key) for view_key in jax.random.split(key)))
+
+
+class _Terms(NamedTuple):
+    contrastive_weight: float | jax.Array
+    temperature: float | jax.Array
+
+
+def _objective(model: Model, variables: Variables, views: Batch, terms: _Terms, key: jax.Array) -> tuple[jax.Array, PyTree]:
+    first, second, model_state = apply_to_batch(model, *variables, views, key, "joint")
+    examples = views.forget
+    similar = info_nce(first.embedding, whole(second.embedding), examples.mask, temperature=terms.temperature)
+    return cross_entropy(first.logits, examples.labels, examples.mask) + terms.contrastive_weight * similar, model_state

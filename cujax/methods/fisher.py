@@ -1,0 +1,126 @@
+"""Fisher forgetting: noise where the samples to keep do not mind (Golatkar et al., arXiv:1911.04933, CVPR 2020)."""
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cujax.data.requests import Split
+from cujax.methods import _validate
+from cujax.methods.gradient_sums import accumulate
+from cujax.methods.layers import in_layers, named_layers
+from cujax.model import Model, PyTree, Variables
+from cujax.search_space import LogUniform, SearchSpace
+from cujax.sharding import mesh_of, replicate
+from cujax.step import Examples
+from cujax.stepping import NOTHING_YET, Cost
+from cujax.unlearning import Loop, Unlearned
+
+# The inverse information of a weight that the samples to keep do not need at all would be infinite.
+_EPSILON = 1e-8
+_LARGEST_INVERSE = 1e3
+_LARGEST_INVERSE_OF_HEAD = 1e2
+_FACTOR_OF_HEAD_AND_VECTORS = 10.0
+
+
+@dataclass(frozen=True)
+class FisherForgetting:
+    """Adds Gaussian noise, in one shot, of the larger variance the less a weight matters for the retain set.
+
+    The variance is `alpha · min(1 / (F + 1e-8), 1000)` with F the diagonal of the Fisher information of retain samples, in
+    eval mode: the mean over samples of the expectation, over the model's own answers, of the squared gradient of the
+    cross-entropy. In the head the inverse is at most 100; there, and in arrays of one axis (biases, scales), the variance is
+    ten times as large.
+
+    Attributes:
+        alpha: Scale of the variance; published from 1e-9 to 1e-6.
+        samples: Retain samples, drawn at random, from which F is estimated; each takes a backward pass a class.
+        batch_size: Rows of a batch. The gradients of so many samples are in memory at once.
+        forgotten_accuracy: Class task: the class counts as forgotten when accuracy on it is at most this. None: 1 / classes.
+    """
+
+    alpha: float = 1e-7
+    samples: int = 1000
+    batch_size: int = 64
+    forgotten_accuracy: float | None = 0.01
+
+    search_space: ClassVar[SearchSpace] = {"alpha": LogUniform(1e-9, 1e-4)}
+
+    def __post_init__(self) -> None:
+        _validate.positive(self, "alpha")
+        _validate.at_least(1, self, "samples", "batch_size")
+
+    def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
+        """Makes `original` forget `split.forget`, which is never looked at.
+
+        Raises:
+            ValueError: if the network does not name its layers.
+        """
+        head = in_layers(original.params, named_layers(model, "FisherForgetting")[-1:])
+        sample_key, noise_key = jax.random.split(key)
+        drawn = np.asarray(jax.random.permutation(sample_key, split.retain.indices))[: self.samples]
+
+        def make() -> tuple[Variables, Cost]:
+            total, cost = accumulate(fisher_sum, model, original, drawn, self.batch_size, loop)
+            started = time.perf_counter()
+            before = replicate(original.params, mesh_of(loop.images.mean))
+            variances = variance(jax.tree.map(lambda leaf: leaf / len(drawn), total), head, self.alpha)
+            params = jax.block_until_ready(_noisy(before, variances, noise_key))
+            seconds = time.perf_counter() - started
+            return Variables(params, original.model_state), cost + replace(NOTHING_YET, seconds=seconds, steps=1)
+
+        return loop.once(model, original, make, split, forgotten_accuracy=self.forgotten_accuracy)
+
+
+def fisher_sum(model: Model, variables: Variables, batch: Examples, terms: Any = ()) -> PyTree:
+    """The sum over the rows that count of the diagonal of each one's Fisher information, a tree like the parameters."""
+    del terms
+
+    def of_one(image: jax.Array) -> PyTree:
+        def log_probabilities(params: PyTree) -> jax.Array:
+            outputs, _ = model.apply(params, variables.model_state, image[None], train=False)
+            return jax.nn.log_softmax(outputs.logits[0].astype(jnp.float32))
+
+        answers, backward = jax.vjp(log_probabilities, variables.params)
+
+        def add(total: PyTree, one_hot: jax.Array) -> tuple[PyTree, None]:
+            (gradient,) = backward(one_hot)
+            probability = jnp.exp(jnp.vdot(one_hot, answers))
+            return jax.tree.map(lambda sum_, leaf: sum_ + probability * jnp.square(leaf), total, gradient), None
+
+        zeros = jax.tree.map(jnp.zeros_like, variables.params)
+        return jax.lax.scan(add, zeros, jnp.eye(len(answers)))[0]
+
+    def total(leaf: jax.Array) -> jax.Array:
+        counts = batch.counts.reshape(-1, *[1] * (leaf.ndim - 1))
+        return jnp.sum(jnp.where(counts, leaf, 0), axis=0)
+
+    return jax.tree.map(total, jax.vmap(of_one)(batch.images))
+
+
+def variance(fisher: PyTree, head: PyTree, alpha: float) -> PyTree:
+    """The variance of the noise of each weight.
+
+    Args:
+        fisher: Diagonal of the information, a tree like the parameters.
+        head: A tree of bool, True for arrays of the head.
+        alpha: Scale.
+    """
+
+    def of(information: jax.Array, in_head: bool) -> jax.Array:
+        inverse = jnp.minimum(1 / (information + _EPSILON), _LARGEST_INVERSE_OF_HEAD if in_head else _LARGEST_INVERSE)
+        return alpha * inverse * (_FACTOR_OF_HEAD_AND_VECTORS if in_head or information.ndim == 1 else 1.0)
+
+    return jax.tree.map(of, fisher, head)
+
+
+@jax.jit
+def _noisy(params: PyTree, variances: PyTree, key: jax.Array) -> PyTree:
+    keys = jax.random.split(key, len(jax.tree.leaves(params)))
+    keys = jax.tree.unflatten(jax.tree.structure(params), list(keys))
+    return jax.tree.map(
+        lambda leaf, size, leaf_key: leaf + jnp.sqrt(size) * jax.random.normal(leaf_key, leaf.shape), params, variances, keys
+    )

@@ -1,0 +1,107 @@
+"""Influence unlearning: one Newton step away from what is to be forgotten (Izzo et al., arXiv:2002.10077).
+
+With the empirical Fisher matrix for the Hessian, as WoodFisher (Singh and Alistarh, arXiv:2004.14340) has it and the code of
+Jia et al. (arXiv:2304.04934) unlearns by it.
+"""
+
+import time
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from scipy.sparse.linalg import LinearOperator, cg
+
+from cujax.data.requests import Split
+from cujax.losses import cross_entropy
+from cujax.methods import _validate
+from cujax.methods.gradient_sums import accumulate, gradient_sum
+from cujax.model import Model, PyTree, Variables
+from cujax.search_space import LogUniform, SearchSpace
+from cujax.sharding import mesh_of, replicate
+from cujax.step import Examples
+from cujax.stepping import NOTHING_YET, Cost, NotFiniteError
+from cujax.unlearning import Loop, Unlearned
+
+_TOLERANCE = 1e-4
+_MOST_PRODUCTS = 100
+
+
+@dataclass(frozen=True)
+class InfluenceUnlearning:
+    """Adds, in one shot, `alpha · H⁻¹ v` with `v = g_f / N - g_r · N_f / (N · N_r)`.
+
+    g_f and g_r are the sums of the gradients of the cross-entropy of the N_f forget and the N_r retain samples, in eval
+    mode, `N = N_f + N_r`, and `H = I + mean of g gᵀ` over some retain samples. H is never formed: conjugate gradients solve
+    for `H⁻¹ v` by products with it.
+
+    Attributes:
+        alpha: Length of the step; published from 1 to 20.
+        samples: Retain samples, drawn at random, that make up H.
+        batch_size: Rows of a batch.
+        forgotten_accuracy: Class task: the class counts as forgotten when accuracy on it is at most this. None: 1 / classes.
+    """
+
+    alpha: float = 5.0
+    samples: int = 1000
+    batch_size: int = 256
+    forgotten_accuracy: float | None = 0.01
+
+    search_space: ClassVar[SearchSpace] = {"alpha": LogUniform(0.3, 300.0)}
+
+    def __post_init__(self) -> None:
+        _validate.positive(self, "alpha")
+        _validate.at_least(1, self, "samples", "batch_size")
+
+    def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
+        """Makes `original` forget `split.forget`; which retain samples make up H is random."""
+        drawn = np.asarray(jax.random.permutation(key, split.retain.indices))[: self.samples]
+
+        def make() -> tuple[Variables, Cost]:
+            n_forget, n_retain = len(split.forget), len(split.retain)
+            n = n_forget + n_retain
+            of_forget, cost = accumulate(gradient_sum, model, original, split.forget.indices, self.batch_size, loop)
+            of_retain, more = accumulate(gradient_sum, model, original, split.retain.indices, self.batch_size, loop)
+            difference = jax.tree.map(lambda f, r: f / n - r * (n_forget / (n * n_retain)), of_forget, of_retain)
+            direction, most = self._solve(model, original, difference, drawn, loop)
+            started = time.perf_counter()
+            before = replicate(original.params, mesh_of(loop.images.mean))
+            params = jax.tree.map(lambda leaf, step: (leaf + self.alpha * step).astype(leaf.dtype), before, direction)
+            last = replace(NOTHING_YET, seconds=time.perf_counter() - started, steps=1)
+            return Variables(params, original.model_state), cost + more + most + last
+
+        return loop.once(model, original, make, split, forgotten_accuracy=self.forgotten_accuracy)
+
+    def _solve(
+        self, model: Model, original: Variables, difference: PyTree, drawn: np.ndarray, loop: Loop
+    ) -> tuple[PyTree, Cost]:
+        """`H⁻¹ v`, and what that took."""
+        flat, unravel = ravel_pytree(difference)
+        spent = [NOTHING_YET]
+
+        def product(vector: np.ndarray) -> np.ndarray:
+            terms = unravel(jnp.asarray(vector, jnp.float32))
+            total, cost = accumulate(fisher_product, model, original, drawn, self.batch_size, loop, terms)
+            spent.append(cost)
+            return vector + np.asarray(ravel_pytree(total)[0]) / len(drawn)
+
+        matrix = LinearOperator((flat.size, flat.size), matvec=product, dtype=np.float32)
+        solution, missing = cg(matrix, np.asarray(flat), rtol=_TOLERANCE, maxiter=_MOST_PRODUCTS)
+        if missing:
+            raise NotFiniteError(f"conjugate gradients have not converged after {_MOST_PRODUCTS} products with the Hessian.")
+        return unravel(jnp.asarray(solution, jnp.float32)), sum(spent[1:], NOTHING_YET)
+
+
+def fisher_product(model: Model, variables: Variables, batch: Examples, vector: PyTree) -> PyTree:
+    """The sum over the rows that count of `g (g · vector)`, g the gradient of each one's cross-entropy."""
+
+    def losses(params: PyTree) -> jax.Array:
+        outputs, _ = model.apply(params, variables.model_state, batch.images, train=False)
+        one_by_one = jax.vmap(lambda logits, label: cross_entropy(logits[None], label[None]))
+        return jnp.where(batch.counts, one_by_one(outputs.logits, batch.labels), 0.0)
+
+    _, along = jax.jvp(losses, (variables.params,), (vector,))
+    _, backward = jax.vjp(losses, variables.params)
+    return backward(along)[0]

@@ -1,0 +1,231 @@
+"""L-CODEC: for each sample, a Newton step on the weights that matter for it (Mehta et al., arXiv:2204.07655, CVPR 2022)."""
+
+import functools
+import math
+import time
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from scipy.spatial import KDTree
+from scipy.stats import rankdata
+
+from cujax.data.batches import examples_at
+from cujax.data.requests import Split
+from cujax.losses import cross_entropy
+from cujax.methods import _validate
+from cujax.methods.layers import in_layers, named_layers
+from cujax.model import Model, PyTree, Variables
+from cujax.sharding import mesh_of, replicate
+from cujax.step import Examples
+from cujax.stepping import Cost, NotFiniteError
+from cujax.unlearning import Loop, Unlearned
+
+# Of Sekhari et al. (arXiv:2103.03279), for the cross-entropy: its Hessian's Lipschitz constant and its own.
+_HESSIAN_LIPSCHITZ = 0.25
+_LIPSCHITZ = 1.0
+_LARGEST_BATCH = 250
+
+
+@dataclass(frozen=True)
+class LCodec:
+    """Removes samples one by one, each by a Newton step on the units of the head that its loss depends on.
+
+    A sample is perturbed by Gaussian noise many times; `foci` chooses units of the head (columns of its arrays) by how the
+    loss depends on their outputs. On these weights, with n samples before the removal and H the Hessian of the cross-entropy
+    of what stays, `θ ← θ + (H + l2 · I)⁻¹ gradient / (n - 1)`, in eval mode. Time grows with samples times perturbations.
+
+    Attributes:
+        perturbations: Perturbed copies of each sample.
+        perturbation_scale: Standard deviation of the noise in them, in units of the preprocessed images.
+        l2: Added to the diagonal of the Hessian.
+        samples: Retain samples, drawn at random, from which H is estimated.
+        epsilon: Of the published certificate (with `delta`), for which Gaussian noise is added to the weights. For a
+            network, whose loss is not convex, it certifies nothing, and for 10,000 samples the published .1 means noise of
+            standard deviation 155. Infinite: none.
+        delta: As `epsilon`.
+        max_samples: Requests for more samples are refused, for the time that they would take.
+        forgotten_accuracy: Class task: the class counts as forgotten when accuracy on it is at most this. None: 1 / classes.
+    """
+
+    perturbations: int = 1000
+    perturbation_scale: float = 0.1
+    l2: float = 0.001
+    samples: int = 1000
+    epsilon: float = math.inf
+    delta: float = 0.01
+    max_samples: int = 50
+    forgotten_accuracy: float | None = 0.01
+
+    def __post_init__(self) -> None:
+        _validate.positive(self, "perturbation_scale", "l2", "epsilon", "delta")
+        _validate.at_least(3, self, "perturbations")
+        _validate.at_least(1, self, "samples", "max_samples")
+
+    def check(self, split: Split) -> None:
+        """Raises ValueError if there are too many samples to remove one by one."""
+        if len(split.forget) > self.max_samples:
+            raise ValueError(
+                f"l_codec removes samples one by one, each by {self.perturbations} perturbed passes and a Hessian over "
+                f"{self.samples} samples; the request is for {len(split.forget)}, and max_samples is {self.max_samples}. "
+                "Ask for fewer, or raise max_samples."
+            )
+
+    def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
+        """Makes `original` forget `split.forget`, in the order of its samples.
+
+        Raises:
+            ValueError: if there are too many samples, or the network does not name its layers.
+        """
+        self.check(split)
+        head = named_layers(model, "LCodec")[-1]
+        retain_key, key = jax.random.split(key)
+        drawn = np.asarray(jax.random.permutation(retain_key, split.retain.indices))[: self.samples]
+
+        def make() -> tuple[Variables, Cost]:
+            started = time.perf_counter()
+            variables = replicate(original, mesh_of(loop.images.mean))
+            retain, n = examples_at(loop.images, drawn), len(split.forget) + len(split.retain)
+            with loop.progress("removing samples", len(split.forget)) as advance:
+                for number, index in enumerate(split.forget.indices):
+                    example = examples_at(loop.images, np.array([index]))
+                    perturb_key, noise_key = jax.random.split(jax.random.fold_in(key, number))
+                    answers, losses = self._perturbed(model, variables, example, perturb_key)
+                    units = foci(answers, losses)
+                    noise = self._noise(n - number) * jax.random.normal(noise_key, (_size(variables.params, head, units),))
+                    params = _newton_step(
+                        model, variables, head, jnp.array(units), example, retain, self.l2, n - number, noise
+                    )
+                    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
+                        raise NotFiniteError(f"the step that removes sample {number} of {len(split.forget)} is not finite.")
+                    variables = Variables(params, variables.model_state)
+                    advance(1, f"units {', '.join(map(str, units))}")
+            passed = len(split.forget) * (self.perturbations + len(drawn) + 1)
+            return variables, Cost(time.perf_counter() - started, len(split.forget), passed, None)
+
+        return loop.once(model, original, make, split, forgotten_accuracy=self.forgotten_accuracy)
+
+    def _perturbed(
+        self, model: Model, variables: Variables, example: Examples, key: jax.Array
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Logits `[perturbations, C]` and losses `[perturbations]` of perturbed copies of one sample."""
+        sizes = np.diff([*range(0, self.perturbations, _LARGEST_BATCH), self.perturbations])
+        parts = [
+            _answers(model, variables, example, jax.random.fold_in(key, number), int(size), self.perturbation_scale)
+            for number, size in enumerate(sizes)
+        ]
+        logits, losses = (np.concatenate([np.asarray(rows) for rows in rows_of]) for rows_of in zip(*parts, strict=True))
+        return logits, losses
+
+    def _noise(self, n: int) -> float:
+        sensitivity = 2 * _HESSIAN_LIPSCHITZ * _LIPSCHITZ**2 / (n**2 * self.l2**3)
+        return sensitivity / self.epsilon * math.sqrt(2 * math.log(1.25 / self.delta))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "n"))
+def _answers(
+    model: Model, variables: Variables, example: Examples, key: jax.Array, n: int, scale: float
+) -> tuple[jax.Array, jax.Array]:
+    images = example.images[:1] + scale * jax.random.normal(key, (n, *example.images.shape[1:]))
+    outputs, _ = model.apply(*variables, images, train=False)
+    logits = outputs.logits.astype(jnp.float32)
+    return logits, -jax.nn.log_softmax(logits)[:, example.labels[0]]
+
+
+@functools.partial(jax.jit, static_argnames=("model", "head"))
+def _newton_step(
+    model: Model,
+    variables: Variables,
+    head: str,
+    units: jax.Array,
+    example: Examples,
+    retain: Examples,
+    l2: float,
+    n: int,
+    noise: jax.Array,
+) -> PyTree:
+    """The parameters after the step on some units of the head."""
+    leaves, structure = jax.tree.flatten(variables.params)
+    in_head = jax.tree.leaves(in_layers(variables.params, [head]))
+    chosen = [leaf[..., units] for leaf, inside in zip(leaves, in_head, strict=True) if inside]
+    weights, unravel = ravel_pytree(chosen)
+
+    def params_with(weights: jax.Array) -> PyTree:
+        parts = iter(unravel(weights))
+        return jax.tree.unflatten(
+            structure,
+            [leaf.at[..., units].set(next(parts)) if inside else leaf for leaf, inside in zip(leaves, in_head, strict=True)],
+        )
+
+    def loss(weights: jax.Array, examples: Examples) -> jax.Array:
+        outputs, _ = model.apply(params_with(weights), variables.model_state, examples.images, train=False)
+        return cross_entropy(outputs.logits, examples.labels, examples.mask)
+
+    hessian = jax.hessian(loss)(weights, retain) + l2 * jnp.eye(len(weights))
+    step = jax.scipy.linalg.solve(hessian, jax.grad(loss)(weights, example), assume_a="pos") / (n - 1)
+    return params_with(weights + step + noise)
+
+
+def _size(params: PyTree, head: str, units: list[int]) -> int:
+    """How many weights some units of the head have."""
+    inside = in_layers(params, [head])
+    return sum(
+        leaf.size // leaf.shape[-1] * len(units)
+        for leaf, chosen in zip(jax.tree.leaves(params), jax.tree.leaves(inside), strict=True)
+        if chosen
+    )
+
+
+def foci(features: np.ndarray, target: np.ndarray) -> list[int]:
+    """Which features the target depends on: greedily by conditional dependence, until no more adds to it.
+
+    The features are chosen as in FOCI (Azadkia and Chatterjee, arXiv:1910.12327): first the one on which the target depends
+    most, then each time the one with the largest `conditional_dependence` given those before, while that is positive.
+
+    Args:
+        features: `[m, p]`.
+        target: `[m]`.
+
+    Returns:
+        Columns of `features` in the order of their choice; at least one.
+    """
+    chosen: list[int] = []
+    left = list(range(features.shape[1]))
+    while left:
+        gains = [conditional_dependence(target, features[:, [column]], features[:, chosen]) for column in left]
+        if chosen and not max(gains) > 0:
+            break
+        chosen.append(left.pop(int(np.argmax(gains))))
+    return chosen
+
+
+def conditional_dependence(target: np.ndarray, features: np.ndarray, given: np.ndarray) -> float:
+    """How much the target depends on features beyond those given: 0 if not at all, 1 if wholly (in the limit).
+
+    Azadkia and Chatterjee (arXiv:1910.12327). With R the rank of the target, N the nearest neighbour in what is given and M
+    that in both together: `sum(min(R, R_M) - min(R, R_N)) / sum(R - min(R, R_N))`. Nothing given, with m samples and L the
+    rank from above: `sum(m · min(R, R_M) - L²) / sum(L · (m - L))`. Where the denominator is 0, 0.
+
+    Args:
+        target: `[m]`.
+        features: `[m, p]`.
+        given: `[m, q]`; q may be 0.
+    """
+    m = len(target)
+    ranks = rankdata(target, "max")
+    nearest = np.minimum(ranks, ranks[_nearest_other(np.concatenate([given, features], axis=1))])
+    if given.shape[1]:
+        before = np.minimum(ranks, ranks[_nearest_other(given)])
+        above, below = np.sum(nearest - before), np.sum(ranks - before)
+    else:
+        from_above = rankdata(-target, "max")
+        above, below = np.sum(m * nearest - from_above**2), np.sum(from_above * (m - from_above))
+    return float(above / below) if below else 0.0
+
+
+def _nearest_other(points: np.ndarray) -> np.ndarray:
+    """The row nearest to each row that is not the row itself."""
+    _, rows = KDTree(points).query(points, k=2)
+    return np.where(rows[:, 0] == np.arange(len(points)), rows[:, 1], rows[:, 0])

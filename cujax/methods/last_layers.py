@@ -1,0 +1,98 @@
+"""Unlearning in the last layers alone: EU-k and CF-k (Goel et al., arXiv:2201.06640)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+
+from cujax.data.batches import preprocess
+from cujax.data.requests import Split
+from cujax.methods import _validate
+from cujax.methods.descent import Descent, shuffled
+from cujax.methods.fine_tune import retain_objective
+from cujax.methods.layers import as_mask, in_layers, merge, named_layers
+from cujax.model import Model, Variables
+from cujax.search_space import LogUniform, SearchSpace
+from cujax.stepping import Phase
+from cujax.training import fresh_variables
+from cujax.unlearning import Loop, Unlearned
+
+
+@dataclass(frozen=True)
+class CatastrophicForgetLastK(Descent):
+    """CF-k: trains the last layers on the retain set; the others stay to the bit. A pass is a pass over the retain set.
+
+    Batch statistics move in all layers, as in published code.
+
+    Attributes:
+        last_layers: How many of `Model.layers` move (k), counted from the head. 4 are the last stage and the head of the
+            networks with the paper's head.
+    """
+
+    weight_decay: float = 5e-4
+    last_layers: int = 4
+
+    search_space: ClassVar[SearchSpace] = {
+        "learning_rate": LogUniform(0.003, 0.3),
+        "last_layers": LogUniform(1, 4),
+        "max_passes": LogUniform(5, 40),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _validate.at_least(1, self, "last_layers")
+
+    def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
+        """Makes `original` forget `split.forget`, which is never looked at.
+
+        Raises:
+            ValueError: if the network does not name its layers, or has fewer.
+        """
+        return self._train(model, original, original, split, key, loop)
+
+    def _train(
+        self, model: Model, original: Variables, start: Variables, split: Split, key: jax.Array, loop: Loop
+    ) -> Unlearned:
+        state_key, batch_key = jax.random.split(key)
+        mask = as_mask(in_layers(original.params, self.moving(model)), original.params)
+        step = self.step(model, retain_objective, mask=mask)
+
+        def passes(number: int) -> list[Phase]:
+            return [Phase(step, preprocess, shuffled(split.retain, self.batch_size, batch_key, number))]
+
+        is_new = start is not original
+        return self.run(model, start, split, passes, key=state_key, loop=loop, all_passes=is_new, original=original)
+
+    def moving(self, model: Model) -> tuple[str, ...]:
+        """The layers that are trained.
+
+        Raises:
+            ValueError: if the network does not name its layers, or has fewer.
+        """
+        layers = named_layers(model, type(self).__name__)
+        if self.last_layers > len(layers):
+            raise ValueError(
+                f"last_layers is {self.last_layers}, but the network has {len(layers)}: {', '.join(layers)}; "
+                f"make it at most {len(layers)}."
+            )
+        return layers[-self.last_layers :]
+
+
+@dataclass(frozen=True)
+class ExactUnlearnLastK(CatastrophicForgetLastK):
+    """EU-k: as CF-k, but from a fresh initialisation of the last layers, so that these never saw the forget set.
+
+    It makes all its passes: without them the fresh layers know nothing. What the layers before have learned of the forget
+    set stays.
+    """
+
+    def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
+        """Makes `original` forget `split.forget`, which is never looked at.
+
+        Raises:
+            ValueError: if the network does not name its layers, or has fewer.
+        """
+        key, fresh_key = jax.random.split(key)
+        fresh, moving = fresh_variables(model, loop.images, fresh_key), self.moving(model)
+        start = Variables(*(merge(in_layers(new, moving), new, old) for new, old in zip(fresh, original, strict=True)))
+        return self._train(model, original, start, split, key, loop)

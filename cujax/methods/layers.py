@@ -1,0 +1,57 @@
+"""Parts of a network by the names of its layers (`Model.layers`), for methods that treat layers differently."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cujax.model import Model, PyTree
+
+
+def named_layers(model: Model, method: str) -> tuple[str, ...]:
+    """The names of a network's layers by depth, the last the head.
+
+    Raises:
+        ValueError: if the network does not name them.
+    """
+    if not model.layers:
+        raise ValueError(
+            f"{method} must know the layers of the network, but it does not name them; give layers=(..., "
+            '"HEAD") to from_linen, from_nnx or from_function: parameter paths by depth, the last that of the head.'
+        )
+    return model.layers
+
+
+def in_layers(tree: PyTree, layers: Sequence[str]) -> PyTree:
+    """Which arrays of a tree of parameters, or of a model state, belong to some layers: a tree of bool.
+
+    Args:
+        tree: Nested by the parts of the arrays' paths; in a model state the first may name a collection ("batch_stats").
+        layers: Path prefixes.
+
+    >>> in_layers({"stem": {"kernel": 1}, "stage": {"block": {"kernel": 2}}}, ["stage/block"])
+    {'stage': {'block': {'kernel': True}}, 'stem': {'kernel': False}}
+    """
+    prefixes = {tuple(layer.split("/")) for layer in layers}
+
+    def inside(path: tuple[Any, ...], leaf: Any) -> bool:
+        del leaf
+        names = tuple(str(getattr(entry, "key", entry)) for entry in path)
+        return any(prefix in (names[: len(prefix)], names[1 : len(prefix) + 1]) for prefix in prefixes)
+
+    return jax.tree.map_with_path(inside, tree)
+
+
+def merge(chosen: PyTree, tree: PyTree, other: PyTree) -> PyTree:
+    """The arrays of `tree` where `chosen` (a tree of bool), those of `other` elsewhere.
+
+    >>> merge({"a": True, "b": False}, {"a": 1, "b": 2}, {"a": 3, "b": 4})
+    {'a': 1, 'b': 4}
+    """
+    return jax.tree.map(lambda choose, leaf, otherwise: leaf if choose else otherwise, chosen, tree, other)
+
+
+def as_mask(chosen: PyTree, params: PyTree) -> PyTree:
+    """For `Descent.step`: a tree of bool arrays like the parameters, True throughout the chosen ones."""
+    return jax.tree.map(lambda choose, leaf: jnp.full(jnp.shape(leaf), choose), chosen, params)
