@@ -47,7 +47,7 @@ class FisherForgetting:
     batch_size: int = 64
     forgotten_accuracy: float | None = 0.01
 
-    search_space: ClassVar[SearchSpace] = {"alpha": LogUniform(1e-9, 1e-4)}
+    search_space: ClassVar[SearchSpace] = {"alpha": LogUniform(1e-8, 1e-4)}
 
     def __post_init__(self) -> None:
         _validate.positive(self, "alpha")

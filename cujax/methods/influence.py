@@ -49,7 +49,7 @@ class InfluenceUnlearning:
     batch_size: int = 256
     forgotten_accuracy: float | None = 0.01
 
-    search_space: ClassVar[SearchSpace] = {"alpha": LogUniform(0.3, 300.0)}
+    search_space: ClassVar[SearchSpace] = {"alpha": LogUniform(3.0, 10_000.0)}
 
     def __post_init__(self) -> None:
         _validate.positive(self, "alpha")
