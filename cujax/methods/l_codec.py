@@ -56,7 +56,7 @@ class LCodec:
     samples: int = 1000
     epsilon: float = math.inf
     delta: float = 0.01
-    max_samples: int = 50
+    max_samples: int = 1000
     forgotten_accuracy: float | None = 0.01
 
     def __post_init__(self) -> None:
