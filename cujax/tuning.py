@@ -241,6 +241,8 @@ def prepare_tuning(
 ) -> TuningRun:
     """Reads the data and checks everything that can be checked before computing.
 
+    A method that does not fit the request, or has nothing to tune, is left out, and the reason told.
+
     Raises:
         ValueError: if data, request, methods and sampler do not fit together.
         FileNotFoundError: if data or a file of ids is not there.
@@ -254,10 +256,16 @@ def prepare_tuning(
         if getattr(kind, "search_space", None) is None:
             tell(f"left out: {name} has nothing to tune.")
             continue
-        check_fits(kind(), split)
+        try:
+            check_fits(kind(), split)
+        except ValueError as reason:
+            tell(f"left out: {name}: {reason}")
+            continue
         methods[name] = kind
     if not methods:
-        raise ValueError(f"none of the methods {', '.join(tuning.methods)} has anything to tune (no search_space).")
+        raise ValueError(
+            f"none of the methods {', '.join(tuning.methods)} fits the request and has anything to tune (a search_space)."
+        )
     return TuningRun(cells, tuning, methods)
 
 

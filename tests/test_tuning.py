@@ -129,7 +129,7 @@ def test_a_trial_is_what_the_method_does_when_it_is_run(tuning):
     ("changes", "message"),
     [
         ({"methods": ("nothing",)}, "'nothing' does not exist"),
-        ({"methods": ("mask_logit",)}, "none of the methods mask_logit has anything to tune"),
+        ({"methods": ("mask_logit",)}, "none of the methods mask_logit fits the request and has anything to tune"),
         ({"request": "klass:5"}, "give class:LABEL"),
         ({"request": "class:77"}, "77"),
         ({"multihost": True}, "leave --multihost out"),
@@ -139,6 +139,13 @@ def test_what_does_not_fit_is_refused_before_anything_is_computed(tuning, change
     with pytest.raises(ValueError, match=message):
         prepare_tuning(dataclasses.replace(tuning, **changes))
     assert not (tmp_path / "tuned").exists()
+
+
+def test_a_method_that_does_not_fit_the_request_is_left_out_with_its_reason(tuning):
+    told = []
+    changed = dataclasses.replace(tuning, request="random:0.1", methods=("unsir", "fine_tune"))
+    assert list(prepare_tuning(changed, tell=told.append).methods) == ["fine_tune"]
+    assert any("left out: unsir: unsir makes noise against whole classes" in sentence for sentence in told)
 
 
 def test_no_trials_are_refused():
