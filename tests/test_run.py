@@ -16,7 +16,7 @@ from cujax.checkpoints import CheckpointError, Metadata, describe_lineage, save_
 from cujax.data.requests import ForgetClass, ForgetClasses, ForgetRandom, ForgetWhere
 from cujax.data.sources import Data
 from cujax.experiment import Experiment, build_model, describe, describe_request
-from cujax.methods import BadTeacher, ContrastiveUnlearning, MaskLogit, Retrain, SelectiveSynapticDampening
+from cujax.methods import BadTeacher, ContrastiveUnlearning, MaskLogit, Retrain, SelectiveSynapticDampening, Unsir
 from cujax.run import prepare
 from cujax.training import Training
 
@@ -285,7 +285,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_what_is_complete_stands(experimen
     assert len(again.retrained()) == 1
 
 
-@pytest.mark.parametrize("method", [BadTeacher, SelectiveSynapticDampening], ids=lambda method: method.__name__)
+@pytest.mark.parametrize("method", [BadTeacher, SelectiveSynapticDampening, Unsir], ids=lambda method: method.__name__)
 def test_what_a_method_holds_beside_the_state_is_placed_on_all_devices(experiment, method):
     """Teachers and importances start on one device, as an original does that was loaded."""
     original = prepare(dataclasses.replace(experiment, retrained=0)).original()

@@ -18,7 +18,6 @@ from cujax.losses import cross_entropy
 from cujax.methods import _validate
 from cujax.methods.layers import in_layers, named_layers
 from cujax.model import Model, PyTree, Variables
-from cujax.sharding import mesh_of, replicate
 from cujax.step import Examples
 from cujax.stepping import Cost, NotFiniteError
 from cujax.unlearning import Loop, Unlearned
@@ -86,11 +85,12 @@ class LCodec:
 
         def make() -> tuple[Variables, Cost]:
             started = time.perf_counter()
-            variables = replicate(original, mesh_of(loop.images.mean))
-            retain, n = examples_at(loop.images, drawn), len(split.forget) + len(split.retain)
+            # One device removes all samples: what they are is too little to share.
+            variables = _on_host(original)
+            retain, n = _on_host(examples_at(loop.images, drawn)), len(split.forget) + len(split.retain)
             with loop.progress("removing samples", len(split.forget)) as advance:
                 for number, index in enumerate(split.forget.indices):
-                    example = examples_at(loop.images, np.array([index]))
+                    example = _on_host(examples_at(loop.images, np.array([index])))
                     perturb_key, noise_key = jax.random.split(jax.random.fold_in(key, number))
                     answers, losses = self._perturbed(model, variables, example, perturb_key)
                     units = foci(answers, losses)
@@ -103,7 +103,7 @@ class LCodec:
                     variables = Variables(params, variables.model_state)
                     advance(1, f"units {', '.join(map(str, units))}")
             passed = len(split.forget) * (self.perturbations + len(drawn) + 1)
-            return variables, Cost(time.perf_counter() - started, len(split.forget), passed, None)
+            return Variables(variables.params, original.model_state), Cost(time.perf_counter() - started, len(split.forget), passed, None)
 
         return loop.once(model, original, make, split, forgotten_accuracy=self.forgotten_accuracy)
 
@@ -122,6 +122,10 @@ class LCodec:
     def _noise(self, n: int) -> float:
         sensitivity = 2 * _HESSIAN_LIPSCHITZ * _LIPSCHITZ**2 / (n**2 * self.l2**3)
         return sensitivity / self.epsilon * math.sqrt(2 * math.log(1.25 / self.delta))
+
+
+def _on_host(tree: PyTree) -> PyTree:
+    return jax.tree.map(np.asarray, tree)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "n"))
