@@ -103,7 +103,8 @@ class LCodec:
                     variables = Variables(params, variables.model_state)
                     advance(1, f"units {', '.join(map(str, units))}")
             passed = len(split.forget) * (self.perturbations + len(drawn) + 1)
-            return Variables(variables.params, original.model_state), Cost(time.perf_counter() - started, len(split.forget), passed, None)
+            cost = Cost(time.perf_counter() - started, len(split.forget), passed, None)
+            return Variables(variables.params, original.model_state), cost
 
         return loop.once(model, original, make, split, forgotten_accuracy=self.forgotten_accuracy)
 
