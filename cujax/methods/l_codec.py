@@ -43,7 +43,7 @@ class LCodec:
         samples: Retain samples, drawn at random, from which H is estimated.
         epsilon: Of the published certificate (with `delta`), for which Gaussian noise is added to the weights. For a
             network, whose loss is not convex, it certifies nothing, and for 10,000 samples the published .1 means noise of
-            standard deviation 155. Infinite: none.
+            standard deviation 155. None: no noise.
         delta: As `epsilon`.
         max_samples: Requests for more samples are refused, for the time that they would take.
         forgotten_accuracy: Class task: the class counts as forgotten when accuracy on it is at most this. None: 1 / classes.
@@ -53,13 +53,15 @@ class LCodec:
     perturbation_scale: float = 0.1
     l2: float = 0.001
     samples: int = 1000
-    epsilon: float = math.inf
+    epsilon: float | None = None
     delta: float = 0.01
     max_samples: int = 1000
     forgotten_accuracy: float | None = 0.01
 
     def __post_init__(self) -> None:
-        _validate.positive(self, "perturbation_scale", "l2", "epsilon", "delta")
+        _validate.positive(self, "perturbation_scale", "l2", "delta")
+        if self.epsilon is not None:
+            _validate.positive(self, "epsilon")
         _validate.at_least(3, self, "perturbations")
         _validate.at_least(1, self, "samples", "max_samples")
 
@@ -121,6 +123,8 @@ class LCodec:
         return logits, losses
 
     def _noise(self, n: int) -> float:
+        if self.epsilon is None:
+            return 0.0
         sensitivity = 2 * _HESSIAN_LIPSCHITZ * _LIPSCHITZ**2 / (n**2 * self.l2**3)
         return sensitivity / self.epsilon * math.sqrt(2 * math.log(1.25 / self.delta))
 

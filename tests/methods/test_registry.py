@@ -1,6 +1,7 @@
 """Methods by name, from this package and from others."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -52,3 +53,9 @@ def test_an_unknown_method_lists_those_that_there_are():
         ValueError, match="'nothing' does not exist; choose one of bad_teacher, contrastive, deep_contrastive, delete"
     ):
         find_method("nothing")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_settings_of_every_method_are_json(name):
+    settings = dataclasses.asdict(METHODS[name]())
+    assert json.loads(json.dumps(settings, allow_nan=False)) == settings
