@@ -92,7 +92,7 @@ def test_help_lists_the_methods_and_the_settings_of_the_chosen_one(capsys):
     with pytest.raises(SystemExit):
         parsed("method:scrub", "--help")
     shown = " ".join(capsys.readouterr().out.split())
-    assert "now: Scrub; there are bad_teacher, contrastive, deep_contrastive, delete" in shown
+    assert "now: Scrub; there are bad_teacher, boundary_expand, boundary_shrink, " in shown
     assert "--method.gamma" in shown
 
 

@@ -50,7 +50,7 @@ def test_a_method_that_cannot_be_loaded_is_named(other_package):
 
 def test_an_unknown_method_lists_those_that_there_are():
     with pytest.raises(
-        ValueError, match="'nothing' does not exist; choose one of bad_teacher, contrastive, deep_contrastive, delete"
+        ValueError, match="'nothing' does not exist; choose one of bad_teacher, boundary_expand, boundary_shrink, "
     ):
         find_method("nothing")
 
