@@ -36,7 +36,8 @@ def test_every_configuration_loads_and_names_its_launch_line(path):
     experiment = parsed("--config", path.stem)
     assert isinstance(experiment, Experiment)
     assert experiment.workdir == f"runs/{path.stem}"
-    assert f"scripts/unlearn.py --config {path.stem}" in path.read_text()
+    script = "compare" if path.stem.endswith("_compare") else "unlearn"
+    assert f"scripts/{script}.py --config {path.stem}" in path.read_text()
 
 
 def test_flags_override_fields_of_the_configuration():
@@ -120,7 +121,7 @@ def test_a_request_by_predicate_comes_from_a_configuration_file(tmp_path):
         (["--method.temperature", "0"], "temperature must be positive"),
         (["--data.source", "no_such_set", "--data.data-dir", "/nonexistent"], "no_such_set' is not in /nonexistent"),
         (["--sed", "3"], "sed"),
-        (["method:scrubb"], "method 'scrubb' does not exist; choose one of bad_teacher, contrastive"),
+        (["method:scrubb"], "method 'scrubb' does not exist; choose one of bad_teacher, boundary_expand"),
         (["method:scrub", "method:salun"], "give one method, not method:scrub and method:salun"),
         (["method:mask_logit", "forget:random", "--forget.count", "3"], "mask_logit hides whole classes"),
     ],
