@@ -55,7 +55,7 @@ class LCodec:
     samples: int = 1000
     epsilon: float | None = None
     delta: float = 0.01
-    max_samples: int = 1000
+    max_samples: int = 200
     forgotten_accuracy: float | None = 0.01
 
     def __post_init__(self) -> None:
