@@ -7,7 +7,7 @@ import numpy as np
 from cujax.data.batches import DeviceImages
 from cujax.data.requests import Part, Split
 from cujax.model import Variables, from_function
-from cujax.unlearning import Loop
+from cujax.unlearning import Loop, Unlearned
 
 PIXELS, HIDDEN, CLASSES = 4, 5, 3
 KEY = jax.random.key(3)
@@ -59,6 +59,7 @@ class Recorder(Loop):
         object.__setattr__(self, "state", state)
         object.__setattr__(self, "phases", phases)
         object.__setattr__(self, "options", options)
+        return Unlearned(model, state.params, state.model_state, None)
 
 
 def record(method, split=SPLIT, original=ORIGINAL, key=KEY):
