@@ -73,13 +73,17 @@ def test_the_bound_decides():
 
 
 def test_boundary_shrink_goes_to_the_nearest_class_that_stays_by_a_bound_in_pixels():
-    method = BoundaryShrink(learning_rate=0.3, batch_size=2, weight_decay=0.01)
+    split = dataclasses.replace(SPLIT, forget=part([0, 1, 2, 3, 4, 5]), retain=part([6, 7, 8]))
+    method = BoundaryShrink(learning_rate=0.3, batch_size=2, weight_decay=0.01, bound=0.05)
     recorder = Recorder(HALF_RANGE)
-    method(MODEL, ORIGINAL, SPLIT, key=KEY, loop=recorder)
+    method(MODEL, ORIGINAL, split, key=KEY, loop=recorder)
+    forget, everything = split.forget.indices, np.ones(3, bool)
+    of_pixels, of_numbers = (nearest(X[forget], Y[forget], everything, bound) for bound in (0.05 / 0.25, 0.05))
+    assert (of_pixels != of_numbers).any()
 
     def gradient(params, rows, step):
         x = X[counted(rows)]
-        return cross_entropy_gradient(params, x, nearest(x, label_of(rows), np.ones(3, bool), 0.1 / 0.25))
+        return cross_entropy_gradient(params, x, nearest(x, label_of(rows), everything, 0.05 / 0.25))
 
     assert_follows(method, gradient, recorder)
 
@@ -145,7 +149,7 @@ def test_boundary_expand_teaches_a_class_that_is_not_there():
 def test_the_shadow_class_is_neither_judged_nor_returned():
     """Trap: the expanded class left in at evaluation."""
     anything = dataclasses.replace(LOOP, retain_tolerance=1.0, stop_early=False)
-    method = BoundaryExpand(learning_rate=0.05, batch_size=2, max_passes=4)
+    method = BoundaryExpand(learning_rate=0.3, momentum=0.0, batch_size=3, max_passes=4)
     result = method(MODEL, ORIGINAL, CLASS_SPLIT, key=KEY, loop=anything)
     assert result.model == MODEL
     chex.assert_trees_all_equal_shapes_and_dtypes(result.params, ORIGINAL.params)
