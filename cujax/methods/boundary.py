@@ -7,15 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cujax.data.batches import preprocess
 from cujax.data.requests import Split
 from cujax.losses import cross_entropy
 from cujax.methods import _validate
-from cujax.methods.descent import Descent, shuffled
+from cujax.methods.descent import Descent
 from cujax.model import Model, PyTree, Variables, compute_embeddings
 from cujax.search_space import LogUniform, SearchSpace
 from cujax.step import Examples
-from cujax.stepping import Phase
 from cujax.training import fresh_variables
 from cujax.unlearning import Loop, Unlearned
 
@@ -59,10 +57,7 @@ class BoundaryShrink(Descent):
             raise ValueError(f"only class {classes[0]} stays, so its samples have no other to go to; keep another class.")
         stays = jnp.zeros(model.num_classes, bool).at[classes].set(True)
         step = self.step(model, _to_nearest, _Neighbour(original, stays, self.bound / loop.images.std))
-
-        def passes(number: int) -> list[Phase]:
-            return [Phase(step, preprocess, shuffled(split.forget, self.batch_size, batch_key, number))]
-
+        passes = self.passes_over(split.forget, step, batch_key)
         return self.run(model, original, split, passes, key=state_key, loop=loop)
 
 
@@ -124,10 +119,7 @@ class BoundaryExpand(Descent):
         shadow = fresh_variables(widened, loop.images, shadow_key).params["shadow"]
         start = Variables({"network": original.params, "shadow": shadow}, original.model_state)
         step = self.step(widened, _to_shadow)
-
-        def passes(number: int) -> list[Phase]:
-            return [Phase(step, preprocess, shuffled(split.forget, self.batch_size, batch_key, number))]
-
+        passes = self.passes_over(split.forget, step, batch_key)
         result = self.run(narrow, start, split, passes, key=state_key, loop=loop)
         return replace(result, model=model, params=result.params["network"])
 

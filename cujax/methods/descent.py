@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cujax.data.batches import Rows, batches_of_all
+from cujax.data.batches import Rows, batches_of_all, preprocess
 from cujax.data.requests import Part, Split
 from cujax.methods import _validate
 from cujax.model import Model, PyTree, Variables
@@ -69,6 +69,10 @@ class Descent:
         """
         numbers = self.learning_rate, self.momentum, self.weight_decay
         return jax.tree_util.Partial(_Step(model, objective, self.optimizer), _Traced(*numbers, terms, mask))
+
+    def passes_over(self, part: Part, step: Callable, key: jax.Array) -> Callable[[int], list[Phase]]:
+        """Passes of one step over all rows of a part, in an order of its own each time."""
+        return lambda number: [Phase(step, preprocess, shuffled(part, self.batch_size, key, number))]
 
     def state(self, start: Variables, key: jax.Array) -> UnlearnState:
         """The state before the first of these steps."""

@@ -5,14 +5,12 @@ from typing import Any, ClassVar
 
 import jax
 
-from cujax.data.batches import preprocess
 from cujax.data.requests import Split
 from cujax.losses import cross_entropy
-from cujax.methods.descent import Descent, shuffled
+from cujax.methods.descent import Descent
 from cujax.model import Model, PyTree, Variables
 from cujax.search_space import LogUniform, SearchSpace
 from cujax.step import Examples
-from cujax.stepping import Phase
 from cujax.unlearning import Loop, Unlearned
 
 
@@ -34,10 +32,7 @@ class FineTune(Descent):
         """Makes `original` forget `split.forget`, which is never looked at."""
         state_key, batch_key = jax.random.split(key)
         step = self.step(model, retain_objective)
-
-        def passes(number: int) -> list[Phase]:
-            return [Phase(step, preprocess, shuffled(split.retain, self.batch_size, batch_key, number))]
-
+        passes = self.passes_over(split.retain, step, batch_key)
         return self.run(model, original, split, passes, key=state_key, loop=loop)
 
 

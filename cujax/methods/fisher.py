@@ -10,7 +10,7 @@ import numpy as np
 
 from cujax.data.requests import Split
 from cujax.methods import _validate
-from cujax.methods.gradient_sums import accumulate
+from cujax.methods.gradient_sums import accumulate, sum_of_counted
 from cujax.methods.layers import in_layers, named_layers
 from cujax.model import Model, PyTree, Variables
 from cujax.search_space import LogUniform, SearchSpace
@@ -101,11 +101,7 @@ def fisher_sum(model: Model, variables: Variables, batch: Examples, answer: jax.
         logarithm, gradient = jax.value_and_grad(log_probability)(variables.params)
         return jax.tree.map(lambda leaf: jnp.exp(logarithm) * jnp.square(leaf), gradient)
 
-    def total(leaf: jax.Array) -> jax.Array:
-        counts = batch.counts.reshape(-1, *[1] * (leaf.ndim - 1))
-        return jnp.sum(jnp.where(counts, leaf, 0), axis=0)
-
-    return jax.tree.map(total, jax.vmap(of_one)(batch.images))
+    return sum_of_counted(jax.vmap(of_one)(batch.images), batch)
 
 
 def variance(fisher: PyTree, head: PyTree, alpha: float) -> PyTree:

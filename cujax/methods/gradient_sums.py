@@ -43,12 +43,17 @@ def squared_gradient_sum(model: Model, variables: Variables, batch: Examples, te
         return _loss(model, Variables(params, variables.model_state), Examples(image[None], label[None]))
 
     gradients = jax.vmap(jax.grad(of_one), in_axes=(None, 0, 0))(variables.params, batch.images, batch.labels)
+    return sum_of_counted(jax.tree.map(jnp.square, gradients), batch)
+
+
+def sum_of_counted(by_row: PyTree, batch: Examples) -> PyTree:
+    """The sum of arrays `[B, ...]` over the rows of a batch that count."""
 
     def total(leaf: jax.Array) -> jax.Array:
         counts = batch.counts.reshape(-1, *[1] * (leaf.ndim - 1))
-        return jnp.sum(jnp.where(counts, jnp.square(leaf), 0), axis=0)
+        return jnp.sum(jnp.where(counts, leaf, 0), axis=0)
 
-    return jax.tree.map(total, gradients)
+    return jax.tree.map(total, by_row)
 
 
 def _loss(model: Model, variables: Variables, batch: Examples) -> jax.Array:

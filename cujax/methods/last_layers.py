@@ -5,15 +5,13 @@ from typing import ClassVar
 
 import jax
 
-from cujax.data.batches import preprocess
 from cujax.data.requests import Split
 from cujax.methods import _validate
-from cujax.methods.descent import Descent, shuffled
+from cujax.methods.descent import Descent
 from cujax.methods.fine_tune import retain_objective
 from cujax.methods.layers import as_mask, in_layers, merge, named_layers
 from cujax.model import Model, Variables
 from cujax.search_space import LogUniform, SearchSpace
-from cujax.stepping import Phase
 from cujax.training import fresh_variables
 from cujax.unlearning import Loop, Unlearned
 
@@ -56,10 +54,7 @@ class CatastrophicForgetLastK(Descent):
         state_key, batch_key = jax.random.split(key)
         mask = as_mask(in_layers(original.params, self.moving(model)), original.params)
         step = self.step(model, retain_objective, mask=mask)
-
-        def passes(number: int) -> list[Phase]:
-            return [Phase(step, preprocess, shuffled(split.retain, self.batch_size, batch_key, number))]
-
+        passes = self.passes_over(split.retain, step, batch_key)
         is_new = start is not original
         return self.run(model, start, split, passes, key=state_key, loop=loop, all_passes=is_new, original=original)
 

@@ -6,14 +6,12 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from cujax.data.batches import preprocess
 from cujax.data.requests import Split
-from cujax.methods.descent import Descent, shuffled
+from cujax.methods.descent import Descent
 from cujax.methods.fine_tune import retain_objective
 from cujax.methods.layers import in_layers, named_layers
 from cujax.model import Model, PyTree, Variables
 from cujax.search_space import LogUniform, SearchSpace
-from cujax.stepping import Phase
 from cujax.unlearning import Loop, Unlearned
 
 
@@ -40,10 +38,7 @@ class LayerNegation(Descent):
         state_key, batch_key = jax.random.split(key)
         start = Variables(negated(original.params, named_layers(model, "LayerNegation")[0]), original.model_state)
         step = self.step(model, retain_objective)
-
-        def passes(number: int) -> list[Phase]:
-            return [Phase(step, preprocess, shuffled(split.retain, self.batch_size, batch_key, number))]
-
+        passes = self.passes_over(split.retain, step, batch_key)
         return self.run(model, start, split, passes, key=state_key, loop=loop, all_passes=True, original=original)
 
 
