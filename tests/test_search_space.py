@@ -38,7 +38,7 @@ def test_an_impossible_range_is_refused(low, high, below_one):
 def test_every_range_beside_a_method_gives_settings_that_it_takes(name):
     method = METHODS[name]
     space = getattr(method, "search_space", {})
-    assert space or name in ("mask_logit", "retrain")
+    assert space or name in ("l_codec", "mask_logit", "retrain")
     for fraction in (0.0, 0.3, 0.999):
         settings = {setting: values.at(fraction) for setting, values in space.items()}
         assert dataclasses.asdict(method(**settings)) | settings == dataclasses.asdict(method(**settings))
