@@ -272,6 +272,8 @@ class Loop:
         with self.progress("unlearning", 1) as advance:
             try:
                 made, cost = make()
+                if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(made.params)):
+                    raise NotFiniteError("the new parameters are not finite.")
             except NotFiniteError as error:
                 reason = f"{error} The parameters are kept as they were"
                 return Unlearned(model, *original, History((first,), "not_finite", reason, 0, Cost(0.0, 0, 0, None)))

@@ -146,5 +146,5 @@ def without_columns(params: PyTree, model: Model, classes: Sequence[int]) -> PyT
     Raises:
         ValueError: if the network does not name its layers.
     """
-    head = in_layers(params, named_layers(model, "DeepContrastiveUnlearning")[-1:])
+    head = in_layers(params, named_layers(model, params, "DeepContrastiveUnlearning")[-1:])
     return jax.tree.map(lambda chosen, leaf: leaf.at[..., jnp.array(classes)].set(0) if chosen else leaf, head, params)

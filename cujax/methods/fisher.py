@@ -59,7 +59,7 @@ class FisherForgetting:
         Raises:
             ValueError: if the network does not name its layers.
         """
-        head = in_layers(original.params, named_layers(model, "FisherForgetting")[-1:])
+        head = in_layers(original.params, named_layers(model, original.params, "FisherForgetting")[-1:])
         sample_key, noise_key = jax.random.split(key)
         drawn = np.asarray(jax.random.permutation(sample_key, split.retain.indices))[: self.samples]
 

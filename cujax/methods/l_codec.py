@@ -81,7 +81,7 @@ class LCodec:
             ValueError: if there are too many samples, or the network does not name its layers.
         """
         self.check(split)
-        head = named_layers(model, "LCodec")[-1]
+        head = named_layers(model, original.params, "LCodec")[-1]
         retain_key, key = jax.random.split(key)
         drawn = np.asarray(jax.random.permutation(retain_key, split.retain.indices))[: self.samples]
 

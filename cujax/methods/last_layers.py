@@ -10,7 +10,7 @@ from cujax.methods import _validate
 from cujax.methods.descent import Descent
 from cujax.methods.fine_tune import retain_objective
 from cujax.methods.layers import as_mask, in_layers, merge, named_layers
-from cujax.model import Model, Variables
+from cujax.model import Model, PyTree, Variables
 from cujax.search_space import LogUniform, SearchSpace
 from cujax.training import fresh_variables
 from cujax.unlearning import Loop, Unlearned
@@ -52,19 +52,19 @@ class CatastrophicForgetLastK(Descent):
         self, model: Model, original: Variables, start: Variables, split: Split, key: jax.Array, loop: Loop
     ) -> Unlearned:
         state_key, batch_key = jax.random.split(key)
-        mask = as_mask(in_layers(original.params, self.moving(model)), original.params)
+        mask = as_mask(in_layers(original.params, self.moving(model, original.params)), original.params)
         step = self.step(model, retain_objective, mask=mask)
         passes = self.passes_over(split.retain, step, batch_key)
         is_new = start is not original
         return self.run(model, start, split, passes, key=state_key, loop=loop, all_passes=is_new, original=original)
 
-    def moving(self, model: Model) -> tuple[str, ...]:
+    def moving(self, model: Model, params: PyTree) -> tuple[str, ...]:
         """The layers that are trained.
 
         Raises:
             ValueError: if the network does not name its layers, or has fewer.
         """
-        layers = named_layers(model, type(self).__name__)
+        layers = named_layers(model, params, type(self).__name__)
         if self.last_layers > len(layers):
             raise ValueError(
                 f"last_layers is {self.last_layers}, but the network has {len(layers)}: {', '.join(layers)}; "
@@ -88,6 +88,11 @@ class ExactUnlearnLastK(CatastrophicForgetLastK):
             ValueError: if the network does not name its layers, or has fewer.
         """
         key, fresh_key = jax.random.split(key)
-        fresh, moving = fresh_variables(model, loop.images, fresh_key), self.moving(model)
-        start = Variables(*(merge(in_layers(new, moving), new, old) for new, old in zip(fresh, original, strict=True)))
+        moving = self.moving(model, original.params)
+        fresh = fresh_variables(model, loop.images, fresh_key)
+        collections = not original.params.keys() & original.model_state.keys()
+        start = Variables(
+            merge(in_layers(fresh.params, moving), fresh.params, original.params),
+            merge(in_layers(fresh.model_state, moving, collections=collections), fresh.model_state, original.model_state),
+        )
         return self._train(model, original, start, split, key, loop)

@@ -36,7 +36,8 @@ class LayerNegation(Descent):
             ValueError: if the network does not name its layers.
         """
         state_key, batch_key = jax.random.split(key)
-        start = Variables(negated(original.params, named_layers(model, "LayerNegation")[0]), original.model_state)
+        first = named_layers(model, original.params, "LayerNegation")[0]
+        start = Variables(negated(original.params, first), original.model_state)
         step = self.step(model, retain_objective)
         passes = self.passes_over(split.retain, step, batch_key)
         return self.run(model, start, split, passes, key=state_key, loop=loop, all_passes=True, original=original)

@@ -9,26 +9,33 @@ import jax.numpy as jnp
 from cujax.model import Model, PyTree
 
 
-def named_layers(model: Model, method: str) -> tuple[str, ...]:
+def named_layers(model: Model, params: PyTree, method: str) -> tuple[str, ...]:
     """The names of a network's layers by depth, the last the head.
 
     Raises:
-        ValueError: if the network does not name them.
+        ValueError: if the network does not name them, or its parameters have none of a name.
     """
     if not model.layers:
         raise ValueError(
             f"{method} must know the layers of the network, but it does not name them; give layers=(..., "
             '"HEAD") to from_linen, from_nnx or from_function: parameter paths by depth, the last that of the head.'
         )
+    missing = [layer for layer in model.layers if not any(jax.tree.leaves(in_layers(params, [layer])))]
+    if missing:
+        raise ValueError(
+            f"the network names the layers {', '.join(model.layers)}, but has no parameters of {', '.join(missing)}; at the "
+            f"top there are {', '.join(map(str, params))}."
+        )
     return model.layers
 
 
-def in_layers(tree: PyTree, layers: Sequence[str]) -> PyTree:
+def in_layers(tree: PyTree, layers: Sequence[str], *, collections: bool = False) -> PyTree:
     """Which arrays of a tree of parameters, or of a model state, belong to some layers: a tree of bool.
 
     Args:
-        tree: Nested by the parts of the arrays' paths; in a model state the first may name a collection ("batch_stats").
+        tree: Nested by the parts of the arrays' paths.
         layers: Path prefixes.
+        collections: Whether the first part names a collection ("batch_stats"), as in the state of a linen module.
 
     >>> in_layers({"stem": {"kernel": 1}, "stage": {"block": {"kernel": 2}}}, ["stage/block"])
     {'stage': {'block': {'kernel': True}}, 'stem': {'kernel': False}}
@@ -37,8 +44,8 @@ def in_layers(tree: PyTree, layers: Sequence[str]) -> PyTree:
 
     def inside(path: tuple[Any, ...], leaf: Any) -> bool:
         del leaf
-        names = tuple(str(getattr(entry, "key", entry)) for entry in path)
-        return any(prefix in (names[: len(prefix)], names[1 : len(prefix) + 1]) for prefix in prefixes)
+        names = tuple(str(getattr(entry, "key", entry)) for entry in path)[collections:]
+        return any(prefix == names[: len(prefix)] for prefix in prefixes)
 
     return jax.tree.map_with_path(inside, tree)
 

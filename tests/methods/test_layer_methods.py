@@ -3,6 +3,7 @@
 import dataclasses
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,7 +36,7 @@ from tiny import (
 from cujax.methods import CatastrophicForgetLastK, ExactUnlearnLastK, LayerNegation
 from cujax.methods.layer_negation import negated
 from cujax.methods.layers import as_mask, in_layers, merge
-from cujax.model import Variables, from_function
+from cujax.model import Variables, from_function, from_linen
 
 ANONYMOUS = from_function(init, apply, num_classes=3)
 HEAD = {"hidden": {"bias": False, "kernel": False}, "head": {"bias": True, "kernel": True}}
@@ -138,7 +139,7 @@ def test_layers_are_found_by_whole_names_and_in_collections():
         "conv_10": {"kernel": False},
         "stage": {"block_1": {"scale": False}, "block_2": {"scale": True}},
     }
-    assert in_layers({"batch_stats": {"stem": {"mean": 0}, "head": {"mean": 0}}}, ["stem"]) == {
+    assert in_layers({"batch_stats": {"stem": {"mean": 0}, "head": {"mean": 0}}}, ["stem"], collections=True) == {
         "batch_stats": {"stem": {"mean": True}, "head": {"mean": False}}
     }
 
@@ -152,9 +153,13 @@ def test_the_mask_holds_against_decoupled_decay_too():
 
 
 def test_the_last_layers_are_counted_from_the_head():
-    deep = from_function(init, apply, num_classes=3, layers=("stem", "stage_1", "stage_2", "head"))
-    assert CatastrophicForgetLastK(last_layers=1).moving(deep) == ("head",)
-    assert ExactUnlearnLastK(last_layers=3).moving(deep) == ("stage_1", "stage_2", "head")
+    layers = ("stem", "stage_1", "stage_2", "head")
+    deep, params = (
+        from_function(init, apply, num_classes=3, layers=layers),
+        {name: {"kernel": jnp.ones(1)} for name in layers},
+    )
+    assert CatastrophicForgetLastK(last_layers=1).moving(deep, params) == ("head",)
+    assert ExactUnlearnLastK(last_layers=3).moving(deep, params) == ("stage_1", "stage_2", "head")
 
 
 def test_the_statistics_of_fresh_layers_are_fresh_and_the_others_the_originals():
@@ -239,7 +244,7 @@ def test_layers_are_found_at_any_depth_and_in_a_state_without_collections():
     assert found(["stage_1", "stage/block_10"]) == ["block_10", "stage_1"]
     assert found(["stage/block_1/bias", "stage/block", "block"]) == found([]) == []
     state = {"batch_stats": {"stage": {"block_1": {"mean": 0}, "block_10": {"mean": 0}}}}
-    assert leaves(in_layers(state, ["stage/block_1"])) == [True, False]
+    assert leaves(in_layers(state, ["stage/block_1"], collections=True)) == [True, False]
     assert leaves(in_layers({"stem": {"mean": 0}, "head": {"mean": 0}}, ["stem"])) == [False, True]
 
 
@@ -268,3 +273,42 @@ def test_a_mask_has_the_shapes_of_the_parameters_and_a_merge_takes_each_array_fr
 def test_impossible_settings_are_named(kind, name, value):
     with pytest.raises(ValueError, match=f"{name} must .*{value}"):
         kind(**{name: value})
+
+
+class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.relu(nn.Dense(4)(x))
+
+
+class Nested(nn.Module):
+    """Names of layers come again inside others, as linen gives them."""
+
+    stem: bool
+
+    @nn.compact
+    def __call__(self, images):
+        x = images.reshape(len(images), -1)
+        x = Block()(nn.Dense(4)(x) if self.stem else x)
+        return x, nn.Dense(3)(x)
+
+
+@pytest.mark.parametrize(
+    ("method", "stem", "layers"),
+    [
+        (LayerNegation(), True, ("Dense_0", "Block_0", "Dense_1")),
+        (CatastrophicForgetLastK(last_layers=1, learning_rate=0.3), False, ("Block_0", "Dense_0")),
+    ],
+)
+def test_a_layers_name_inside_another_layer_is_not_that_layer(method, stem, layers):
+    model = from_linen(Nested(stem), layers=layers)
+    original, recorder = model.init(KEY, IMAGES.images), Recorder(IMAGES)
+    method(model, original, SPLIT, key=KEY, loop=recorder)
+    params = recorder.state.params if stem else take(recorder.state, recorder.phases(0)[0])[0].params
+    np.testing.assert_array_equal(params["Block_0"]["Dense_0"]["kernel"], original.params["Block_0"]["Dense_0"]["kernel"])
+
+
+def test_a_layer_that_the_network_does_not_have_is_named():
+    model = from_function(init, apply, num_classes=3, layers=("hidden", "haed"))
+    with pytest.raises(ValueError, match="has no parameters of haed; at the top there are hidden, head"):
+        CatastrophicForgetLastK(last_layers=1)(model, ORIGINAL, SPLIT, key=KEY, loop=Recorder(IMAGES))

@@ -264,6 +264,12 @@ def test_one_step_is_accounted_for_and_computed_in_eval_mode(method, samples):
     assert [check.step for check in history.checks] == [0, 1]
 
 
+def test_a_result_that_is_not_finite_is_not_returned():
+    result = run(FisherForgetting(alpha=1e38))
+    assert result.history.stop_rule == "not_finite"
+    chex.assert_trees_all_equal(result.params, ORIGINAL.params)
+
+
 @pytest.mark.parametrize("method", [FisherForgetting(), InfluenceUnlearning()])
 def test_what_is_not_finite_gives_the_original_back(method):
     broken = dataclasses.replace(ANYTHING, images=dataclasses.replace(IMAGES, images=IMAGES.images.at[RETAIN].set(jnp.nan)))
