@@ -42,12 +42,12 @@ START = float64(ORIGINAL.params)
 HALF_RANGE = dataclasses.replace(IMAGES, std=jnp.array([0.25]))
 
 
-def nearest(x, labels, classes, bound):
+def nearest(x, labels, classes, bound, params=START):
     """The answer, the own class and those left out excluded, one step of FGSM away."""
-    embedding, logits = forward(START, x)
+    embedding, logits = forward(params, x)
     d_logits = np.exp(log_softmax(logits)) - np.eye(CLASSES)[labels]
-    d_x = (d_logits @ START["head"]["kernel"].T) * (1 - embedding**2) @ START["hidden"]["kernel"].T
-    _, logits = forward(START, x + bound * np.sign(d_x))
+    d_x = (d_logits @ params["head"]["kernel"].T) * (1 - embedding**2) @ params["hidden"]["kernel"].T
+    _, logits = forward(params, x + bound * np.sign(d_x))
     allowed = classes[None, :] & (labels[:, None] != np.arange(CLASSES)[None, :])
     return np.where(allowed, logits, -np.inf).argmax(1)
 
@@ -86,6 +86,24 @@ def test_boundary_shrink_goes_to_the_nearest_class_that_stays_by_a_bound_in_pixe
         return cross_entropy_gradient(params, x, nearest(x, label_of(rows), everything, 0.05 / 0.25))
 
     assert_follows(method, gradient, recorder)
+
+
+def test_the_original_answers_whatever_was_learned_since_and_fillers_count_in_nothing():
+    split = dataclasses.replace(SPLIT, forget=part([0, 1, 2, 3, 4, 5]), retain=part([6, 7, 8]))
+    method = BoundaryShrink(learning_rate=0.3, batch_size=4)
+    recorder, everything = record(method, split), np.ones(3, bool)
+    elsewhere = ORIGINAL.params | {"head": jax.tree.map(lambda leaf: -leaf, ORIGINAL.params["head"])}
+    object.__setattr__(recorder, "state", dataclasses.replace(recorder.state, params=elsewhere))
+    rows = split.forget.indices
+    by_original, by_student = (nearest(X[rows], Y[rows], everything, 0.1, each) for each in (START, float64(elsewhere)))
+    assert (by_original != by_student).any()
+
+    def gradient(params, rows, step):
+        x = X[counted(rows)]
+        return cross_entropy_gradient(params, x, nearest(x, label_of(rows), everything, 0.1))
+
+    _, batches = assert_follows(method, gradient, recorder)
+    assert not batches[-1].mask.all()
 
 
 def test_forgotten_classes_are_never_the_answer():
@@ -161,6 +179,15 @@ def test_the_shadow_class_is_neither_judged_nor_returned():
     gone = [np.mean(answers[rows] == 0) for rows in (CLASS_SPLIT.forget.indices, held_out[Y[held_out] == 0])]
     assert last.forget_accuracy == pytest.approx(max(gone))
     assert len(result.history.checks) == 5
+
+
+@pytest.mark.parametrize("method", [BoundaryShrink, BoundaryExpand])
+def test_the_original_is_left_alone(method):
+    before = float64(ORIGINAL)
+    anything = dataclasses.replace(LOOP, retain_tolerance=2.0, stop_early=False)
+    result = method(learning_rate=0.3, batch_size=3, max_passes=1)(MODEL, ORIGINAL, SPLIT, key=KEY, loop=anything)
+    chex.assert_trees_all_equal(float64(ORIGINAL), before)
+    assert (result.params["head"]["kernel"] != ORIGINAL.params["head"]["kernel"]).any()
 
 
 @pytest.mark.parametrize(("name", "value"), [("bound", -0.1), ("learning_rate", 0.0)])

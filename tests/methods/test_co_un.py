@@ -1,5 +1,7 @@
 """CoUn, and InfoNCE, against NumPy float64."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,10 @@ import pytest
 from tiny import (
     IMAGES,
     KEY,
+    LOOP,
+    MODEL,
+    MODES,
+    ORIGINAL,
     SPLIT,
     Descent,
     X,
@@ -16,6 +22,7 @@ from tiny import (
     float64,
     forward,
     label_of,
+    leaves,
     log_softmax,
     record,
     take,
@@ -25,7 +32,7 @@ from cujax.data.batches import Rows
 from cujax.losses import info_nce
 from cujax.methods import CoUn
 from cujax.methods.co_un import TwoViews
-from cujax.sharding import data_mesh, shard
+from cujax.sharding import data_mesh, replicate, shard
 
 
 def reference(rows, others, temperature):
@@ -77,33 +84,55 @@ def test_value_and_gradient(seed, temperature):
 def test_rows_that_do_not_count_change_nothing_whatever_they_hold(rubbish):
     rows, others = views(0)
     mask = np.array([True, True, False, True, False, True])
-    expected = jax.value_and_grad(info_nce)(rows[mask], others[mask])
+    both = jax.value_and_grad(info_nce, argnums=(0, 1))
+    expected, wanted = both(rows[mask], others[mask])
     rows[~mask], others[~mask] = rubbish, rubbish
-    value, gradient = jax.value_and_grad(info_nce)(rows, others, mask)
-    np.testing.assert_allclose(value, expected[0], rtol=1e-6)
-    np.testing.assert_allclose(gradient[mask], expected[1], rtol=1e-5, atol=1e-7)
-    np.testing.assert_array_equal(gradient[~mask], 0)
+    value, gradients = both(rows, others, mask)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    for gradient, of_counted in zip(gradients, wanted, strict=True):
+        np.testing.assert_allclose(gradient[mask], of_counted, rtol=1e-5, atol=1e-7)
+        np.testing.assert_array_equal(gradient[~mask], 0)
 
 
 def test_no_rows_and_no_length_are_no_loss_and_no_nan():
     rows, others = views(0)
-    assert info_nce(rows, others, np.zeros(6, bool)) == 0
-    value, gradient = jax.value_and_grad(info_nce)(np.zeros_like(rows), others)
+    both = jax.value_and_grad(info_nce, argnums=(0, 1))
+    value, gradients = both(rows, others, np.zeros(6, bool))
+    assert value == 0
+    np.testing.assert_array_equal(gradients, 0)
+    value, gradients = both(np.zeros_like(rows), others)
     np.testing.assert_allclose(value, np.log(6), rtol=1e-6)
-    np.testing.assert_array_equal(gradient, 0)
+    np.testing.assert_array_equal(gradients, 0)
+    rows[1], others[4] = 0, 0
+    value, gradients = both(rows, others)
+    np.testing.assert_allclose(value, reference(*np.float64([rows, others]), 0.1), rtol=1e-5)
+    assert np.isfinite(gradients).all()
+    assert not gradients[0][1].any()
+    assert not gradients[1][4].any()
+    assert gradients[0][0].all()
 
 
 def test_devices_share_the_rows():
     mesh = data_mesh()
     rows, others = views(0, n=16)
-    spread = shard((jnp.asarray(rows), jnp.asarray(others)), mesh)
-    np.testing.assert_allclose(jax.jit(info_nce)(*spread), info_nce(rows, others), rtol=1e-6)
+    mask = np.arange(16) % 5 > 0
+
+    @jax.jit
+    def both(rows, others, mask, temperature):
+        return jax.value_and_grad(info_nce, argnums=(0, 1))(rows, others, mask, temperature=temperature)
+
+    value, gradients = both(*shard((rows, others, mask), mesh), replicate(0.3, mesh))
+    expected, wanted = both(rows, others, mask, 0.3)
+    np.testing.assert_allclose(value, expected, rtol=2e-6)
+    np.testing.assert_allclose(value, reference(*np.float64([rows, others])[:, mask], 0.3), rtol=1e-5)
+    np.testing.assert_allclose(gradients, wanted, rtol=2e-6, atol=2e-6)
 
 
 def test_what_does_not_fit_is_named():
     rows, others = views(0)
-    with pytest.raises(ValueError, match="temperature must be positive, but is 0"):
-        info_nce(rows, others, temperature=0)
+    for temperature in (0, -0.1, float("nan")):
+        with pytest.raises(ValueError, match=f"temperature must be positive, but is {temperature}"):
+            info_nce(rows, others, temperature=temperature)
     with pytest.raises(ValueError, match="same width, but have 4 and 3"):
         info_nce(rows, others[:, :3])
     with pytest.raises(ValueError, match=r"view rows must be \[batch, width\]"):
@@ -129,6 +158,31 @@ def test_the_step_minimises_both():
         params = descend(params, central_differences(loss, params))
     assert_close(state.params, params)
     np.testing.assert_array_equal(np.sort(np.concatenate([counted(rows) for rows in batches])), SPLIT.retain.indices)
+
+
+def test_both_views_are_one_batch_in_train_mode():
+    recorder = record(CoUn())
+    (phase,) = recorder.phases(0)
+    rows = next(iter(phase.batches))
+    MODES.clear()
+    jax.eval_shape(lambda state: phase.step(state, phase.prepare(IMAGES, rows, KEY)), recorder.state)
+    assert MODES == [True]
+
+
+def test_images_to_forget_are_never_looked_at_and_the_original_is_left_alone():
+    before = float64(ORIGINAL)
+    broken = dataclasses.replace(IMAGES, images=IMAGES.images.at[SPLIT.forget.indices].set(jnp.nan))
+    everything = dataclasses.replace(LOOP, retain_tolerance=2.0, stop_early=False)
+    found, expected = (
+        CoUn(max_passes=2, batch_size=3, augmentation="crop_flip")(
+            MODEL, ORIGINAL, SPLIT, key=KEY, loop=dataclasses.replace(everything, images=images)
+        )
+        for images in (broken, IMAGES)
+    )
+    assert expected.history.step == 4
+    assert all(np.isfinite(leaf).all() for leaf in leaves(found.params))
+    chex.assert_trees_all_equal(found.variables, expected.variables)
+    chex.assert_trees_all_equal(float64(ORIGINAL), before)
 
 
 def test_views_are_two_and_of_the_same_samples():

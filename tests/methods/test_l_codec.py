@@ -20,6 +20,7 @@ from tiny import (
     X,
     Y,
     apply,
+    assert_close,
     float64,
     forward,
     init,
@@ -27,6 +28,7 @@ from tiny import (
     part,
 )
 
+from cujax.data.batches import examples_at
 from cujax.methods import LCodec
 from cujax.methods.l_codec import conditional_dependence, foci
 from cujax.model import from_function
@@ -80,6 +82,27 @@ def test_the_features_that_matter_are_chosen_the_one_that_matters_most_first():
     assert foci(features, features[:, 3]) == [3]
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_features_are_chosen_greedily_while_any_adds(seed):
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(40, 4))
+    target = features[:, 2] + 0.7 * features[:, 0] + 0.5 * rng.normal(size=40)
+    chosen, left = [], [0, 1, 2, 3]
+    while left:
+        gains = [brute_force(target, features[:, [column]], features[:, chosen]) for column in left]
+        if chosen and max(gains) <= 0:
+            break
+        chosen.append(left.pop(int(np.argmax(gains))))
+    assert foci(features, target) == chosen
+
+
+def test_one_feature_at_least_is_chosen():
+    target = np.arange(6.0)
+    features = np.array([0.0, 3, 6, 1, 4, 7])[:, None]
+    assert conditional_dependence(target, features, np.zeros((6, 0))) < 0
+    assert foci(features, target) == [0]
+
+
 def perturbed(number):
     """Logits and losses of the copies of one sample that the method draws, by the keys that it has."""
     perturb_key, _ = jax.random.split(jax.random.fold_in(jax.random.split(KEY)[1], number))
@@ -87,7 +110,7 @@ def perturbed(number):
     return np.asarray(X[SPLIT.forget.indices[number]] + 0.1 * np.asarray(noise, np.float64).reshape(60, 4))
 
 
-def newton(params, row, retain, units, n):
+def newton(params, row, retain, units, n, l2=0.001):
     """The head after the step, by the Hessian of the softmax: `E[(diag(p) - p pᵀ) ⊗ z zᵀ]`."""
 
     def with_one(x):
@@ -103,7 +126,7 @@ def newton(params, row, retain, units, n):
         hessian += np.kron(curvature, np.outer(z, z)) / len(retain)
     z, p = with_one(X[[row]])[0], probabilities(X[[row]])[0]
     gradient = np.concatenate([(p[unit] - (Y[row] == unit)) * z for unit in units])
-    step = np.linalg.solve(hessian + 0.001 * np.eye(len(hessian)), gradient) / (n - 1)
+    step = np.linalg.solve(hessian + l2 * np.eye(len(hessian)), gradient) / (n - 1)
     head = {kind: leaf.copy() for kind, leaf in params["head"].items()}
     for unit, part_of in zip(units, step.reshape(len(units), size), strict=True):
         head["kernel"][:, unit] += part_of[:HIDDEN]
@@ -124,6 +147,27 @@ def test_samples_are_removed_one_by_one_each_by_a_newton_step_on_the_units_that_
     moved = np.abs(params["head"]["kernel"] - START["head"]["kernel"]).max()
     assert moved > 0.05
     assert any(len(units) < CLASSES for units in chosen)
+
+
+def test_a_step_and_its_noise_to_float32():
+    # With so much on the diagonal of the Hessian, the solution has hardly more error than its arguments.
+    method = dataclasses.replace(QUICK, l2=0.1, samples=4, epsilon=30.0, delta=0.05)
+    result = method(MODEL, ORIGINAL, SPLIT, key=KEY, loop=ANYTHING)
+    retain_key, key = jax.random.split(KEY)
+    drawn = np.asarray(jax.random.permutation(retain_key, SPLIT.retain.indices))[:4]
+    params = START
+    for number, row in enumerate(SPLIT.forget.indices):
+        n = 9 - number
+        logits = forward(params, perturbed(number))[1]
+        units = foci(logits, -log_softmax(logits)[:, Y[row]])
+        params = newton(params, row, drawn, units, n, 0.1)
+        _, noise_key = jax.random.split(jax.random.fold_in(key, number))
+        normal = np.asarray(jax.random.normal(noise_key, (len(units) * (HIDDEN + 1),)), np.float64)
+        noise = 2 * 0.25 / (n**2 * 0.1**3) / 30 * np.sqrt(2 * np.log(1.25 / 0.05)) * normal
+        params["head"]["bias"][units] += noise[: len(units)]
+        params["head"]["kernel"][:, units] += noise[len(units) :].reshape(HIDDEN, len(units))
+    assert_close(result.params, params)
+    assert result.history.cost.samples == 3 * (60 + 4 + 1)
 
 
 def test_other_units_and_layers_stay_to_the_bit():
@@ -163,6 +207,28 @@ def test_perturbed_copies_are_answered_in_eval_mode_and_the_original_is_left_alo
     assert history.cost.samples == 3 * (60 + 6 + 1)
 
 
+def test_every_perturbed_copy_is_another_in_whatever_batches_they_are_answered(monkeypatch):
+    seen = []
+
+    def spy(answers, losses):
+        seen.append(np.column_stack([answers, losses]))
+        return foci(answers, losses)
+
+    monkeypatch.setattr("cujax.methods.l_codec._LARGEST_BATCH", 25)
+    monkeypatch.setattr("cujax.methods.l_codec.foci", spy)
+    QUICK(MODEL, ORIGINAL, SPLIT, key=KEY, loop=ANYTHING)
+    assert [len(np.unique(each, axis=0)) for each in seen] == [60, 60, 60]
+    np.testing.assert_allclose(seen[0][:, 3], -log_softmax(seen[0][:, :3])[:, Y[0]], atol=1e-5)
+
+
+def test_images_are_taken_as_they_are():
+    rows = np.array([7, 2, 2])
+    found = examples_at(dataclasses.replace(IMAGES, augmentation="crop_flip"), rows)
+    np.testing.assert_array_equal(found.images, IMAGES.images[rows])
+    np.testing.assert_array_equal(found.labels, Y[rows])
+    assert found.mask.all()
+
+
 def test_what_is_not_finite_gives_the_original_back():
     broken = dataclasses.replace(ANYTHING, images=dataclasses.replace(IMAGES, images=IMAGES.images.at[3].set(jnp.nan)))
     result = QUICK(MODEL, ORIGINAL, SPLIT, key=KEY, loop=broken)
@@ -171,6 +237,7 @@ def test_what_is_not_finite_gives_the_original_back():
 
 
 def test_too_many_samples_are_refused_before_anything_is_computed():
+    LCodec(max_samples=3).check(SPLIT)
     with pytest.raises(ValueError, match=r"removes samples one by one.*request is for 3, and max_samples is 2.*raise"):
         LCodec(max_samples=2)(MODEL, ORIGINAL, SPLIT, key=KEY, loop=LOOP)
     with pytest.raises(ValueError, match="LCodec must know the layers"):
