@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cujax.audit.accuracy import correct
-from cujax.data.batches import DeviceImages, ImageSet, Rows, placed, preprocess
+from cujax.data.batches import DeviceImages, ImageSet, examples_at
 from cujax.inference import predict
 from cujax.model import Model, Variables
 
@@ -51,9 +51,7 @@ def residual_knowledge(shares: np.ndarray, oracle_shares: np.ndarray) -> np.ndar
 
 def _normalised(images: ImageSet, indices: np.ndarray) -> DeviceImages:
     """Some images as the network takes them, in memory."""
-    everything = Rows(np.asarray(indices, np.int32), np.ones(len(indices), bool))
-    ((arrays, rows),) = placed(replace(images, augmentation="none"), [everything])
-    examples = preprocess(arrays, rows, jax.random.key(0))
+    examples = examples_at(images, indices)
     n = len(indices)
     return DeviceImages(examples.images[:n], examples.labels[:n], images.mean, images.std)
 

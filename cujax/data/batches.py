@@ -170,10 +170,7 @@ def examples_at(images: ImageSet, indices: np.ndarray) -> Examples:
     """The images at some indices as a network takes them, in one batch, not augmented."""
     rows = Rows(np.asarray(indices, np.int32), np.ones(len(indices), bool))
     arrays, rows = next(placed(replace(images, augmentation="none"), [rows]))
-    return _preprocess(arrays, rows, jax.random.key(0))
-
-
-_preprocess = jax.jit(preprocess)
+    return preprocess(arrays, rows, jax.random.key(0))
 
 
 def _take(stored: jax.Array, indices: jax.Array | np.ndarray, n_axes: int) -> jax.Array:

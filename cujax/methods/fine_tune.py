@@ -30,10 +30,23 @@ class FineTune(Descent):
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """Makes `original` forget `split.forget`, which is never looked at."""
+        return self.tune(model, original, split, key=key, loop=loop)
+
+    def tune(
+        self,
+        model: Model,
+        start: Variables,
+        split: Split,
+        *,
+        key: jax.Array,
+        loop: Loop,
+        mask: PyTree | None = None,
+        **options: Any,
+    ) -> Unlearned:
+        """The method, from any start, with updates where `mask` is True; the options are those of `Loop.run`."""
         state_key, batch_key = jax.random.split(key)
-        step = self.step(model, retain_objective)
-        passes = self.passes_over(split.retain, step, batch_key)
-        return self.run(model, original, split, passes, key=state_key, loop=loop)
+        passes = self.passes_over(split.retain, self.step(model, retain_objective, mask=mask), batch_key)
+        return self.run(model, start, split, passes, key=state_key, loop=loop, **options)
 
 
 def retain_objective(

@@ -10,7 +10,7 @@ import numpy as np
 
 from cujax.data.requests import Split
 from cujax.methods import _validate
-from cujax.methods.gradient_sums import accumulate, sum_of_counted
+from cujax.methods.gradient_sums import GradientSums, sum_of_counted
 from cujax.methods.layers import in_layers, named_layers
 from cujax.model import Model, PyTree, Variables
 from cujax.search_space import LogUniform, SearchSpace
@@ -65,18 +65,15 @@ class FisherForgetting:
 
         def make() -> tuple[Variables, Cost]:
             # An answer at a time: XLA's CPU backend is many times slower where a loop over them is inside the step.
-            by_answer = [
-                accumulate(fisher_sum, model, original, drawn, self.batch_size, loop, jnp.int32(answer))
-                for answer in range(model.num_classes)
-            ]
-            cost = sum((spent for _, spent in by_answer), NOTHING_YET)
-            total = jax.tree.map(lambda *leaves: sum(leaves), *(part for part, _ in by_answer))
+            sums = GradientSums(model, original, self.batch_size, loop)
+            by_answer = [sums.over(drawn, fisher_sum, jnp.int32(answer)) for answer in range(model.num_classes)]
+            total = jax.tree.map(lambda *leaves: sum(leaves), *by_answer)
             started = time.perf_counter()
             before = replicate(original.params, mesh_of(loop.images.mean))
             variances = variance(jax.tree.map(lambda leaf: leaf / len(drawn), total), head, self.alpha)
             params = jax.block_until_ready(_noisy(before, variances, noise_key))
             seconds = time.perf_counter() - started
-            return Variables(params, original.model_state), cost + replace(NOTHING_YET, seconds=seconds, steps=1)
+            return Variables(params, original.model_state), sums.cost + replace(NOTHING_YET, seconds=seconds, steps=1)
 
         return loop.once(model, original, make, split, forgotten_accuracy=self.forgotten_accuracy)
 

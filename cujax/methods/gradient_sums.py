@@ -61,28 +61,33 @@ def _loss(model: Model, variables: Variables, batch: Examples) -> jax.Array:
     return cross_entropy(outputs.logits, batch.labels, batch.mask)
 
 
-def accumulate(
-    contribution: Contribution,
-    model: Model,
-    variables: Variables,
-    indices: np.ndarray,
-    batch_size: int,
-    loop: Loop,
-    terms: Any = (),
-) -> tuple[PyTree, Cost]:
-    """The sum of what each batch of the images at `indices` contributes, and what that took; no optimiser step.
+class GradientSums:
+    """Sums over many samples for one model, on one account; each contribution is compiled once, however often it is summed.
 
-    Raises:
-        NotFiniteError: if the sum is not finite.
+    Attributes:
+        cost: What all sums so far took; no optimiser step.
     """
-    # The sum is the `params` of a state, so that it runs and is accounted for as training is.
-    zeros = jax.tree.map(jnp.zeros_like, variables.params)
-    state = UnlearnState.create(zeros, {}, optax.identity(), jax.random.key(0))
-    step = jax.tree_util.Partial(_Add(model, contribution), variables, terms)
-    stepper = Stepper(loop.images, lambda record: None, loop.steps_per_call)
-    batches = batches_of_all(indices, min(batch_size, len(indices)))
-    total = stepper.run(state, Phase(step, preprocess, batches)).params
-    return total, replace(stepper.cost, steps=0)
+
+    def __init__(self, model: Model, variables: Variables, batch_size: int, loop: Loop) -> None:
+        self._model, self._variables, self._batch_size = model, variables, batch_size
+        self._stepper = Stepper(loop.images, lambda record: None, loop.steps_per_call)
+
+    @property
+    def cost(self) -> Cost:
+        return replace(self._stepper.cost, steps=0)
+
+    def over(self, indices: np.ndarray, contribution: Contribution, terms: Any = ()) -> PyTree:
+        """The sum of what each batch of the images at `indices` contributes.
+
+        Raises:
+            NotFiniteError: if the sum is not finite.
+        """
+        # The sum is the `params` of a state, so that it runs and is accounted for as training is.
+        zeros = jax.tree.map(jnp.zeros_like, self._variables.params)
+        state = UnlearnState.create(zeros, {}, optax.identity(), jax.random.key(0))
+        step = jax.tree_util.Partial(_Add(self._model, contribution), self._variables, terms)
+        batches = batches_of_all(indices, min(self._batch_size, len(indices)))
+        return self._stepper.run(state, Phase(step, preprocess, batches)).params
 
 
 @dataclass(frozen=True)

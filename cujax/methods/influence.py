@@ -17,7 +17,7 @@ from scipy.sparse.linalg import LinearOperator, cg
 from cujax.data.requests import Split
 from cujax.losses import cross_entropy
 from cujax.methods import _validate
-from cujax.methods.gradient_sums import accumulate, gradient_sum
+from cujax.methods.gradient_sums import GradientSums, gradient_sum
 from cujax.model import Model, PyTree, Variables
 from cujax.search_space import LogUniform, SearchSpace
 from cujax.sharding import mesh_of, replicate
@@ -62,36 +62,32 @@ class InfluenceUnlearning:
         def make() -> tuple[Variables, Cost]:
             n_forget, n_retain = len(split.forget), len(split.retain)
             n = n_forget + n_retain
-            of_forget, cost = accumulate(gradient_sum, model, original, split.forget.indices, self.batch_size, loop)
-            of_retain, more = accumulate(gradient_sum, model, original, split.retain.indices, self.batch_size, loop)
+            sums = GradientSums(model, original, self.batch_size, loop)
+            of_forget, of_retain = (sums.over(part.indices, gradient_sum) for part in (split.forget, split.retain))
             difference = jax.tree.map(lambda f, r: f / n - r * (n_forget / (n * n_retain)), of_forget, of_retain)
-            direction, most = self._solve(model, original, difference, drawn, loop)
+            direction = _solve(sums, difference, drawn)
             started = time.perf_counter()
             before = replicate(original.params, mesh_of(loop.images.mean))
             params = jax.tree.map(lambda leaf, step: (leaf + self.alpha * step).astype(leaf.dtype), before, direction)
             last = replace(NOTHING_YET, seconds=time.perf_counter() - started, steps=1)
-            return Variables(params, original.model_state), cost + more + most + last
+            return Variables(params, original.model_state), sums.cost + last
 
         return loop.once(model, original, make, split, forgotten_accuracy=self.forgotten_accuracy)
 
-    def _solve(
-        self, model: Model, original: Variables, difference: PyTree, drawn: np.ndarray, loop: Loop
-    ) -> tuple[PyTree, Cost]:
-        """`H⁻¹ v`, and what that took."""
-        flat, unravel = ravel_pytree(difference)
-        spent = [NOTHING_YET]
 
-        def product(vector: np.ndarray) -> np.ndarray:
-            terms = unravel(jnp.asarray(vector, jnp.float32))
-            total, cost = accumulate(fisher_product, model, original, drawn, self.batch_size, loop, terms)
-            spent.append(cost)
-            return vector + np.asarray(ravel_pytree(total)[0]) / len(drawn)
+def _solve(sums: GradientSums, difference: PyTree, drawn: np.ndarray) -> PyTree:
+    """`H⁻¹ v`, H of the samples that were drawn."""
+    flat, unravel = ravel_pytree(difference)
 
-        matrix = LinearOperator((flat.size, flat.size), matvec=product, dtype=np.float32)
-        solution, missing = cg(matrix, np.asarray(flat), rtol=_TOLERANCE, maxiter=_MOST_PRODUCTS)
-        if missing:
-            raise NotFiniteError(f"conjugate gradients have not converged after {_MOST_PRODUCTS} products with the Hessian.")
-        return unravel(jnp.asarray(solution, jnp.float32)), sum(spent[1:], NOTHING_YET)
+    def product(vector: np.ndarray) -> np.ndarray:
+        total = sums.over(drawn, fisher_product, unravel(jnp.asarray(vector, jnp.float32)))
+        return vector + np.asarray(ravel_pytree(total)[0]) / len(drawn)
+
+    matrix = LinearOperator((flat.size, flat.size), matvec=product, dtype=np.float32)
+    solution, missing = cg(matrix, np.asarray(flat), rtol=_TOLERANCE, maxiter=_MOST_PRODUCTS)
+    if missing:
+        raise NotFiniteError(f"conjugate gradients have not converged after {_MOST_PRODUCTS} products with the Hessian.")
+    return unravel(jnp.asarray(solution, jnp.float32))
 
 
 def fisher_product(model: Model, variables: Variables, batch: Examples, vector: PyTree) -> PyTree:

@@ -96,9 +96,9 @@ class LCodec:
                     perturb_key, noise_key = jax.random.split(jax.random.fold_in(key, number))
                     answers, losses = self._perturbed(model, variables, example, perturb_key)
                     units = foci(answers, losses)
-                    noise = self._noise(n - number) * jax.random.normal(noise_key, (_size(variables.params, head, units),))
+                    noise = self._noise(n - number)
                     params = _newton_step(
-                        model, variables, head, jnp.array(units), example, retain, self.l2, n - number, noise
+                        model, variables, head, jnp.array(units), example, retain, self.l2, n - number, noise, noise_key
                     )
                     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
                         raise NotFiniteError(f"the step that removes sample {number} of {len(split.forget)} is not finite.")
@@ -153,9 +153,10 @@ def _newton_step(
     retain: Examples,
     l2: float,
     n: int,
-    noise: jax.Array,
+    noise: float,
+    key: jax.Array,
 ) -> PyTree:
-    """The parameters after the step on some units of the head."""
+    """The parameters after the step on some units of the head, and noise of this standard deviation on them."""
     leaves, structure = jax.tree.flatten(variables.params)
     in_head = jax.tree.leaves(in_layers(variables.params, [head]))
     chosen = [leaf[..., units] for leaf, inside in zip(leaves, in_head, strict=True) if inside]
@@ -174,17 +175,7 @@ def _newton_step(
 
     hessian = jax.hessian(loss)(weights, retain) + l2 * jnp.eye(len(weights))
     step = jax.scipy.linalg.solve(hessian, jax.grad(loss)(weights, example), assume_a="pos") / (n - 1)
-    return params_with(weights + step + noise)
-
-
-def _size(params: PyTree, head: str, units: list[int]) -> int:
-    """How many weights some units of the head have."""
-    inside = in_layers(params, [head])
-    return sum(
-        leaf.size // leaf.shape[-1] * len(units)
-        for leaf, chosen in zip(jax.tree.leaves(params), jax.tree.leaves(inside), strict=True)
-        if chosen
-    )
+    return params_with(weights + step + noise * jax.random.normal(key, weights.shape))
 
 
 def foci(features: np.ndarray, target: np.ndarray) -> list[int]:

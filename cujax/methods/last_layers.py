@@ -7,8 +7,7 @@ import jax
 
 from cujax.data.requests import Split
 from cujax.methods import _validate
-from cujax.methods.descent import Descent
-from cujax.methods.fine_tune import retain_objective
+from cujax.methods.fine_tune import FineTune
 from cujax.methods.layers import as_mask, in_layers, merge, named_layers
 from cujax.model import Model, PyTree, Variables
 from cujax.search_space import LogUniform, SearchSpace
@@ -17,7 +16,7 @@ from cujax.unlearning import Loop, Unlearned
 
 
 @dataclass(frozen=True)
-class CatastrophicForgetLastK(Descent):
+class CatastrophicForgetLastK(FineTune):
     """CF-k: trains the last layers on the retain set; the others stay to the bit. A pass is a pass over the retain set.
 
     Batch statistics move in all layers, as in published code.
@@ -27,7 +26,6 @@ class CatastrophicForgetLastK(Descent):
             networks with the paper's head.
     """
 
-    weight_decay: float = 5e-4
     last_layers: int = 4
 
     search_space: ClassVar[SearchSpace] = {
@@ -46,17 +44,10 @@ class CatastrophicForgetLastK(Descent):
         Raises:
             ValueError: if the network does not name its layers, or has fewer.
         """
-        return self._train(model, original, original, split, key, loop)
+        return self.tune(model, original, split, key=key, loop=loop, mask=self._mask(model, original.params))
 
-    def _train(
-        self, model: Model, original: Variables, start: Variables, split: Split, key: jax.Array, loop: Loop
-    ) -> Unlearned:
-        state_key, batch_key = jax.random.split(key)
-        mask = as_mask(in_layers(original.params, self.moving(model, original.params)), original.params)
-        step = self.step(model, retain_objective, mask=mask)
-        passes = self.passes_over(split.retain, step, batch_key)
-        is_new = start is not original
-        return self.run(model, start, split, passes, key=state_key, loop=loop, all_passes=is_new, original=original)
+    def _mask(self, model: Model, params: PyTree) -> PyTree:
+        return as_mask(in_layers(params, self.moving(model, params)), params)
 
     def moving(self, model: Model, params: PyTree) -> tuple[str, ...]:
         """The layers that are trained.
@@ -95,4 +86,5 @@ class ExactUnlearnLastK(CatastrophicForgetLastK):
             merge(in_layers(fresh.params, moving), fresh.params, original.params),
             merge(in_layers(fresh.model_state, moving, collections=collections), fresh.model_state, original.model_state),
         )
-        return self._train(model, original, start, split, key, loop)
+        mask = self._mask(model, original.params)
+        return self.tune(model, start, split, key=key, loop=loop, mask=mask, all_passes=True, original=original)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from cujax.data.requests import Split
-from cujax.methods.gradient_sums import accumulate, gradient_sum
+from cujax.methods.gradient_sums import GradientSums, gradient_sum
 from cujax.methods.random_labels import RandomLabels
 from cujax.model import Model, PyTree, Variables
 from cujax.search_space import LogUniform, SearchSpace
@@ -46,9 +46,9 @@ class SalUn(RandomLabels):
             ValueError: if a sample has no other class to be labelled with.
             NotFiniteError: if the gradient of the forget set is not finite.
         """
-        gradient, cost = accumulate(gradient_sum, model, original, split.forget.indices, self.batch_size, loop)
-        mask = largest(gradient, self.salient_share)
-        return self.relabel(model, original, split, key=key, loop=loop, mask=mask, spent=cost)
+        sums = GradientSums(model, original, self.batch_size, loop)
+        mask = largest(sums.over(split.forget.indices, gradient_sum), self.salient_share)
+        return self.relabel(model, original, split, key=key, loop=loop, mask=mask, spent=sums.cost)
 
 
 def largest(tree: PyTree, share: float) -> PyTree:

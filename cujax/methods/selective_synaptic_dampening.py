@@ -10,7 +10,7 @@ import numpy as np
 
 from cujax.data.requests import Split
 from cujax.methods import _validate
-from cujax.methods.gradient_sums import accumulate, squared_gradient_sum, squared_mean_gradient
+from cujax.methods.gradient_sums import GradientSums, squared_gradient_sum, squared_mean_gradient
 from cujax.model import Model, PyTree, Variables
 from cujax.search_space import LogUniform, SearchSpace
 from cujax.sharding import mesh_of, replicate
@@ -58,21 +58,20 @@ class SelectiveSynapticDampening:
 
         def make() -> tuple[Variables, Cost]:
             everything = np.sort(np.concatenate([split.forget.indices, split.retain.indices]))
-            of_forget, first = self._importance(model, original, split.forget.indices, loop)
-            of_all, second = self._importance(model, original, everything, loop)
+            sums = GradientSums(model, original, self.batch_size, loop)
+            of_forget, of_all = (self._importance(sums, indices) for indices in (split.forget.indices, everything))
             started = time.perf_counter()
             before = replicate(original.params, mesh_of(loop.images.mean))
             params = jax.block_until_ready(dampen(before, of_forget, of_all, self.alpha, self.dampening))
             seconds = time.perf_counter() - started
-            return Variables(params, original.model_state), first + second + replace(NOTHING_YET, seconds=seconds, steps=1)
+            return Variables(params, original.model_state), sums.cost + replace(NOTHING_YET, seconds=seconds, steps=1)
 
         return loop.once(model, original, make, split, forgotten_accuracy=self.forgotten_accuracy)
 
-    def _importance(self, model: Model, original: Variables, indices: np.ndarray, loop: Loop) -> tuple[PyTree, Cost]:
-        contribution = squared_gradient_sum if self.per_sample else squared_mean_gradient
-        total, cost = accumulate(contribution, model, original, indices, self.batch_size, loop)
+    def _importance(self, sums: GradientSums, indices: np.ndarray) -> PyTree:
+        total = sums.over(indices, squared_gradient_sum if self.per_sample else squared_mean_gradient)
         n = len(indices) if self.per_sample else -(-len(indices) // min(self.batch_size, len(indices)))
-        return jax.tree.map(lambda leaf: leaf / n, total), cost
+        return jax.tree.map(lambda leaf: leaf / n, total)
 
 
 @jax.jit
