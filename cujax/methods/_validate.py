@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from cujax.data.requests import Split
+
 
 def positive(method: Any, *names: str) -> None:
     """Raises ValueError unless each setting is above 0."""
@@ -42,3 +44,11 @@ def choice(method: Any, name: str, choices: Sequence[str]) -> None:
     """Raises ValueError unless the setting is one of the choices."""
     if getattr(method, name) not in choices:
         raise ValueError(f"{name} must be one of {tuple(choices)}, but is {getattr(method, name)!r}.")
+
+
+def whole_classes(split: Split, what: str) -> None:
+    """Raises ValueError, saying what the method does to whole classes, where samples are forgotten rather than classes."""
+    if not split.is_class_task:
+        raise ValueError(
+            f"{what} whole classes, but the request is for samples of classes that stay; choose another method."
+        )

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from cujax.data.requests import Split
+from cujax.methods import _validate
 from cujax.model import Model, PyTree, Variables
 from cujax.stepping import NOTHING_YET
 from cujax.unlearning import Loop, Unlearned
@@ -21,10 +22,7 @@ class MaskLogit:
 
     def check(self, split: Split) -> None:
         """Raises ValueError if samples are forgotten rather than classes."""
-        if not split.is_class_task:
-            raise ValueError(
-                "mask_logit hides whole classes, but the request is for samples of classes that stay; choose another method."
-            )
+        _validate.whole_classes(split, "mask_logit hides")
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """The original's arrays, and a model that masks `split.forgotten_classes`.

@@ -60,11 +60,7 @@ class Unsir(Descent):
 
     def check(self, split: Split) -> None:
         """Raises ValueError if samples are forgotten rather than classes, or there are more of these than noise images."""
-        if not split.is_class_task:
-            raise ValueError(
-                "unsir makes noise against whole classes, but the request is for samples of classes that stay; choose "
-                "another method."
-            )
+        _validate.whole_classes(split, "unsir makes noise against")
         if self.noise_batch_size < len(split.forgotten_classes):
             raise ValueError(
                 f"noise_batch_size is {self.noise_batch_size}, but {len(split.forgotten_classes)} classes are forgotten; "

@@ -23,6 +23,7 @@ from tiny import (
     Y,
     assert_close,
     assert_follows,
+    backward_to_pixels,
     counted,
     cross_entropy_gradient,
     float64,
@@ -44,10 +45,8 @@ HALF_RANGE = dataclasses.replace(IMAGES, std=jnp.array([0.25]))
 
 def nearest(x, labels, classes, bound, params=START):
     """The answer, the own class and those left out excluded, one step of FGSM away."""
-    embedding, logits = forward(params, x)
-    d_logits = np.exp(log_softmax(logits)) - np.eye(CLASSES)[labels]
-    d_x = (d_logits @ params["head"]["kernel"].T) * (1 - embedding**2) @ params["hidden"]["kernel"].T
-    _, logits = forward(params, x + bound * np.sign(d_x))
+    d_logits = np.exp(log_softmax(forward(params, x)[1])) - np.eye(CLASSES)[labels]
+    _, logits = forward(params, x + bound * np.sign(backward_to_pixels(params, x, d_logits)))
     allowed = classes[None, :] & (labels[:, None] != np.arange(CLASSES)[None, :])
     return np.where(allowed, logits, -np.inf).argmax(1)
 

@@ -20,6 +20,7 @@ from tiny import (
     X,
     assert_close,
     backward,
+    backward_to_pixels,
     counted,
     cross_entropy_gradient,
     float64,
@@ -70,9 +71,7 @@ def test_noise_is_forty_steps_of_adam(steps, tolerance, monkeypatch):
     descend = Descent(settings)
     for _ in range(steps):
         x = images["noise"].reshape(4, -1)
-        embedding, logits = forward(START, x)
-        d_logits = np.exp(log_softmax(logits)) - np.eye(3)[[0] * 4]
-        d_x = (d_logits @ START["head"]["kernel"].T) * (1 - embedding**2) @ START["hidden"]["kernel"].T
+        d_x = backward_to_pixels(START, x, np.exp(log_softmax(forward(START, x)[1])) - np.eye(3)[[0] * 4])
         gradient = {"noise": (-d_x / 4 + 0.1 * 2 * x / 4).reshape(images["noise"].shape)}
         images = descend(images, gradient)
     np.testing.assert_allclose(noise.images, images["noise"], rtol=tolerance, atol=tolerance)

@@ -108,6 +108,12 @@ def backward(params, x, d_logits):
     }
 
 
+def backward_to_pixels(params, x, d_logits):
+    """The gradient with respect to the input, `[B, PIXELS]`."""
+    embedding, _ = forward(params, x)
+    return (d_logits @ params["head"]["kernel"].T) * (1 - embedding**2) @ params["hidden"]["kernel"].T
+
+
 def cross_entropy_gradient(params, x, labels):
     """Of the mean cross-entropy."""
     probabilities = np.exp(log_softmax(forward(params, x)[1]))
