@@ -214,7 +214,7 @@ class Audit:
         shares[np.isin(self.run.source.train.labels[self.rows.noisy], masked)] = 0.0
         return Evidence(
             self.run.answers(checkpoint),
-            features=_by_depth(self._features(checkpoint, self.rows.reference, train=False)),
+            features=self._predict(checkpoint, self.rows.reference, train=False).features,
             probes={depth: np.array(right, bool) for depth, right in kept["probes"].items()},
             nearest_mean=np.array(kept["nearest_mean"], bool),
             relearning=Relearning(**kept["relearning"]),
@@ -225,12 +225,12 @@ class Audit:
         """Probes, relearning and noise, as plain data."""
         run, rows, variables = self.run, self.rows, checkpoint.variables
         images, model = run.train_images, run.model
-        learned = self._features(checkpoint, rows.probe, train=True)
-        held_out = [self._features(checkpoint, rows.forgotten, train=True)]
+        learned = self._predict(checkpoint, rows.probe, train=True)
+        held_out = [self._predict(checkpoint, rows.forgotten, train=True)]
         if len(rows.held_out):
-            held_out.append(self._features(checkpoint, rows.held_out, train=False))
+            held_out.append(self._predict(checkpoint, rows.held_out, train=False))
         labels = np.concatenate([part.labels for part in held_out])
-        known, asked = _by_depth(learned), [_by_depth(part) for part in held_out]
+        known, asked = learned.features, [part.features for part in held_out]
         key = jax.random.key(0)
         shares = share_correct_under_noise(model, variables, images, rows.noisy, norm=_NOISE, draws=_DRAWS, key=key)
 
@@ -250,7 +250,7 @@ class Audit:
         home = self.run.workdir if self.level == "quick" else self.oracles.directory
         return kept_json(home / _CACHED / f"{digest_of(asked)[:20]}.json", lambda: self._deep(checkpoint, target))
 
-    def _features(self, checkpoint: Checkpoint, rows: np.ndarray, *, train: bool) -> Predictions:
+    def _predict(self, checkpoint: Checkpoint, rows: np.ndarray, *, train: bool) -> Predictions:
         images = self.run.train_images if train else self.run.test_images
         return predict(self.run.model, checkpoint.variables, images, rows, taps=True)
 
@@ -410,13 +410,3 @@ class _Rows(NamedTuple):
 
     def described(self) -> dict[str, Any]:
         return {name: rows.tolist() for name, rows in self._asdict().items()}
-
-
-def _by_depth(predictions: Predictions) -> dict[str, np.ndarray]:
-    """Features by depth, the embedding last as "z"; a tap that is the embedding is not named twice."""
-    taps = {
-        depth: features
-        for depth, features in predictions.taps.items()
-        if not (features.shape == predictions.embeddings.shape and np.array_equal(features, predictions.embeddings))
-    }
-    return taps | {"z": predictions.embeddings}

@@ -36,6 +36,17 @@ class Predictions:
         taps = {depth: features[rows] for depth, features in self.taps.items()}
         return Predictions(self.logits[rows], self.embeddings[rows], self.labels[rows], taps)
 
+    @property
+    def features(self) -> dict[str, np.ndarray]:
+        """By depth, the embedding last as "z"; a tap that is the embedding is not named twice."""
+        embeddings = self.embeddings
+        taps = {
+            depth: tap
+            for depth, tap in self.taps.items()
+            if not (tap.shape == embeddings.shape and np.array_equal(tap, embeddings))
+        }
+        return taps | {"z": embeddings}
+
     def masked(self, classes: Sequence[int]) -> "Predictions":
         """The same with the logits of some classes at minus infinity."""
         logits = self.logits.copy()

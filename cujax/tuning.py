@@ -6,10 +6,10 @@ Neither test data nor a retrained model has a say: who is asked to forget has ne
 import importlib.util
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 from etils import epath
@@ -26,15 +26,47 @@ from cujax.methods import Retrain
 from cujax.progress import Progress, silent
 from cujax.run import Run
 from cujax.search_space import SearchSpace
+from cujax.traces import Traces
 from cujax.unlearning import Method, check_fits
 from cujax.workdir import Tell, write_whole
 
-TOLERANCE = 0.02
-RULE = (
-    f"Admissible: validation accuracy on what stays within {TOLERANCE} of the original's. Among those, for classes the "
-    "lowest validation accuracy on them, then the smallest fall on what stays, then the fewest steps; for samples the "
-    "smallest difference between the accuracy on them and on validation samples."
-)
+ObjectiveName = Literal["accuracy", "features"]
+
+
+class Objective(NamedTuple):
+    """What makes a setting the best.
+
+    Attributes:
+        tolerance: By how much validation accuracy on what stays may fall.
+        rule: What is to be small among settings within it, in words.
+    """
+
+    tolerance: float
+    rule: str
+
+    @property
+    def in_words(self) -> str:
+        """The whole rule."""
+        return (
+            f"Admissible: validation accuracy on what stays within {self.tolerance} of the original's. Among those, "
+            f"{self.rule}; then the smallest fall on what stays, then the fewest steps."
+        )
+
+
+OBJECTIVES: dict[ObjectiveName, Objective] = {
+    "accuracy": Objective(
+        0.02,
+        "for classes the lowest validation accuracy on them, for samples the smallest difference between the accuracy on "
+        "them and on validation samples",
+    ),
+    "features": Objective(
+        0.01,
+        "the smallest sum of three: the accuracy that is to be small; how far the area under the ROC curve of the loss, "
+        "forget samples against validation samples of their classes, lies from 0.5; and what probes find, mean over depths "
+        "(classes: how much more often than from untrained networks they recognise it; samples: the difference between "
+        "their accuracy on them and on validation samples)",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +78,7 @@ class Tuning(SeveralRuns):
             default what the configuration says.
         methods: Which methods to tune; all where none is named.
         trials: How many settings each method may try. The first is its published one.
+        objective: "accuracy", or "features": the loss, and what can be read from the features, beside it.
         sampler: "random" (scrambled Halton points, which leave no gaps between a few trials), or "tpe" for Optuna's
             tree-structured Parzen estimator (extra [tune]).
     """
@@ -53,6 +86,7 @@ class Tuning(SeveralRuns):
     request: str = ""
     methods: tuple[str, ...] = ()
     trials: int = 10
+    objective: ObjectiveName = "accuracy"
     sampler: Literal["random", "tpe"] = "random"
 
     def __post_init__(self) -> None:
@@ -75,10 +109,12 @@ class Trial:
         validation_forget_accuracy: On validation samples of the classes of the forget set.
         retain_drop: By how much validation accuracy on what stays fell.
         unforgotten: What is to be small: classes: `validation_forget_accuracy`; samples: how far `forget_accuracy` is from
-            it, on either side.
+            it, on either side; and the sum of `traces`.
         steps: Optimiser steps.
         seconds: What it took.
         stop_rule: Why it ended.
+        tolerance: By how much the objective lets accuracy on what stays fall.
+        traces: As `cujax.traces.Traces` gives them; none where accuracy is all that counts.
     """
 
     settings: dict[str, Any]
@@ -89,11 +125,13 @@ class Trial:
     steps: int
     seconds: float
     stop_rule: str
+    tolerance: float = OBJECTIVES["accuracy"].tolerance
+    traces: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def is_admissible(self) -> bool:
         """Whether what stays was kept."""
-        return self.retain_drop <= TOLERANCE + 1e-9
+        return self.retain_drop <= self.tolerance + 1e-9
 
     @property
     def rank(self) -> tuple[float, float, float, int]:
@@ -148,10 +186,10 @@ class TuningRun(ReadyCells):
         tuning, cells = self.tuning, self.cells
         experiment = cells.experiment(parse_request(tuning.request), Retrain(), tuning.seed)
         run = cells.prepare(experiment, "tuning", slug(tuning.request))
-        original = run.original()
+        original, traces = run.original(), Traces(run.model, run.split, run.train_images)
         chosen = {}
         for name, kind in self.methods.items():
-            trials = list(self._trials(run, original, name, kind))
+            trials = list(self._trials(run, original, traces, name, kind))
             best = min(trials, key=lambda trial: trial.rank)
             self.cells.tell(
                 f"{name}: {best.settings or 'published settings'}"
@@ -172,18 +210,24 @@ class TuningRun(ReadyCells):
             "trials": tuning.trials,
             "sampler": tuning.sampler,
             "seed": tuning.seed,
-            "rule": RULE,
+            "objective": tuning.objective,
+            "rule": OBJECTIVES[tuning.objective].in_words,
             "setup": described,
             "versions": installed_versions(),
             "methods": chosen,
         }
-        path = write_whole(run.workdir / "settings.json", json.dumps(found, indent=2) + "\n")
+        path = write_whole(run.workdir / f"settings{self._suffix}.json", json.dumps(found, indent=2) + "\n")
         return path, json.loads(path.read_text())
 
-    def _trials(self, run: Run, original: Checkpoint, name: str, kind: type[Method]) -> Iterator[Trial]:
+    @property
+    def _suffix(self) -> str:
+        """Tells the files of another objective than accuracy."""
+        return "" if self.tuning.objective == "accuracy" else f"-{self.tuning.objective}"
+
+    def _trials(self, run: Run, original: Checkpoint, traces: Traces, name: str, kind: type[Method]) -> Iterator[Trial]:
         tuning = self.tuning
         space: SearchSpace = cast(Any, kind).search_space
-        path = run.workdir / f"{name}-{tuning.sampler}.json"
+        path = run.workdir / f"{name}-{tuning.sampler}{self._suffix}.json"
         trials = [Trial(**trial) for trial in json.loads(path.read_text())] if path.is_file() else []
         for number in range(tuning.trials):
             if number == len(trials):
@@ -191,17 +235,18 @@ class TuningRun(ReadyCells):
                     settings = published(kind, class_task=run.split.is_class_task)
                 else:
                     settings = draw(space, trials[1:], sampler=tuning.sampler, seed=tuning.seed, number=number)
-                trials.append(self._try(run, original, make_method(kind, name, settings), settings))
+                trials.append(self._try(run, original, traces, make_method(kind, name, settings), settings))
                 write_whole(path, json.dumps([asdict(trial) for trial in trials], indent=2) + "\n")
                 trial = trials[-1]
                 self.cells.tell(
                     f"{name} {number + 1}/{tuning.trials}: forget {trial.forget_accuracy:.3f}, validation "
-                    f"{trial.validation_forget_accuracy:.3f}, rest {-trial.retain_drop:+.3f}, {trial.steps} steps, "
-                    f"{trial.seconds:.1f} s {settings or ''}"
+                    f"{trial.validation_forget_accuracy:.3f}, rest {-trial.retain_drop:+.3f}, "
+                    + "".join(f"{trace} {value:.3f}, " for trace, value in trial.traces.items())
+                    + f"{trial.steps} steps, {trial.seconds:.1f} s {settings or ''}"
                 )
             yield trials[number]
 
-    def _try(self, run: Run, original: Checkpoint, method: Method, settings: dict[str, Any]) -> Trial:
+    def _try(self, run: Run, original: Checkpoint, traces: Traces, method: Method, settings: dict[str, Any]) -> Trial:
         result = run.unlearn(method, original, run.loop)
 
         def answers(part: Part) -> Predictions:
@@ -212,15 +257,18 @@ class TuningRun(ReadyCells):
         stays = ~np.isin(validation.labels, run.split.absent_classes)
         forget_accuracy = accuracy(forget)
         unforgotten = held_out if run.split.is_class_task else abs(forget_accuracy - held_out)
+        found = {} if self.tuning.objective == "accuracy" else traces.of(result.variables)
         return Trial(
             settings,
             forget_accuracy,
             held_out,
             result.history.checks[0].retain_accuracy - accuracy(validation.take(stays)),
-            unforgotten,
+            unforgotten + sum(found.values()),
             result.history.cost.steps,
             result.history.cost.seconds,
             result.history.stop_rule,
+            OBJECTIVES[self.tuning.objective].tolerance,
+            found,
         )
 
 
@@ -252,6 +300,12 @@ def prepare_tuning(
     cells = Cells(tuning, progress, tell, interruption or Interruption())
     methods = {}
     split = make_split(cells.source, parse_request(tuning.request))
+    labels = cells.source.train.labels
+    if not np.isin(labels[split.validation.indices], labels[split.forget.indices]).any():
+        raise ValueError(
+            f"{cells.source.name} has no validation image of the classes that {tuning.request} names to judge a setting by; "
+            "ask for other classes, or give more images: a class needs 6 for one of validation."
+        )
     for name, kind in chosen_methods(tuning.methods).items():
         if getattr(kind, "search_space", None) is None:
             tell(f"left out: {name} has nothing to tune.")

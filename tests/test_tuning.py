@@ -17,9 +17,10 @@ from cujax.methods import ContrastiveUnlearning, FineTune, Scrub
 from cujax.run import Run
 from cujax.search_space import LogUniform
 from cujax.training import Training
-from cujax.tuning import TOLERANCE, Trial, Tuning, draw, prepare_tuning, published, read_settings
+from cujax.tuning import OBJECTIVES, Trial, Tuning, draw, prepare_tuning, published, read_settings
 
 ROOT = Path(__file__).parents[1]
+TOLERANCE = OBJECTIVES["accuracy"].tolerance
 SPACE = {"learning_rate": LogUniform(1e-3, 1e-1), "max_passes": LogUniform(1, 20)}
 
 
@@ -101,13 +102,38 @@ def test_tuning_is_continued_trial_by_trial_and_writes_settings(tuning, monkeypa
     assert more["methods"]["fine_tune"]["trials"][:2] == found["methods"]["fine_tune"]["trials"]
 
 
-def test_neither_test_data_nor_a_retrained_model_has_a_say(tuning, monkeypatch):
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_neither_test_data_nor_a_retrained_model_has_a_say(tuning, objective, monkeypatch):
     def forbidden(self):
         raise AssertionError("tuning looked at test data or a retrained model")
 
     monkeypatch.setattr(Run, "test_images", property(forbidden))
     monkeypatch.setattr(Run, "retrained", forbidden)
-    prepare_tuning(dataclasses.replace(tuning, trials=1, methods=("contrastive",))).run()
+    prepare_tuning(dataclasses.replace(tuning, trials=1, methods=("contrastive",), objective=objective)).run()
+
+
+@pytest.mark.parametrize("request_", ["class:5", "random:0.1"])
+def test_features_have_a_say_where_they_are_asked_and_earlier_trials_are_not_mixed_with_theirs(tuning, request_):
+    tuning = dataclasses.replace(tuning, request=request_, methods=("fine_tune",), trials=1)
+    path, found = prepare_tuning(tuning).run()
+    before = path.read_text()
+    other_path, other = prepare_tuning(dataclasses.replace(tuning, objective="features")).run()
+    assert other_path.parent == path.parent
+    assert path.read_text() == before
+    assert read_settings(other_path) == other
+    (plain,), (deep,) = (one["methods"]["fine_tune"]["trials"] for one in (found, other))
+    assert plain["traces"] == {}
+    assert plain["forget_accuracy"] == deep["forget_accuracy"]
+    assert set(deep["traces"]) == {"loss", "features"}
+    assert deep["unforgotten"] == pytest.approx(plain["unforgotten"] + sum(deep["traces"].values()))
+    assert (plain["tolerance"], deep["tolerance"]) == (0.02, 0.01)
+    assert not dataclasses.replace(Trial(**deep), retain_drop=0.015).is_admissible
+    assert "recognise" in other["rule"]
+
+
+def test_a_class_without_validation_images_is_refused(tuning):
+    with pytest.raises(ValueError, match="no validation image of the classes that class:1 names to judge a setting by"):
+        prepare_tuning(dataclasses.replace(tuning, data=Data("digits", limit=50), request="class:1"))
 
 
 def test_a_trial_is_what_the_method_does_when_it_is_run(tuning):
