@@ -4,15 +4,15 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cujax.audit.membership import loss_attack_auc, sample_losses
 from cujax.audit.representation import linear_probe
-from cujax.data.batches import ImageSet, image_shape
+from cujax.data.batches import ImageSet
 from cujax.data.requests import Split
 from cujax.inference import Predictions, predict
 from cujax.model import Model, Variables
+from cujax.training import fresh_variables
 
 _LEARNED, _ASKED, _UNTRAINED = 4000, 1000, 4
 
@@ -87,8 +87,10 @@ class Traces:
     @cached_property
     def _given_away(self) -> dict[str, float]:
         """By depth, how often a probe recognises the class from what untrained networks make of the images: the mean."""
-        keys, blank = jax.random.split(jax.random.key(0), _UNTRAINED), jnp.zeros((1, *image_shape(self.images)))
-        found = [self._probe(self.model.init(key, blank), *self._rows) for key in keys]
+        untrained = [
+            fresh_variables(self.model, self.images, key) for key in jax.random.split(jax.random.key(0), _UNTRAINED)
+        ]
+        found = [self._probe(variables, *self._rows) for variables in untrained]
         return {depth: float(np.mean([one[depth] for one in found])) for depth in found[0]}
 
     def _probe(self, variables: Variables, learned: np.ndarray, asked: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """Contrastive unlearning below the last layer: a method of this package, after that of Lee et al. (arXiv:2401.10458)."""
 
+import operator
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,12 +9,12 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cujax.data.batches import check_retain_batch_size, gather, image_shape, paired_batches
+from cujax.data.batches import ImageSet, check_retain_batch_size, gather, image_shape, paired_batches
 from cujax.data.requests import Split
 from cujax.losses import cross_entropy, nearest_contrastive_loss
 from cujax.methods import _validate
 from cujax.methods.descent import Descent
-from cujax.methods.layers import in_layers, named_layers
+from cujax.methods.layers import in_layers, named_layers, redrawn
 from cujax.model import Model, Outputs, PyTree, Variables, abstract_outputs
 from cujax.search_space import LogUniform, SearchSpace
 from cujax.sharding import whole
@@ -28,15 +29,16 @@ class DeepContrastiveUnlearning(Descent):
 
     The paper's loss moves a class as one cluster, so that it stays as readable as before and comes back in a few steps. Here
     each forget sample goes to the nearest retain samples and away from the rest of its class
-    (`cujax.losses.nearest_contrastive_loss`), while the network trains on the retain batch. It acts on the last tap, and the
-    embedding follows; on the embedding itself where a network has no taps. When a class is forgotten, its column of the
-    head is set to zero first: nothing but the class has made it.
+    (`cujax.losses.nearest_contrastive_loss`), while the network trains on the retain batch. It acts on the last tap, or on
+    the embedding where a network has no taps. When a class is forgotten, what lies above starts without it: layers between
+    these features and the head are drawn anew, and the class's column of the head is set to zero.
 
-    It makes all its passes over the forget set: a class leaves the answers in the first, and the features later.
-    docs/results/beyond.md has what each part does.
+    It makes all its passes over the forget set, and the contrastive loss counts less from pass to pass: a class leaves the
+    answers in the first, and the features later. docs/results/beyond.md has what each part does.
 
     Attributes:
-        unlearn_weight: Weight of the contrastive loss beside the retain batch's cross-entropy.
+        unlearn_weight: Weight of the contrastive loss beside the retain batch's cross-entropy in the first pass; it falls
+            linearly, to a `max_passes`-th in the last.
         temperature: Of the contrastive loss.
         push_weight: Weight of the push from a sample's own class.
         retain_draws: Retain batches, and steps, for each forget batch.
@@ -82,13 +84,16 @@ class DeepContrastiveUnlearning(Descent):
                 "embedding alone.",
                 stacklevel=2,
             )
-        state_key, batch_key = jax.random.split(key)
-        step = self.step(model, _objective, _Weights(self.unlearn_weight, self.temperature, self.push_weight))
+        state_key, batch_key, fresh_key = jax.random.split(key, 3)
         start = original
         if split.is_class_task:
-            start = Variables(without_columns(original.params, model, split.forgotten_classes), original.model_state)
+            above = layers_above(model, original, loop.images)
+            params, model_state = redrawn(model, original, above, loop.images, fresh_key)
+            start = Variables(without_columns(params, model, split.forgotten_classes), model_state)
 
         def passes(number: int) -> list[Phase]:
+            weight = self.unlearn_weight * (1 - number / self.max_passes)
+            step = self.step(model, _objective, _Weights(weight, self.temperature, self.push_weight))
             batches = paired_batches(
                 split.forget.indices,
                 split.retain.indices,
@@ -133,6 +138,34 @@ def features(outputs: Outputs) -> jax.Array:
         return outputs.embedding
     last = next(reversed(outputs.taps.values()))
     return last.reshape(len(last), -1)
+
+
+def layers_above(model: Model, variables: Variables, images: ImageSet) -> list[str]:
+    """The layers between what the method acts on and the head, by name: no gradient of it reaches them.
+
+    Args:
+        model: The network.
+        variables: Its arrays.
+        images: Images like those that it takes.
+
+    Raises:
+        ValueError: if the network does not name its layers.
+    """
+    *layers, _ = named_layers(model, variables.params, "DeepContrastiveUnlearning")
+    image_key, weight_key = jax.random.split(jax.random.key(0))
+    noise = jax.random.normal(image_key, (2, *image_shape(images)))
+
+    def combined(params: PyTree) -> jax.Array:
+        outputs, _ = model.apply(params, variables.model_state, noise, train=False)
+        acted_on = features(outputs)
+        return jnp.sum(acted_on * jax.random.normal(weight_key, acted_on.shape))
+
+    reached = jax.tree.map(lambda gradient: bool(jnp.any(gradient != 0)), jax.jit(jax.grad(combined))(variables.params))
+    return [
+        layer
+        for layer in layers
+        if not any(map(operator.and_, jax.tree.leaves(in_layers(reached, [layer])), jax.tree.leaves(reached)))
+    ]
 
 
 def without_columns(params: PyTree, model: Model, classes: Sequence[int]) -> PyTree:

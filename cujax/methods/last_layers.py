@@ -8,10 +8,9 @@ import jax
 from cujax.data.requests import Split
 from cujax.methods import _validate
 from cujax.methods.fine_tune import FineTune
-from cujax.methods.layers import as_mask, in_layers, merge, named_layers
+from cujax.methods.layers import as_mask, in_layers, named_layers, redrawn
 from cujax.model import Model, PyTree, Variables
 from cujax.search_space import LogUniform, SearchSpace
-from cujax.training import fresh_variables
 from cujax.unlearning import Loop, Unlearned
 
 
@@ -79,12 +78,6 @@ class ExactUnlearnLastK(CatastrophicForgetLastK):
             ValueError: if the network does not name its layers, or has fewer.
         """
         key, fresh_key = jax.random.split(key)
-        moving = self.moving(model, original.params)
-        fresh = fresh_variables(model, loop.images, fresh_key)
-        collections = not original.params.keys() & original.model_state.keys()
-        start = Variables(
-            merge(in_layers(fresh.params, moving), fresh.params, original.params),
-            merge(in_layers(fresh.model_state, moving, collections=collections), fresh.model_state, original.model_state),
-        )
+        start = redrawn(model, original, self.moving(model, original.params), loop.images, fresh_key)
         mask = self._mask(model, original.params)
         return self.tune(model, start, split, key=key, loop=loop, mask=mask, all_passes=True, original=original)

@@ -6,7 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cujax.model import Model, PyTree
+from cujax.data.batches import ImageSet
+from cujax.model import Model, PyTree, Variables
+from cujax.training import fresh_variables
 
 
 def named_layers(model: Model, params: PyTree, method: str) -> tuple[str, ...]:
@@ -57,6 +59,24 @@ def merge(chosen: PyTree, tree: PyTree, other: PyTree) -> PyTree:
     {'a': 1, 'b': 4}
     """
     return jax.tree.map(lambda choose, leaf, otherwise: leaf if choose else otherwise, chosen, tree, other)
+
+
+def redrawn(model: Model, variables: Variables, layers: Sequence[str], images: ImageSet, key: jax.Array) -> Variables:
+    """The arrays of a network with those of some layers drawn anew, batch statistics included.
+
+    Args:
+        model: The network.
+        variables: Its arrays.
+        layers: Names of layers.
+        images: Images like those that it takes.
+        key: Of the new arrays.
+    """
+    fresh = fresh_variables(model, images, key)
+    collections = not variables.params.keys() & variables.model_state.keys()
+    return Variables(
+        merge(in_layers(fresh.params, layers), fresh.params, variables.params),
+        merge(in_layers(fresh.model_state, layers, collections=collections), fresh.model_state, variables.model_state),
+    )
 
 
 def as_mask(chosen: PyTree, params: PyTree) -> PyTree:

@@ -1,6 +1,7 @@
 """Deep contrastive unlearning: its updates against NumPy float64, where it acts, and what it does to the head."""
 
 import dataclasses
+import functools
 import re
 from collections import OrderedDict
 
@@ -30,9 +31,13 @@ from tiny import (
     record,
 )
 
+from cujax.data.batches import DeviceImages
 from cujax.methods import DeepContrastiveUnlearning
-from cujax.methods.deep_contrastive import features
-from cujax.model import Outputs, from_function
+from cujax.methods.deep_contrastive import features, layers_above
+from cujax.model import Outputs, Variables, from_function, from_linen
+from cujax.networks.cnn import CNN
+from cujax.networks.resnet import ResNet
+from cujax.training import fresh_variables
 
 METHOD = DeepContrastiveUnlearning(
     learning_rate=0.3, batch_size=2, retain_batch_size=3, retain_draws=2, unlearn_weight=0.7, temperature=0.5
@@ -54,7 +59,26 @@ def tapped(monkeypatch):
     monkeypatch.setattr(tiny, "MODEL", TAPPED)
 
 
-def loss(params, batch, fixed):
+# A layer lies between the last tap and the head.
+def init_three(key, images):
+    keys = jax.random.split(key)
+    params, model_state = tiny.init(keys[0], images)
+    return params | {"middle": {"kernel": jax.random.normal(keys[1], (5, 5))}}, model_state
+
+
+def apply_three(params, model_state, images, *, train, key):
+    x = images.reshape(len(images), -1)
+    hidden = jnp.tanh(x @ params["hidden"]["kernel"] + params["hidden"]["bias"][None])
+    embedding = jnp.tanh(hidden @ params["middle"]["kernel"])
+    logits = embedding @ params["head"]["kernel"] + params["head"]["bias"][None]
+    return Outputs(embedding, logits, OrderedDict(hidden=hidden)), model_state
+
+
+THREE = from_function(init_three, apply_three, num_classes=CLASSES, layers=("hidden", "middle", "head"))
+THREE_ORIGINAL = Variables(*init_three(jax.random.key(0), None))
+
+
+def loss(params, batch, fixed, weight):
     """The objective in float64, anchor by anchor; retain features are those of the parameters `fixed`."""
     forget, retain = counted(batch.forget), counted(batch.retain)
 
@@ -72,10 +96,10 @@ def loss(params, batch, fixed):
         losses.append(0.5 * push - np.log(np.sum(np.exp(negatives))))
     assert losses
     cross_entropy = -log_softmax(forward(params, X[retain])[1])[np.arange(len(retain)), Y[retain]].mean()
-    return 0.7 * np.mean(losses) + cross_entropy
+    return weight * np.mean(losses) + cross_entropy
 
 
-def slopes(params, batch):
+def slopes(params, batch, weight=0.7):
     """Its gradient, by central differences."""
     leaves, structure = jax.tree.flatten(params)
     gradients = [np.zeros_like(leaf) for leaf in leaves]
@@ -85,7 +109,7 @@ def slopes(params, batch):
             for step in (1e-6, -1e-6):
                 moved = [other.copy() for other in leaves]
                 moved[number][place] += step
-                ends.append(loss(jax.tree.unflatten(structure, moved), batch, params))
+                ends.append(loss(jax.tree.unflatten(structure, moved), batch, params, weight))
             gradients[number][place] = (ends[0] - ends[1]) / 2e-6
     return jax.tree.unflatten(structure, gradients)
 
@@ -93,6 +117,12 @@ def slopes(params, batch):
 @pytest.mark.parametrize("split", [SPLIT, CLASS_SPLIT], ids=["samples", "class"])
 def test_every_update_agrees_with_float64(split):
     assert_follows(METHOD, lambda params, batch, step: slopes(params, batch), record(METHOD, split))
+
+
+def test_the_contrastive_loss_counts_less_from_pass_to_pass():
+    for number, weight in ((1, 0.7 * 3 / 4), (3, 0.7 / 4)):
+        expected = functools.partial(slopes, weight=weight)
+        assert_follows(METHOD, lambda params, batch, step: expected(params, batch), record(METHOD), number=number)  # noqa: B023
 
 
 def test_a_step_without_the_contrastive_loss_trains_on_the_retain_batch():
@@ -112,6 +142,34 @@ def test_only_the_heads_column_of_a_forgotten_class_is_set_to_zero_and_none_wher
     expected["head"]["kernel"][:, 0] = 0
     expected["head"]["bias"][0] = 0
     chex.assert_trees_all_equal(float64(of_class.state.params), expected)
+
+
+def test_of_a_class_the_layers_above_the_features_start_anew_and_nothing_where_samples_are_forgotten(monkeypatch):
+    monkeypatch.setattr(tiny, "MODEL", THREE)
+    of_class, again, of_samples = (
+        record(METHOD, split, THREE_ORIGINAL, key).state.params
+        for split, key in ((CLASS_SPLIT, KEY), (CLASS_SPLIT, jax.random.key(4)), (SPLIT, KEY))
+    )
+    chex.assert_trees_all_equal(of_samples, THREE_ORIGINAL.params)
+    chex.assert_trees_all_equal(of_class["hidden"], THREE_ORIGINAL.params["hidden"])
+    chex.assert_trees_all_equal(of_class["head"]["kernel"][:, 1:], THREE_ORIGINAL.params["head"]["kernel"][:, 1:])
+    assert not of_class["head"]["kernel"][:, 0].any()
+    for one, other in ((of_class, THREE_ORIGINAL.params), (of_class, again)):
+        assert np.abs(one["middle"]["kernel"] - other["middle"]["kernel"]).min() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("network", "above"),
+    [
+        (CNN(CLASSES, features=(8, 8)), ["embedding"]),
+        (ResNet(CLASSES, stage_sizes=(1,), width=8), ["embedding"]),
+        (ResNet(CLASSES, stage_sizes=(1,), width=8, head="linear"), []),
+    ],
+)
+def test_the_layers_above_the_features_are_found_by_what_a_gradient_reaches(network, above):
+    model = from_linen(network)
+    images = DeviceImages(jnp.zeros((1, 8, 8, 3)), jnp.zeros(1, jnp.int32), jnp.zeros(3), jnp.ones(3))
+    assert layers_above(model, fresh_variables(model, images, KEY), images) == above
 
 
 def test_the_run_is_held_against_the_original_and_falls_back_to_it():
