@@ -36,7 +36,9 @@ def profiled(folder: str | None) -> AbstractContextManager:
     """Writes a profile of what is computed inside it into a folder, if one is given."""
     if folder is None:
         return contextlib.nullcontext()
-    return jax.profiler.trace(folder, create_perfetto_trace=True)
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0  # calls of Python functions would be most of the file, and of the time to write it
+    return jax.profiler.trace(folder, create_perfetto_trace=True, profiler_options=options)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from cujax.networks.resnet import ResNet
 from cujax.step import Examples, UnlearnState
 from cujax.training import make_train_step
 
-SMALL = Benchmark(network="resnet8", image_size=8, channels=3, forget_batch_size=4, retain_batch_size=6, rounds=2, steps=2)
+SMALL = Benchmark(network="small_cnn", image_size=8, channels=3, forget_batch_size=4, retain_batch_size=6, rounds=2, steps=2)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_what_cannot_be_compared_is_told(figures, tmp_path):
         read_earlier(tmp_path / "none.json", SMALL)
     path = tmp_path / "earlier.json"
     path.write_text(json.dumps(figures))
-    with pytest.raises(ValueError, match="of other settings: network resnet8 there, cnn now"):
+    with pytest.raises(ValueError, match="of other settings: network small_cnn there, cnn now"):
         read_earlier(path, Benchmark(image_size=8, channels=3, forget_batch_size=4, retain_batch_size=6))
     for content in ("{}", "no json", "[1]", '{"settings": {}, "steps": {}}'):
         path.write_text(content)

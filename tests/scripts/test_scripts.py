@@ -120,7 +120,18 @@ def test_the_benchmark_writes_figures_and_compares_with_them(tmp_path):
 
 
 def test_a_profile_and_compiled_programs_are_left_where_they_are_asked_for(tmp_path):
-    arguments = ["--training.epochs", "1", "--training.batch-size", "1024", "--retrained", "0", "--profile", "profile"]
+    arguments = [
+        "--data.limit",
+        "200",
+        "--training.epochs",
+        "1",
+        "--training.batch-size",
+        "128",
+        "--retrained",
+        "0",
+        "--profile",
+        "profile",
+    ]
     places = {"JAX_COMPILATION_CACHE_DIR": None, "XDG_CACHE_HOME": str(tmp_path / "cache")}
     result = script("train", *arguments, cwd=tmp_path, **places)
     assert result.returncode == 0, result.stderr
