@@ -1,4 +1,8 @@
-"""Eight CPU devices, rank promotion raises, warnings are errors (pyproject.toml), compilations are kept between runs."""
+"""Eight CPU devices, rank promotion raises, warnings are errors (pyproject.toml), compilations are kept between runs.
+
+XLA leaves out most optimisations, which halves the time of tests that mostly compile; scripts run in processes of their own
+and with all of them, as users run them.
+"""
 
 import os
 from pathlib import Path
@@ -9,6 +13,7 @@ import pytest
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
