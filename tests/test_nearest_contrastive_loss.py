@@ -180,6 +180,25 @@ def test_rows_spread_over_devices_give_what_one_device_gives():
     chex.assert_trees_all_close((float(value), *map(np.asarray, gradients)), ours(rows), rtol=2e-6, atol=2e-6)
 
 
+def test_mapped_devices_that_gather_all_rows_give_what_one_device_gives():
+    rows = batch(9, n_forget=16, n_retain=24)
+
+    def on_each(own):
+        def loss(forget):
+            every = jax.lax.all_gather(own | {"forget": forget}, "devices", tiled=True)
+            arguments = [every.pop(name) for name in ("forget", "forget_labels", "retain", "retain_labels")]
+            return nearest_contrastive_loss(*arguments, **every, temperature=0.2, push_weight=0.6)
+
+        value, gradient = jax.value_and_grad(loss)(own["forget"])
+        return value, gradient / jax.device_count()  # each device's loss depends on the rows of all
+
+    spread = {name: np.asarray(array).reshape(8, -1, *np.shape(array)[1:]) for name, array in rows.items()}
+    values, gradients = jax.pmap(on_each, axis_name="devices")(spread)
+    value, gradient, _ = ours(rows)
+    chex.assert_trees_all_close(np.asarray(values), np.full(8, value, np.float32), rtol=2e-6)
+    chex.assert_trees_all_close(np.asarray(gradients).reshape(gradient.shape), gradient, rtol=2e-6, atol=2e-6)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
