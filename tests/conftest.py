@@ -1,8 +1,4 @@
-"""Eight CPU devices, rank promotion raises, warnings are errors (pyproject.toml), compilations are kept between runs.
-
-XLA leaves out most optimisations, which halves the time of tests that mostly compile; scripts run in processes of their own
-and with all of them, as users run them.
-"""
+"""Eight CPU devices, rank promotion raises, warnings are errors (pyproject.toml), compilations are kept between runs."""
 
 import os
 from pathlib import Path
@@ -13,9 +9,22 @@ import pytest
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+# Folders and modules whose tests mostly compile: there XLA leaves out most optimisations, which halves their time.
+MOSTLY_COMPILE = {"methods", "networks", "test_pmap", "test_sharding", "test_benchmark"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compile_quickly(request):
+    if not {request.path.stem, request.path.parent.name} & MOSTLY_COMPILE:
+        yield
+        return
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")
