@@ -16,7 +16,7 @@ from cujax.audit.likelihood import LikelihoodAttack
 from cujax.audit.measures import Case, Measure, all_measures
 from cujax.audit.over_models import TOPICS, Topic, measure_over_models
 from cujax.audit.relearning import SHARE_TO_REGAIN, Relearning, relearn
-from cujax.audit.representation import linear_probe, nearest_class_mean
+from cujax.audit.representation import divide_for_probes, linear_probe, nearest_class_mean
 from cujax.audit.residual import share_correct_under_noise
 from cujax.audit.verdict import FEWEST_ORACLES, Verdict, judge
 from cujax.cells import make_method
@@ -396,10 +396,8 @@ class _Rows(NamedTuple):
         def some(rows: np.ndarray, count: int) -> np.ndarray:
             return np.sort(rng.choice(rows, size=min(count, len(rows)), replace=False))
 
-        known, forgotten, test = split.retain.indices, rng.permutation(split.forget.indices), split.test.indices
-        if split.is_class_task:
-            half = len(forgotten) // 2
-            known, forgotten = np.concatenate([known, forgotten[:half]]), forgotten[half:]
+        known, forgotten = divide_for_probes(split, rng)
+        test = split.test.indices
         return cls(
             some(known, _PROBE_SAMPLES),
             some(forgotten, _HELD_OUT_SAMPLES),

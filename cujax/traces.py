@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from cujax.audit.membership import loss_attack_auc, sample_losses
-from cujax.audit.representation import linear_probe
+from cujax.audit.representation import divide_for_probes, linear_probe
 from cujax.data.batches import ImageSet
 from cujax.data.requests import Split
 from cujax.inference import Predictions, predict
@@ -34,7 +34,7 @@ class Traces:
     split: Split
     images: ImageSet
 
-    def of(self, variables: Variables) -> dict[str, float]:
+    def of(self, variables: Variables, forget: Predictions, held_out: Predictions) -> dict[str, float]:
         """Each trace, by name; all are 0 where nothing is to be seen, and at most 1.
 
         "loss": How far the area under the ROC curve of the loss lies from 0.5, on either side, for forget samples against
@@ -46,11 +46,12 @@ class Traces:
 
         Args:
             variables: The arrays of the network.
+            forget: What it answers on the forget set.
+            held_out: What it answers on validation images of the same classes.
 
         Raises:
-            ValueError: if there is no validation image of these classes.
+            ValueError: if there is no such validation image.
         """
-        forget, held_out = (self._predict(variables, rows) for rows in (self._forget, self._held_out))
         area = loss_attack_auc(sample_losses(forget), sample_losses(held_out))
         learned, asked = self._rows
         if self.split.is_class_task:
@@ -61,24 +62,19 @@ class Traces:
             traces = [abs(np.mean(right[: len(asked)]) - np.mean(right[len(asked) :])) for right in found.values()]
         return {"loss": abs(area - 0.5), "features": float(np.mean(traces))}
 
-    @property
-    def _forget(self) -> np.ndarray:
-        return self.split.forget.indices
-
     @cached_property
     def _held_out(self) -> np.ndarray:
         """Validation images of the classes of the forget set."""
         labels, validation = np.asarray(self.images.labels), self.split.validation.indices
-        return validation[np.isin(labels[validation], labels[self._forget])]
+        return validation[np.isin(labels[validation], labels[self.split.forget.indices])]
 
     @cached_property
     def _rows(self) -> tuple[np.ndarray, np.ndarray]:
-        """Images that probes learn from, and forget images that they are asked about."""
-        rng, split = np.random.default_rng(0), self.split
-        learned, asked = split.retain.indices, rng.permutation(self._forget)
-        if split.is_class_task:
-            half = len(asked) // 2
-            learned, asked = np.concatenate([learned, asked[:half]]), np.concatenate([asked[half:], self._held_out])
+        """Images that probes learn from, and those that they are asked about."""
+        rng = np.random.default_rng(0)
+        learned, asked = divide_for_probes(self.split, rng)
+        if self.split.is_class_task:
+            asked = np.concatenate([asked, self._held_out])
         return (
             rng.choice(learned, min(_LEARNED, len(learned)), replace=False),
             rng.choice(asked, min(_ASKED, len(asked)), replace=False),
@@ -95,11 +91,8 @@ class Traces:
 
     def _probe(self, variables: Variables, learned: np.ndarray, asked: np.ndarray) -> dict[str, np.ndarray]:
         """By depth, whether a probe that learned from some images is right about others, `[m]` bool."""
-        known, unknown = (self._predict(variables, rows) for rows in (learned, asked))
+        known, unknown = (predict(self.model, variables, self.images, rows, taps=True) for rows in (learned, asked))
         return {
             depth: linear_probe(features, known.labels, unknown.features[depth], unknown.labels)
             for depth, features in known.features.items()
         }
-
-    def _predict(self, variables: Variables, rows: np.ndarray) -> Predictions:
-        return predict(self.model, variables, self.images, rows, taps=True)

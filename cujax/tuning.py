@@ -253,15 +253,15 @@ class TuningRun(ReadyCells):
             return predict(result.model, result.variables, run.train_images, part.indices)
 
         forget, validation = answers(run.split.forget), answers(run.split.validation)
-        held_out = accuracy(validation.take(np.isin(validation.labels, forget.labels)))
+        held_out = validation.take(np.isin(validation.labels, forget.labels))
         stays = ~np.isin(validation.labels, run.split.absent_classes)
-        forget_accuracy = accuracy(forget)
-        unforgotten = held_out if run.split.is_class_task else abs(forget_accuracy - held_out)
-        found = {} if self.tuning.objective == "accuracy" else traces.of(result.variables)
+        forget_accuracy, held_out_accuracy = accuracy(forget), accuracy(held_out)
+        unforgotten = held_out_accuracy if run.split.is_class_task else abs(forget_accuracy - held_out_accuracy)
+        found = {} if self.tuning.objective == "accuracy" else traces.of(result.variables, forget, held_out)
         return Trial(
             settings,
             forget_accuracy,
-            held_out,
+            held_out_accuracy,
             result.history.checks[0].retain_accuracy - accuracy(validation.take(stays)),
             unforgotten + sum(found.values()),
             result.history.cost.steps,

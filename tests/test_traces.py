@@ -8,6 +8,7 @@ import pytest
 
 from cujax.data.batches import DeviceImages
 from cujax.data.requests import Part, Split
+from cujax.inference import predict
 from cujax.model import Outputs, Variables, from_function
 from cujax.traces import Traces
 
@@ -34,7 +35,11 @@ def traces(forget, marked, *, sight, untrained_sight=0.0, forgotten_classes=()):
     marks = jnp.asarray(np.where(marked, LABELS + 1, 0).reshape(-1, 1, 1, 1), jnp.float32)
     images = DeviceImages(marks, jnp.asarray(LABELS, jnp.int32), jnp.zeros(1), jnp.ones(1))
     model = from_function(lambda key, images: (jnp.float32(untrained_sight), {}), apply, num_classes=CLASSES)
-    return Traces(model, split, images).of(Variables(jnp.float32(sight), {}))
+    variables = Variables(jnp.float32(sight), {})
+    answers = predict(model, variables, images, split.forget.indices)
+    held_out = predict(model, variables, images, split.validation.indices)
+    held_out = held_out.take(np.isin(held_out.labels, answers.labels))
+    return Traces(model, split, images).of(variables, answers, held_out)
 
 
 def class_traces(**sights):

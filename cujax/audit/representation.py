@@ -6,6 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from cujax.data.requests import Split
 from cujax.inference import Predictions
 
 
@@ -20,6 +21,22 @@ def cosines_to_class_means(predictions: Predictions, means: dict[int, np.ndarray
     """Cosine of each embedding to the mean of its own class, `[n]`; 1 if it lies on it."""
     own = np.stack([means[int(label)] for label in predictions.labels])
     return np.sum(_unit(predictions.embeddings) * own, axis=1)
+
+
+def divide_for_probes(split: Split, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Training images that probes learn from, and forget images that they are asked about.
+
+    They learn from the retain set and, so that they know a forgotten class at all, from a random half of it.
+
+    Args:
+        split: What was to be forgotten.
+        rng: Draws the half.
+    """
+    known, asked = split.retain.indices, rng.permutation(split.forget.indices)
+    if split.is_class_task:
+        half = len(asked) // 2
+        known, asked = np.concatenate([known, asked[:half]]), asked[half:]
+    return known, asked
 
 
 def linear_probe(

@@ -1,6 +1,5 @@
 """Contrastive unlearning below the last layer: a method of this package, after that of Lee et al. (arXiv:2401.10458)."""
 
-import operator
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -160,12 +159,13 @@ def layers_above(model: Model, variables: Variables, images: ImageSet) -> list[s
         acted_on = features(outputs)
         return jnp.sum(acted_on * jax.random.normal(weight_key, acted_on.shape))
 
-    reached = jax.tree.map(lambda gradient: bool(jnp.any(gradient != 0)), jax.jit(jax.grad(combined))(variables.params))
-    return [
-        layer
-        for layer in layers
-        if not any(map(operator.and_, jax.tree.leaves(in_layers(reached, [layer])), jax.tree.leaves(reached)))
-    ]
+    gradients = jax.jit(jax.grad(combined))(variables.params)
+
+    def is_reached(layer: str) -> bool:
+        inside = jax.tree.leaves(in_layers(gradients, [layer]))
+        return any(own and jnp.any(gradient) for own, gradient in zip(inside, jax.tree.leaves(gradients), strict=True))
+
+    return [layer for layer in layers if not is_reached(layer)]
 
 
 def without_columns(params: PyTree, model: Model, classes: Sequence[int]) -> PyTree:

@@ -1,7 +1,6 @@
 """Deep contrastive unlearning: its updates against NumPy float64, where it acts, and what it does to the head."""
 
 import dataclasses
-import functools
 import re
 from collections import OrderedDict
 
@@ -119,10 +118,9 @@ def test_every_update_agrees_with_float64(split):
     assert_follows(METHOD, lambda params, batch, step: slopes(params, batch), record(METHOD, split))
 
 
-def test_the_contrastive_loss_counts_less_from_pass_to_pass():
-    for number, weight in ((1, 0.7 * 3 / 4), (3, 0.7 / 4)):
-        expected = functools.partial(slopes, weight=weight)
-        assert_follows(METHOD, lambda params, batch, step: expected(params, batch), record(METHOD), number=number)  # noqa: B023
+@pytest.mark.parametrize(("number", "weight"), [(1, 0.7 * 3 / 4), (3, 0.7 / 4)])
+def test_the_contrastive_loss_counts_less_from_pass_to_pass(number, weight):
+    assert_follows(METHOD, lambda params, batch, step: slopes(params, batch, weight), record(METHOD), number=number)
 
 
 def test_a_step_without_the_contrastive_loss_trains_on_the_retain_batch():

@@ -27,7 +27,7 @@ QUICK = ["--training.epochs", "3", "--method.max-passes", "3", "--retrained", "2
 
 
 def script(name, *arguments, cwd, **variables):
-    # Most of their time is compiling: without most optimisations it is half.
+    # They compile more than they compute, and faster without most optimisations.
     quick = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     environment = os.environ | COMPILATIONS | quick | variables
     environment = {name: value for name, value in environment.items() if value is not None}
@@ -123,17 +123,9 @@ def test_the_benchmark_writes_figures_and_compares_with_them(tmp_path):
 
 def test_a_profile_and_compiled_programs_are_left_where_they_are_asked_for(tmp_path):
     arguments = [
-        "--data.limit",
-        "200",
-        "--training.epochs",
-        "1",
-        "--training.batch-size",
-        "128",
-        "--retrained",
-        "0",
-        "--profile",
-        "profile",
-    ]
+        "--data.limit", "200", "--training.epochs", "1", "--training.batch-size", "128", "--retrained", "0",
+        "--profile", "profile",
+    ]  # fmt: skip
     places = {"JAX_COMPILATION_CACHE_DIR": None, "XDG_CACHE_HOME": str(tmp_path / "cache")}
     result = script("train", *arguments, cwd=tmp_path, **places)
     assert result.returncode == 0, result.stderr
