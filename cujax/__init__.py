@@ -3,6 +3,7 @@
 What is public, by name. Importing this starts no device and loads no data, checkpoint or plotting library.
 """
 
+from cujax.batch import Batch, Examples, IndexBatch, Rows
 from cujax.checkpoints import (
     Checkpoint,
     CheckpointError,
@@ -12,7 +13,7 @@ from cujax.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
-from cujax.data.batches import IndexBatch, Rows, gather, paired_batches
+from cujax.data.batches import gather, paired_batches
 from cujax.data.requests import (
     ForgetClass,
     ForgetClasses,
@@ -35,7 +36,7 @@ from cujax.model import (
     from_linen,
     from_nnx,
 )
-from cujax.step import Batch, Examples, UnlearnState, make_unlearn_step, pmap_unlearn_step, unlearn_step
+from cujax.step import UnlearnState, make_unlearn_step, pmap_unlearn_step, unlearn_step
 from cujax.unlearning import Loop, Unlearned
 
 __all__ = [

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 from etils import epath
 
-from cujax.audit.accuracy import accuracy
 from cujax.audit.evidence import Evidence
 from cujax.audit.intervals import Estimate, NotAvailable
 from cujax.audit.likelihood import LikelihoodAttack
@@ -23,7 +22,7 @@ from cujax.cells import make_method
 from cujax.checkpoints import Checkpoint
 from cujax.data.requests import Part
 from cujax.experiment import digest_of
-from cujax.inference import Predictions, predict
+from cujax.inference import Predictions, accuracy, predict
 from cujax.methods import find_method, method_names
 from cujax.oracles import Oracles
 from cujax.run import Run

@@ -20,6 +20,7 @@ import numpy as np
 import optax
 from rich.table import Table
 
+from cujax.batch import Batch, Examples
 from cujax.data.batches import (
     DeviceImages,
     StreamedImages,
@@ -34,7 +35,7 @@ from cujax.methods import ContrastiveUnlearning
 from cujax.model import Model, PyTree
 from cujax.networks import make_network
 from cujax.progress import Progress, silent
-from cujax.step import Batch, Examples, UnlearnState, make_unlearn_step
+from cujax.step import UnlearnState, make_unlearn_step
 from cujax.stepping import Phase, Stepper
 from cujax.training import make_train_step
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 import jax
 import numpy as np
 
-from cujax.data.batches import DeviceImages, ImageSet, Rows, batches_of_all, placed, preprocess
+from cujax.batch import Rows
+from cujax.data.batches import DeviceImages, ImageSet, batches_of_all, placed, preprocess
 from cujax.model import Model, Outputs, Variables
 from cujax.sharding import mesh_of, on_mesh_of, replicate, shard, whole
 
@@ -99,3 +100,13 @@ def _forward(model: Model, variables: Variables, arrays: DeviceImages, rows: Row
     examples = preprocess(arrays, rows, jax.random.key(0))
     outputs, _ = model.apply(*variables, examples.images, train=False)
     return whole(outputs)
+
+
+def correct(predictions: Predictions) -> np.ndarray:
+    """Whether the largest logit of each sample is its label's, `[n]` bool."""
+    return predictions.logits.argmax(axis=1) == predictions.labels
+
+
+def accuracy(predictions: Predictions) -> float:
+    """The share of samples whose largest logit is their label's; NaN for no samples."""
+    return float(np.mean(correct(predictions))) if len(predictions.labels) else float("nan")

@@ -9,7 +9,6 @@ from etils.epath import Path
 from rich.console import Console
 from rich.table import Table
 
-from cujax.audit.accuracy import accuracy
 from cujax.audit.evidence import Answers
 from cujax.audit.rows import audit_rows
 from cujax.audit_figures import audit_pictures
@@ -19,6 +18,7 @@ from cujax.checkpoints import Checkpoint, describe_lineage, installed_versions
 from cujax.data.requests import Part, ids_digest
 from cujax.experiment import describe, describe_request
 from cujax.figures import confidence_figure, destination_figure, embeddings_figure, stopping_figure
+from cujax.inference import accuracy
 from cujax.lineage import Deletion
 from cujax.report_page import html_page, png
 from cujax.report_words import CAVEAT, UNRECORDED, columns, figure_in_words, summary

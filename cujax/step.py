@@ -9,53 +9,43 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from cujax.batch import Batch, Examples
 from cujax.embedding_queue import LabelledEmbeddings, queue_of
 from cujax.losses import Denominator, anchor_losses, cross_entropy, masked_mean
 from cujax.model import Model, Outputs, PyTree
 from cujax.sharding import on_mesh_of, set_shares, whole, with_auto_axes
 
-if TYPE_CHECKING:
-    from cujax.methods.contrastive import ContrastiveUnlearning
-
 BatchNorm = Literal["joint", "retain_only", "frozen"]
 Metrics = dict[str, jax.Array]
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=("images", "labels", "mask"), meta_fields=())
-@dataclass(frozen=True)
-class Examples:
-    """Preprocessed samples.
+class StepConfig(Protocol):
+    """The settings that the step reads, such as those of a `cujax.ContrastiveUnlearning`.
 
     Attributes:
-        images: `[B, H, W, C]` float32.
-        labels: `[B]` int32.
-        mask: `[B]` bool, True where the row counts in losses and metrics. The other rows fill a short batch: they pass
-            through the network like any other. None: all rows count.
+        unlearn_weight: Weight of the contrastive loss.
+        retain_weight: Weight of the retain batch's cross-entropy.
+        temperature: Of the contrastive loss.
+        denominator: As in `cujax.contrastive_unlearning_loss`.
+        batch_norm: As in `apply_to_batch`.
     """
 
-    images: jax.Array
-    labels: jax.Array
-    mask: jax.Array | None = None
-
     @property
-    def counts(self) -> jax.Array:
-        """`[B]` bool, the mask where it was given."""
-        return jnp.ones(self.labels.shape, bool) if self.mask is None else self.mask
-
-
-@functools.partial(jax.tree_util.register_dataclass, data_fields=("forget", "retain"), meta_fields=())
-@dataclass(frozen=True)
-class Batch:
-    """Samples to forget beside samples to keep."""
-
-    forget: Examples
-    retain: Examples
+    def unlearn_weight(self) -> float: ...
+    @property
+    def retain_weight(self) -> float: ...
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def denominator(self) -> Denominator: ...
+    @property
+    def batch_norm(self) -> BatchNorm: ...
 
 
 @functools.partial(
@@ -102,7 +92,7 @@ def _owned(leaf: jax.Array) -> jax.Array:
 
 
 class LossWeights(NamedTuple):
-    """The traced part of a `ContrastiveUnlearning`: changing these does not compile anew."""
+    """The traced part of a `StepConfig`: changing these does not compile anew."""
 
     unlearn_weight: float | jax.Array
     retain_weight: float | jax.Array
@@ -112,7 +102,7 @@ class LossWeights(NamedTuple):
 Step = Callable[[UnlearnState, Batch], tuple[UnlearnState, Metrics]]
 
 
-def make_unlearn_step(model: Model, tx: optax.GradientTransformation, config: "ContrastiveUnlearning") -> Step:
+def make_unlearn_step(model: Model, tx: optax.GradientTransformation, config: StepConfig) -> Step:
     """The pure update of Algorithm 1: un-jitted, un-donated.
 
     The objective is Equation 7 of Lee et al. (arXiv:2401.10458),
@@ -129,9 +119,7 @@ def make_unlearn_step(model: Model, tx: optax.GradientTransformation, config: "C
     return _make_step(model, tx, config, axis_name=None)
 
 
-def _make_step(
-    model: Model, tx: optax.GradientTransformation, config: "ContrastiveUnlearning", axis_name: str | None
-) -> Step:
+def _make_step(model: Model, tx: optax.GradientTransformation, config: StepConfig, axis_name: str | None) -> Step:
     weights = LossWeights(config.unlearn_weight, config.retain_weight, config.temperature)
     return jax.tree_util.Partial(_UnlearnStep(model, tx, config.denominator, config.batch_norm, axis_name), weights)
 
@@ -142,7 +130,7 @@ def unlearn_step(
     *,
     model: Model,
     tx: optax.GradientTransformation,
-    config: "ContrastiveUnlearning",
+    config: StepConfig,
 ) -> tuple[UnlearnState, Metrics]:
     """`make_unlearn_step(model, tx, config)(state, batch)`, compiled, its state donated.
 
@@ -171,7 +159,7 @@ def _jitted(step: Step, state: UnlearnState, batch: Batch) -> tuple[UnlearnState
 def pmap_unlearn_step(
     model: Model,
     tx: optax.GradientTransformation,
-    config: "ContrastiveUnlearning",
+    config: StepConfig,
     *,
     axis_name: str = "devices",
 ) -> Step:

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from cujax.batch import Examples
 from cujax.bookmark import NO_BOOKMARK, Bookmark, Position
 from cujax.data.batches import Augmentation, ImageSet, batches_of_all, image_shape, preprocess
 from cujax.losses import cross_entropy
 from cujax.model import Model, PyTree, Variables
 from cujax.progress import Progress, silent
-from cujax.step import Examples, Metrics, Step, UnlearnState, accuracy, update
+from cujax.step import Metrics, Step, UnlearnState, accuracy, update
 from cujax.stepping import NOTHING_YET, Cost, Log, NotFiniteError, Phase, Stepper
 
 OptimizerName = Literal["adam", "sgd"]

@@ -15,12 +15,11 @@ import numpy as np
 from etils import epath
 from scipy.stats import qmc
 
-from cujax.audit.accuracy import accuracy
 from cujax.cells import Cells, ReadyCells, SeveralRuns, chosen_methods, make_method, slug
 from cujax.checkpoints import Checkpoint, installed_versions
 from cujax.data.requests import Part, Request, make_split
 from cujax.experiment import identity, parse_request, request_in_words
-from cujax.inference import Predictions, predict
+from cujax.inference import Predictions, accuracy, predict
 from cujax.interruption import Interruption
 from cujax.methods import Retrain
 from cujax.progress import Progress, silent

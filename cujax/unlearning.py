@@ -10,11 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cujax.audit.accuracy import accuracy
 from cujax.bookmark import NO_BOOKMARK, Bookmark, Position
 from cujax.data.batches import ImageSet
 from cujax.data.requests import Split
-from cujax.inference import predict
+from cujax.inference import accuracy, predict
 from cujax.model import Model, PyTree, Variables
 from cujax.progress import Progress, silent
 from cujax.step import UnlearnState

@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from cujax.audit.accuracy import accuracy
 from cujax.cli import main
+from cujax.inference import accuracy
 from cujax.run import Run
 
 

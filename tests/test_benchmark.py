@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cujax.batch import Examples
 from cujax.benchmark import Benchmark, _bare_step, measure, read_earlier, tables
 from cujax.methods import ContrastiveUnlearning
 from cujax.model import from_linen
 from cujax.networks.resnet import ResNet
-from cujax.step import Examples, UnlearnState
+from cujax.step import UnlearnState
 from cujax.training import make_train_step
 
 SMALL = Benchmark(network="small_cnn", image_size=8, channels=3, forget_batch_size=4, retain_batch_size=6, rounds=2, steps=2)

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from cujax.batch import Batch, Examples
 from cujax.data.batches import to_device
 from cujax.data.requests import ForgetRandom, make_split
 from cujax.data.sources import Data, load_source
@@ -17,7 +18,7 @@ from cujax.losses import anchor_losses, contrastive_unlearning_loss, cross_entro
 from cujax.methods import ContrastiveUnlearning
 from cujax.model import from_function, from_linen
 from cujax.networks.cnn import CNN
-from cujax.step import Batch, Examples, UnlearnState, make_unlearn_step
+from cujax.step import UnlearnState, make_unlearn_step
 from cujax.unlearning import Loop
 
 WIDTH, CLASSES = 3, 4

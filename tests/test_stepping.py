@@ -8,8 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from cujax.data.batches import DeviceImages, IndexBatch, Rows, StreamedImages, gather, preprocess
-from cujax.step import Batch, Examples, UnlearnState
+from cujax.batch import Batch, Examples, IndexBatch, Rows
+from cujax.data.batches import DeviceImages, StreamedImages, gather, preprocess
+from cujax.step import UnlearnState
 from cujax.stepping import Cost, NotFiniteError, Phase, Stepper
 
 IMAGES = DeviceImages(

@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cujax.audit.accuracy import accuracy
 from cujax.data.batches import DeviceImages, batches_of_all, to_device
 from cujax.data.sources import Data, load_source
-from cujax.inference import predict
+from cujax.inference import accuracy, predict
 from cujax.model import from_function, from_linen
 from cujax.networks.cnn import CNN
 from cujax.training import Trainer, Training

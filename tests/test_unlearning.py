@@ -9,11 +9,11 @@ import numpy as np
 import optax
 import pytest
 
-from cujax.audit.accuracy import accuracy
-from cujax.data.batches import DeviceImages, IndexBatch, Rows, gather, to_device
+from cujax.batch import IndexBatch, Rows
+from cujax.data.batches import DeviceImages, gather, to_device
 from cujax.data.requests import ForgetClass, ForgetRandom, Part, Split, make_split
 from cujax.data.sources import Data, load_source
-from cujax.inference import predict
+from cujax.inference import accuracy, predict
 from cujax.methods import ContrastiveUnlearning
 from cujax.model import from_function, from_linen
 from cujax.networks.cnn import CNN

@@ -4,18 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cujax.inference import Predictions
-
-
-def correct(predictions: Predictions) -> np.ndarray:
-    """Whether the largest logit of each sample is its label's, `[n]` bool."""
-    return predictions.logits.argmax(axis=1) == predictions.labels
-
-
-def accuracy(predictions: Predictions) -> float:
-    """The share of samples whose largest logit is their label's; NaN for no samples."""
-    return float(np.mean(correct(predictions))) if len(predictions.labels) else float("nan")
-
 
 def mean_gap(accuracies: Sequence[float], oracle_accuracies: Sequence[Sequence[float]]) -> float:
     """Mean absolute difference of some accuracies (forget, retain, test) to the means of those of the oracles.

@@ -6,7 +6,7 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from cujax.audit.accuracy import accuracy, correct, mean_gap, tug_of_war
+from cujax.audit.accuracy import mean_gap, tug_of_war
 from cujax.audit.class_inference import class_inference
 from cujax.audit.distance import activation_distance, agreement, jensen_shannon
 from cujax.audit.evidence import Answers, Evidence
@@ -22,7 +22,7 @@ from cujax.audit.membership import (
 from cujax.audit.representation import class_means, cosines_to_class_means, linear_cka
 from cujax.audit.residual import residual_knowledge
 from cujax.data.requests import Split
-from cujax.inference import Predictions
+from cujax.inference import Predictions, accuracy, correct
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from cujax.audit.accuracy import correct
-from cujax.inference import Predictions
+from cujax.inference import Predictions, correct
 
 _FOLDS = 10
 _SVC_SAMPLES_A_SIDE = 2000

@@ -9,9 +9,8 @@ import jax
 import numpy as np
 import optax
 
-from cujax.audit.accuracy import accuracy
 from cujax.data.batches import ImageSet, batches_of_all, preprocess
-from cujax.inference import predict
+from cujax.inference import accuracy, predict
 from cujax.model import Model, Variables
 from cujax.step import UnlearnState
 from cujax.stepping import NotFiniteError, Phase, Stepper

@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cujax.audit.accuracy import correct
 from cujax.data.batches import DeviceImages, ImageSet, examples_at
-from cujax.inference import predict
+from cujax.inference import correct, predict
 from cujax.model import Model, Variables
 
 

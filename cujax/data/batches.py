@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from cujax.batch import Batch, Examples, IndexBatch, Rows
 from cujax.data.folders import ImageFiles
 from cujax.data.sources import Images, Source
 from cujax.sharding import mesh_of, own_shares, replicate, shard_own, shares
-from cujax.step import Batch, Examples
 
 Augmentation = Literal["none", "crop", "crop_flip"]
 
@@ -73,24 +73,6 @@ ImageSet = DeviceImages | StreamedImages
 def image_shape(images: ImageSet) -> tuple[int, ...]:
     """Height, width and channels of each image."""
     return (images.images if isinstance(images, DeviceImages) else images.files).shape[1:]
-
-
-@functools.partial(jax.tree_util.register_dataclass, data_fields=("indices", "mask"), meta_fields=())
-@dataclass(frozen=True)
-class Rows:
-    """`indices` `[B]` int32 of images, and `mask` `[B]` bool, False where a row only fills a short batch."""
-
-    indices: jax.Array | np.ndarray
-    mask: jax.Array | np.ndarray
-
-
-@functools.partial(jax.tree_util.register_dataclass, data_fields=("forget", "retain"), meta_fields=())
-@dataclass(frozen=True)
-class IndexBatch:
-    """A `Batch` before its images are gathered."""
-
-    forget: Rows
-    retain: Rows
 
 
 def to_device(source: Source, images: Images, mesh: Mesh | None = None) -> ImageSet:

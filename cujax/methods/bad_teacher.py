@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cujax.data.batches import IndexBatch, Rows, gather
+from cujax.batch import Batch, IndexBatch, Rows
+from cujax.data.batches import gather
 from cujax.data.requests import Split
 from cujax.losses import distillation
 from cujax.methods.descent import Descent
 from cujax.model import Model, PyTree, Variables
 from cujax.search_space import LogUniform, SearchSpace
-from cujax.step import Batch, apply_to_batch
+from cujax.step import apply_to_batch
 from cujax.stepping import Phase
 from cujax.training import OptimizerName, fresh_variables
 from cujax.unlearning import Loop, Unlearned

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cujax.batch import Examples
 from cujax.data.requests import Split
 from cujax.losses import cross_entropy
 from cujax.methods import _validate
 from cujax.methods.descent import Descent
 from cujax.model import Model, PyTree, Variables, compute_embeddings
 from cujax.search_space import LogUniform, SearchSpace
-from cujax.step import Examples
 from cujax.training import fresh_variables
 from cujax.unlearning import Loop, Unlearned
 

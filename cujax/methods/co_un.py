@@ -5,7 +5,8 @@ from typing import ClassVar, NamedTuple, get_args
 
 import jax
 
-from cujax.data.batches import Augmentation, DeviceImages, Rows, preprocess
+from cujax.batch import Batch, Rows
+from cujax.data.batches import Augmentation, DeviceImages, preprocess
 from cujax.data.requests import Split
 from cujax.losses import cross_entropy, info_nce
 from cujax.methods import _validate
@@ -13,7 +14,7 @@ from cujax.methods.descent import Descent, shuffled
 from cujax.model import Model, PyTree, Variables
 from cujax.search_space import LogUniform, SearchSpace
 from cujax.sharding import whole
-from cujax.step import Batch, apply_to_batch
+from cujax.step import apply_to_batch
 from cujax.stepping import Phase
 from cujax.unlearning import Loop, Unlearned
 

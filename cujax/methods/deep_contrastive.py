@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cujax.batch import Batch
 from cujax.data.batches import ImageSet, check_retain_batch_size, gather, image_shape, paired_batches
 from cujax.data.requests import Split
 from cujax.losses import cross_entropy, nearest_contrastive_loss
@@ -17,7 +18,7 @@ from cujax.methods.layers import in_layers, named_layers, redrawn
 from cujax.model import Model, Outputs, PyTree, Variables, abstract_outputs
 from cujax.search_space import LogUniform, SearchSpace
 from cujax.sharding import whole
-from cujax.step import Batch, apply_to_batch
+from cujax.step import apply_to_batch
 from cujax.stepping import Phase
 from cujax.unlearning import Loop, Unlearned
 

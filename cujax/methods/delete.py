@@ -6,12 +6,12 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from cujax.batch import Examples
 from cujax.data.requests import Split
 from cujax.losses import distillation
 from cujax.methods.descent import Descent
 from cujax.model import Model, PyTree, Variables
 from cujax.search_space import LogUniform, SearchSpace
-from cujax.step import Examples
 from cujax.unlearning import Loop, Unlearned
 
 

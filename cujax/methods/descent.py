@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cujax.data.batches import Rows, batches_of_all, preprocess
+from cujax.batch import Rows
+from cujax.data.batches import batches_of_all, preprocess
 from cujax.data.requests import Part, Split
 from cujax.methods import _validate
 from cujax.model import Model, PyTree, Variables

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cujax.batch import Examples
 from cujax.data.requests import Split
 from cujax.methods import _validate
 from cujax.methods.gradient_sums import GradientSums, sum_of_counted
@@ -15,7 +16,6 @@ from cujax.methods.layers import in_layers, named_layers
 from cujax.model import Model, PyTree, Variables
 from cujax.search_space import LogUniform, SearchSpace
 from cujax.sharding import mesh_of, replicate
-from cujax.step import Examples
 from cujax.stepping import NOTHING_YET, Cost
 from cujax.unlearning import Loop, Unlearned
 

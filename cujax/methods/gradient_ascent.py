@@ -5,12 +5,12 @@ from typing import Any, ClassVar
 
 import jax
 
+from cujax.batch import Examples
 from cujax.data.requests import Split
 from cujax.losses import cross_entropy
 from cujax.methods.descent import Descent
 from cujax.model import Model, PyTree, Variables
 from cujax.search_space import LogUniform, SearchSpace
-from cujax.step import Examples
 from cujax.unlearning import Loop, Unlearned
 
 

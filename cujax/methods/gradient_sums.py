@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from cujax.batch import Examples
 from cujax.data.batches import batches_of_all, preprocess
 from cujax.losses import cross_entropy
 from cujax.model import Model, PyTree, Variables
-from cujax.step import Examples, Metrics, UnlearnState
+from cujax.step import Metrics, UnlearnState
 from cujax.stepping import Cost, Phase, Stepper
 from cujax.unlearning import Loop
 

@@ -14,6 +14,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from scipy.sparse.linalg import LinearOperator, cg
 
+from cujax.batch import Examples
 from cujax.data.requests import Split
 from cujax.losses import cross_entropy
 from cujax.methods import _validate
@@ -21,7 +22,6 @@ from cujax.methods.gradient_sums import GradientSums, gradient_sum
 from cujax.model import Model, PyTree, Variables
 from cujax.search_space import LogUniform, SearchSpace
 from cujax.sharding import mesh_of, replicate
-from cujax.step import Examples
 from cujax.stepping import NOTHING_YET, Cost, NotFiniteError
 from cujax.unlearning import Loop, Unlearned
 

@@ -6,6 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from cujax.batch import Examples
 from cujax.data.batches import preprocess
 from cujax.data.requests import Split
 from cujax.methods import _validate
@@ -13,7 +14,6 @@ from cujax.methods.descent import Descent, shuffled
 from cujax.methods.fine_tune import retain_objective
 from cujax.model import Model, PyTree, Variables
 from cujax.search_space import LogUniform, SearchSpace
-from cujax.step import Examples
 from cujax.stepping import Phase
 from cujax.unlearning import Loop, Unlearned
 

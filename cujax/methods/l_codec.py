@@ -12,13 +12,13 @@ from jax.flatten_util import ravel_pytree
 from scipy.spatial import KDTree
 from scipy.stats import rankdata
 
+from cujax.batch import Examples
 from cujax.data.batches import examples_at
 from cujax.data.requests import Split
 from cujax.losses import cross_entropy
 from cujax.methods import _validate
 from cujax.methods.layers import in_layers, named_layers
 from cujax.model import Model, PyTree, Variables
-from cujax.step import Examples
 from cujax.stepping import Cost, NotFiniteError
 from cujax.unlearning import Loop, Unlearned
 

@@ -7,14 +7,15 @@ from typing import ClassVar
 
 import jax
 
-from cujax.data.batches import IndexBatch, Rows, gather
+from cujax.batch import Batch, IndexBatch, Rows
+from cujax.data.batches import gather
 from cujax.data.requests import Split
 from cujax.losses import cross_entropy
 from cujax.methods import _validate
 from cujax.methods.descent import Descent, shuffled
 from cujax.model import Model, PyTree, Variables
 from cujax.search_space import LogUniform, SearchSpace
-from cujax.step import Batch, apply_to_batch
+from cujax.step import apply_to_batch
 from cujax.stepping import Phase
 from cujax.unlearning import Loop, Unlearned
 

@@ -5,6 +5,7 @@ from typing import ClassVar, NamedTuple, Self
 
 import jax
 
+from cujax.batch import Examples
 from cujax.data.batches import preprocess
 from cujax.data.requests import Split
 from cujax.losses import cross_entropy, distillation
@@ -12,7 +13,6 @@ from cujax.methods import _validate
 from cujax.methods.descent import Descent, shuffled
 from cujax.model import Model, PyTree, Variables
 from cujax.search_space import LogUniform, SearchSpace
-from cujax.step import Examples
 from cujax.stepping import Phase
 from cujax.unlearning import Loop, Unlearned
 

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cujax.data.batches import Rows, batches_of_all, image_shape, preprocess
+from cujax.batch import Batch, Examples, Rows
+from cujax.data.batches import batches_of_all, image_shape, preprocess
 from cujax.data.requests import Split
 from cujax.losses import cross_entropy
 from cujax.methods import _validate
@@ -15,7 +16,7 @@ from cujax.methods.descent import Descent
 from cujax.methods.fine_tune import retain_objective
 from cujax.model import Model, PyTree, Variables
 from cujax.search_space import LogUniform, SearchSpace
-from cujax.step import Batch, Examples, Metrics, UnlearnState, apply_to_batch
+from cujax.step import Metrics, UnlearnState, apply_to_batch
 from cujax.stepping import Cost, Phase, Stepper
 from cujax.training import OptimizerName
 from cujax.unlearning import Loop, Unlearned

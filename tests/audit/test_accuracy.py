@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from cujax.audit.accuracy import accuracy, mean_gap
-from cujax.inference import Predictions
+from cujax.audit.accuracy import mean_gap
+from cujax.inference import Predictions, accuracy
 
 
 def predictions(logits, labels):

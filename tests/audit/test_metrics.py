@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy.special import rel_entr, softmax
 
-from cujax.audit.accuracy import accuracy, mean_gap, tug_of_war
+from cujax.audit.accuracy import mean_gap, tug_of_war
 from cujax.audit.distance import jensen_shannon
 from cujax.audit.representation import class_means, cosines_to_class_means
-from cujax.inference import Predictions
+from cujax.inference import Predictions, accuracy
 
 
 def mean_cosine(*arguments):

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cujax.data.batches import DeviceImages, IndexBatch, Rows, batches_of_all, gather, paired_batches, preprocess
+from cujax.batch import IndexBatch, Rows
+from cujax.data.batches import DeviceImages, batches_of_all, gather, paired_batches, preprocess
 
 FORGET, RETAIN = np.arange(100, 123, dtype=np.int32), np.arange(50, dtype=np.int32)
 KEY = jax.random.key(3)

@@ -35,9 +35,9 @@ from tiny import (
     take,
 )
 
+from cujax.batch import Examples
 from cujax.methods import BoundaryExpand, BoundaryShrink
 from cujax.methods.boundary import nearest_other_labels
-from cujax.step import Examples
 
 START = float64(ORIGINAL.params)
 HALF_RANGE = dataclasses.replace(IMAGES, std=jnp.array([0.25]))

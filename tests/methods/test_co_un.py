@@ -28,7 +28,7 @@ from tiny import (
     take,
 )
 
-from cujax.data.batches import Rows
+from cujax.batch import Rows
 from cujax.losses import info_nce
 from cujax.methods import CoUn
 from cujax.methods.co_un import TwoViews

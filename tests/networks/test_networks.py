@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cujax.batch import Batch, Examples
 from cujax.methods import ContrastiveUnlearning
 from cujax.model import abstract_variables, from_linen
 from cujax.networks import MODULES, make_network
 from cujax.networks.resnet import ResNet
 from cujax.networks.vit import ViT
-from cujax.step import Batch, Examples, UnlearnState, make_unlearn_step
+from cujax.step import UnlearnState, make_unlearn_step
 
 
 def image_shape(name):
