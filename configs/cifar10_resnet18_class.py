@@ -19,10 +19,10 @@ Figures: NOT YET MEASURED on CIFAR-10. It was run from end to end on a CPU at a 
 The data: `uv run --extra prepare scripts/prepare_data.py cifar10`, or --data.source ./cifar-10-binary.tar.gz.
 """
 
+from cujax.data.images import Data
 from cujax.data.requests import ForgetClass
-from cujax.data.sources import Data
-from cujax.experiment import Experiment
-from cujax.training import Training
+from cujax.experiments.config import Experiment
+from cujax.training.supervised import Training
 
 CONFIG = Experiment(
     data=Data("cifar10"),

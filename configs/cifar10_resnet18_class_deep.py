@@ -6,11 +6,11 @@ Recipe and data as in cifar10_resnet18_class.py, and its original can be taken: 
 that work on Fashion-MNIST. Figures: NOT YET MEASURED.
 """
 
+from cujax.data.images import Data
 from cujax.data.requests import ForgetClass
-from cujax.data.sources import Data
-from cujax.experiment import Experiment
+from cujax.experiments.config import Experiment
 from cujax.methods import DeepContrastiveUnlearning
-from cujax.training import Training
+from cujax.training.supervised import Training
 
 CONFIG = Experiment(
     data=Data("cifar10"),

@@ -14,10 +14,10 @@ The paper of CoUn (arXiv:2509.16391) has, over ten trials, mean gaps to retraine
 Figures: NOT YET MEASURED.
 """
 
+from cujax.data.images import Data
 from cujax.data.requests import ForgetRandom
-from cujax.data.sources import Data
-from cujax.experiment import Experiment
-from cujax.training import Training
+from cujax.experiments.config import Experiment
+from cujax.training.supervised import Training
 
 CONFIG = Experiment(
     data=Data("cifar10"),

@@ -11,11 +11,11 @@ The recipe is the paper's, without augmentation; cifar10_resnet18_class says how
 Figures: NOT YET MEASURED on CIFAR-10.
 """
 
+from cujax.data.images import Data
 from cujax.data.requests import ForgetRandom
-from cujax.data.sources import Data
-from cujax.experiment import Experiment
+from cujax.experiments.config import Experiment
 from cujax.methods import ContrastiveUnlearning
-from cujax.training import Training
+from cujax.training.supervised import Training
 
 CONFIG = Experiment(
     data=Data("cifar10"),

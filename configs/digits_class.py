@@ -14,9 +14,9 @@ Measured on 2 CPU cores, seeds 0 to 4, one retrained model each (mean; worst see
 differ by at most 0.0063 on any seed.
 """
 
-from cujax.data.sources import Data
-from cujax.experiment import Experiment
-from cujax.training import Training
+from cujax.data.images import Data
+from cujax.experiments.config import Experiment
+from cujax.training.supervised import Training
 
 CONFIG = Experiment(
     data=Data("digits"),

@@ -7,10 +7,10 @@ below the embedding reads 0.74 of the class and at the embedding 0.64 (original 
 0.58 to 0.91). 96 steps. Settings by scripts/tune.py --objective features, 20 trials. docs/results/beyond.md has the audit.
 """
 
-from cujax.data.sources import Data
-from cujax.experiment import Experiment
+from cujax.data.images import Data
+from cujax.experiments.config import Experiment
 from cujax.methods import DeepContrastiveUnlearning
-from cujax.training import Training
+from cujax.training.supervised import Training
 
 CONFIG = Experiment(
     data=Data("digits"),

@@ -22,10 +22,10 @@ each) lie within the widened range; the others miss it in one of the two figures
 wide because 144 noisy validation samples scatter by 0.04.
 """
 
+from cujax.data.images import Data
 from cujax.data.requests import ForgetRandom
-from cujax.data.sources import Data
-from cujax.experiment import Experiment
-from cujax.training import Training
+from cujax.experiments.config import Experiment
+from cujax.training.supervised import Training
 
 CONFIG = Experiment(
     data=Data("digits", label_noise=0.2, label_noise_seed=2),

@@ -15,10 +15,10 @@ Measured on 2 CPU cores, seeds 0 to 2, three retrained models each (mean; range 
 samples go instead differs from a retrained model (JS), as much as it does if the logit is merely masked.
 """
 
+from cujax.data.images import Data
 from cujax.data.requests import ForgetClass
-from cujax.data.sources import Data
-from cujax.experiment import Experiment
-from cujax.training import Training
+from cujax.experiments.config import Experiment
+from cujax.training.supervised import Training
 
 CONFIG = Experiment(
     data=Data("fashion_mnist", limit=10_000),

@@ -16,11 +16,11 @@ Measured on 2 CPU cores, seeds 0 to 2 (mean; range over seeds in brackets), agai
 112 steps, 0.26 of the operations of retraining (20 epochs). docs/results/beyond.md has all of it.
 """
 
+from cujax.data.images import Data
 from cujax.data.requests import ForgetClass
-from cujax.data.sources import Data
-from cujax.experiment import Experiment
+from cujax.experiments.config import Experiment
 from cujax.methods import DeepContrastiveUnlearning
-from cujax.training import Training
+from cujax.training.supervised import Training
 
 CONFIG = Experiment(
     data=Data("fashion_mnist", limit=10_000),

@@ -6,10 +6,10 @@
 Figures: NOT YET MEASURED on SVHN.
 """
 
+from cujax.data.images import Data
 from cujax.data.requests import ForgetClass
-from cujax.data.sources import Data
-from cujax.experiment import Experiment
-from cujax.training import Training
+from cujax.experiments.config import Experiment
+from cujax.training.supervised import Training
 
 CONFIG = Experiment(
     data=Data("svhn_cropped"),

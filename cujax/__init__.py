@@ -4,16 +4,8 @@ What is public, by name. Importing this starts no device and loads no data, chec
 """
 
 from cujax.batch import Batch, Examples, IndexBatch, Rows
-from cujax.checkpoints import (
-    Checkpoint,
-    CheckpointError,
-    Metadata,
-    describe_lineage,
-    import_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-)
 from cujax.data.batches import gather, paired_batches
+from cujax.data.images import Data
 from cujax.data.requests import (
     ForgetClass,
     ForgetClasses,
@@ -23,9 +15,10 @@ from cujax.data.requests import (
     Split,
     make_split,
 )
-from cujax.data.sources import Data, load_source
+from cujax.data.sources import load_source
 from cujax.losses import contrastive_unlearning_loss
-from cujax.methods import ContrastiveUnlearning
+from cujax.methods.base import Loop, Unlearned
+from cujax.methods.contrastive import ContrastiveUnlearning
 from cujax.model import (
     Model,
     Outputs,
@@ -37,7 +30,15 @@ from cujax.model import (
     from_nnx,
 )
 from cujax.step import UnlearnState, make_unlearn_step, pmap_unlearn_step, unlearn_step
-from cujax.unlearning import Loop, Unlearned
+from cujax.storage.checkpoints import (
+    Checkpoint,
+    CheckpointError,
+    Metadata,
+    import_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from cujax.storage.lineage import describe_lineage
 
 __all__ = [
     "Batch",

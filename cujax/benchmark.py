@@ -30,14 +30,14 @@ from cujax.data.batches import (
     placed,
     preprocess,
 )
-from cujax.data.folders import ImageFiles
-from cujax.methods import ContrastiveUnlearning
+from cujax.data.decoding import ImageFiles
+from cujax.methods.contrastive import ContrastiveUnlearning
 from cujax.model import Model, PyTree
-from cujax.networks import make_network
+from cujax.networks.registry import make_network
 from cujax.progress import Progress, silent
 from cujax.step import UnlearnState, make_unlearn_step
-from cujax.stepping import Phase, Stepper
-from cujax.training import make_train_step
+from cujax.training.loop import Phase, Stepper
+from cujax.training.supervised import make_train_step
 
 
 @dataclass(frozen=True)

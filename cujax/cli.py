@@ -13,15 +13,15 @@ import jax
 import tyro
 from etils import epath
 
-from cujax.cells import SeveralRuns
+from cujax.data.images import Source
 from cujax.data.requests import ForgetClass, ForgetWhere
-from cujax.data.sources import Source
-from cujax.experiment import Experiment, Setup, load_python_file
-from cujax.interruption import Interruption, Preempted
-from cujax.methods import find_method, method_names
+from cujax.experiments.config import Experiment, Setup, load_python_file
+from cujax.experiments.run import prepare
+from cujax.experiments.sweep import SeveralRuns
+from cujax.methods.registry import find_method, method_names
 from cujax.progress import bar, silent
-from cujax.run import prepare
 from cujax.sharding import MultihostError, is_first_host, start_multihost, unused_accelerator
+from cujax.storage.preemption import Interruption, Preempted
 
 INTERRUPTED = 130
 PREEMPTED = 143
@@ -47,7 +47,7 @@ def _silenced() -> Iterator[None]:
         yield
 
 
-def tell(sentence: str) -> None:
+def notify(sentence: str) -> None:
     """Shows a sentence on stderr."""
     print(sentence, file=sys.stderr)
 
@@ -127,7 +127,7 @@ def _configuration(arguments: Sequence[str], configs: Path) -> tuple[Experiment,
         )
     default = getattr(load_python_file(path), "CONFIG", None)
     if not isinstance(default, Experiment):
-        raise ValueError(f"{path} must define CONFIG = cujax.experiment.Experiment(...), but it does not.")
+        raise ValueError(f"{path} must define CONFIG = cujax.experiments.config.Experiment(...), but it does not.")
     explanation = (
         f"--config NAME or PATH.py sets the defaults below (now: {config}; there are {', '.join(names)}); give it first."
     )
@@ -214,23 +214,23 @@ def main[Ready: Prepared](
             keep_compilations()
             warning = unused_accelerator()
             if warning:
-                tell(f"warning: {warning}")
-            ready = prepare(experiment, bar if is_first_host() else silent, tell, interruption)
+                notify(f"warning: {warning}")
+            ready = prepare(experiment, bar if is_first_host() else silent, notify, interruption)
             for image in ready.source.skipped:
-                tell(f"left out: {image}")
+                notify(f"left out: {image}")
         except (ValueError, OSError, MultihostError) as error:
-            tell(f"error: {error}")
+            notify(f"error: {error}")
             return 2
         except (KeyboardInterrupt, Preempted) as stopped:
-            tell("\nInterrupted before anything was computed.")
+            notify("\nInterrupted before anything was computed.")
             return PREEMPTED if isinstance(stopped, Preempted) else INTERRUPTED
         try:
             with profiled(experiment.profile), contextlib.nullcontext() if is_first_host() else _silenced():
                 work(ready)
         except (KeyboardInterrupt, Preempted) as stopped:
-            tell(f"\nInterrupted. {_what_is_kept(ready.workdir)} Run the same command again to continue.")
+            notify(f"\nInterrupted. {_what_is_kept(ready.workdir)} Run the same command again to continue.")
             return PREEMPTED if isinstance(stopped, Preempted) else INTERRUPTED
         except (FloatingPointError, ValueError, OSError) as error:
-            tell(f"error: {error}")
+            notify(f"error: {error}")
             return 2 if isinstance(error, BadInputError) else 1
     return 0

@@ -41,12 +41,12 @@ def mesh_of(array: jax.Array | np.ndarray) -> Mesh | None:
     return mesh if isinstance(mesh, Mesh) else None
 
 
-def shares(mesh: Mesh | None) -> int:
+def num_shards(mesh: Mesh | None) -> int:
     """Into how many parts a batch is split."""
     return 1 if mesh is None else mesh.size
 
 
-def own_shares(mesh: Mesh | None) -> list[int]:
+def own_shards(mesh: Mesh | None) -> list[int]:
     """The numbers of the parts that devices of this host hold."""
     if mesh is None:
         return [0]
@@ -89,7 +89,7 @@ def shard_own(tree: PyTree, mesh: Mesh | None) -> PyTree:
     return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), tree)
 
 
-def set_shares() -> int:
+def traced_num_shards() -> int:
     """Into how many parts a batch may be split in the function that is being compiled: see `on_mesh_of`."""
     mesh = jax.sharding.get_abstract_mesh()
     sizes = zip(mesh.axis_sizes, mesh.axis_types, strict=True)
@@ -98,7 +98,7 @@ def set_shares() -> int:
 
 def whole(tree: PyTree) -> PyTree:
     """Has every device hold these arrays in full, in a function that is compiled for a mesh."""
-    if set_shares() == 1:
+    if traced_num_shards() == 1:
         return tree
     return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, P()), tree)
 
@@ -194,7 +194,7 @@ def check_batch_size(name: str, size: int, mesh: Mesh | None) -> None:
     Raises:
         ValueError: naming the nearest sizes that they can.
     """
-    n = shares(mesh)
+    n = num_shards(mesh)
     if size % n:
         below, above = size // n * n, -(-size // n) * n
         nearest = f"{below} or {above}" if below else f"{above}"

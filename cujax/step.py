@@ -19,7 +19,7 @@ from cujax.batch import Batch, Examples
 from cujax.embedding_queue import LabelledEmbeddings, queue_of
 from cujax.losses import Denominator, anchor_losses, cross_entropy, masked_mean
 from cujax.model import Model, Outputs, PyTree
-from cujax.sharding import on_mesh_of, set_shares, whole, with_auto_axes
+from cujax.sharding import on_mesh_of, traced_num_shards, whole, with_auto_axes
 
 BatchNorm = Literal["joint", "retain_only", "frozen"]
 Metrics = dict[str, jax.Array]
@@ -271,7 +271,7 @@ def apply_to_batch(
         retain, new_state = model.apply(params, model_state, batch.retain.images, train=True, key=retain_key)
         return forget, retain, new_state
     # Where devices hold equal shares of both sets, each joins its own rows, so that no image moves.
-    groups = math.gcd(len(batch.forget.images), len(batch.retain.images), set_shares())
+    groups = math.gcd(len(batch.forget.images), len(batch.retain.images), traced_num_shards())
     parts = [_grouped(examples.images, groups) for examples in (batch.forget, batch.retain)]
     images = jnp.concatenate(parts, axis=1)
     outputs, new_state = model.apply(params, model_state, _ungrouped(images), train=batch_norm == "joint", key=key)

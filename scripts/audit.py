@@ -19,15 +19,15 @@ from pathlib import Path
 
 from etils import epath
 
-from cujax.auditing import Audit, method_of
-from cujax.checkpoints import Checkpoint, load_checkpoint
 from cujax.cli import BadInputError, main, take_option
-from cujax.report import report_on
-from cujax.run import Run
+from cujax.experiments.audit import Audit, method_of
+from cujax.experiments.run import Run
+from cujax.reports.run_report import report_on
+from cujax.storage.checkpoints import Checkpoint, load_checkpoint
 
 
 def audit(run: Run, level: str, oracles: str, unlearned: str | None) -> None:
-    """Looks into the models, holds them against oracles, and writes the report."""
+    """Looks into the models, holds them against retrained models, and writes the report."""
     try:
         work = Audit(run, level, epath.Path(oracles).expanduser())
     except ValueError as error:

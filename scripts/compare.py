@@ -11,9 +11,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cujax.cli import main, parse_setup, tell
-from cujax.comparison import Comparison, ComparisonRun, prepare_comparison
-from cujax.comparison_report import tabulate, terminal_table, write_comparison
+from cujax.cli import main, notify, parse_setup
+from cujax.experiments.compare import Comparison, ComparisonRun, prepare_comparison
+from cujax.reports.comparison_report import tabulate, terminal_table, write_comparison
 
 
 def compare(run: ComparisonRun) -> None:
@@ -22,7 +22,7 @@ def compare(run: ComparisonRun) -> None:
     paths = write_comparison(run.workdir, found)
     for word in found["tables"]:
         Console().print(terminal_table(word, found))
-    tell(f"Tables and pictures: {', '.join(map(str, paths))}")
+    notify(f"Tables and pictures: {', '.join(map(str, paths))}")
     if run.failures:
         raise ValueError(f"{len(run.failures)} cells failed: {'; '.join(run.failures)}")
 

@@ -12,8 +12,8 @@ from typing import Annotated
 import jax
 import tyro
 
-from cujax.checkpoints import Metadata, save_checkpoint
-from cujax.weights import import_weights
+from cujax.networks.torch_weights import import_weights
+from cujax.storage.checkpoints import Metadata, save_checkpoint
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import Annotated
 
 import tyro
 
-from cujax.checkpoints import CheckpointError
-from cujax.lineage import verify_lineage
+from cujax.storage.checkpoints import CheckpointError
+from cujax.storage.lineage import verify_lineage
 
 
 @dataclass(frozen=True)

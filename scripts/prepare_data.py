@@ -14,7 +14,8 @@ from typing import Annotated
 
 import tyro
 
-from cujax.data.sources import DEFAULT_DATA_DIR, Data, load_source
+from cujax.data.images import DEFAULT_DATA_DIR, Data
+from cujax.data.sources import load_source
 from cujax.progress import bar
 
 KNOWN = ("cifar10", "cifar100", "svhn_cropped", "mnist", "fashion_mnist")

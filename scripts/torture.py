@@ -23,8 +23,8 @@ from typing import Any
 
 import tyro
 
-from cujax.checkpoints import load_checkpoint, to_plain
 from cujax.progress import bar
+from cujax.storage.checkpoints import load_checkpoint, to_plain
 
 LOADING = "loading or reporting"
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -115,7 +115,7 @@ def main(torture: Torture) -> int:
     """Makes all runs and prints what became of them."""
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(torture.folder.resolve() / "xla"))
     rng, places, torn, failures, runs = random.Random(torture.seed), Counter[str](), 0, list[str](), 0
-    PROCESSES.set_forkserver_preload(["cujax.cli", "cujax.report"])
+    PROCESSES.set_forkserver_preload(["cujax.cli", "cujax.reports.run_report"])
     reference = torture.folder / "reference"
     reference.mkdir(parents=True)
     started = time.time()

@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 from cujax.cli import main
-from cujax.inference import accuracy
-from cujax.run import Run
+from cujax.experiments.run import Run
+from cujax.training.predict import accuracy
 
 
 def train(run: Run) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from cujax.cli import main, parse_setup
-from cujax.tuning import Tuning, TuningRun, chosen_in_words, prepare_tuning
+from cujax.experiments.tune import Tuning, TuningRun, chosen_in_words, prepare_tuning
 
 
 def tune(run: TuningRun) -> None:

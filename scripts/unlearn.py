@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from cujax.cli import main
-from cujax.report import report_on
-from cujax.run import Run
+from cujax.experiments.run import Run
+from cujax.reports.run_report import report_on
 
 
 def unlearn(run: Run) -> None:

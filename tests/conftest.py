@@ -15,11 +15,13 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 # Folders and modules whose tests mostly compile: there XLA leaves out most optimisations, which halves their time.
 MOSTLY_COMPILE = {"methods", "networks", "test_pmap", "test_sharding", "test_benchmark"}
+TRAIN = {"test_base", "test_torch_weights"}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _compile_quickly(request):
-    if not {request.path.stem, request.path.parent.name} & MOSTLY_COMPILE:
+    names = {request.path.stem, request.path.parent.name}
+    if not names & MOSTLY_COMPILE or names & TRAIN:
         yield
         return
     jax.config.update("jax_disable_most_optimizations", True)

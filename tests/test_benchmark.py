@@ -14,7 +14,7 @@ from cujax.methods import ContrastiveUnlearning
 from cujax.model import from_linen
 from cujax.networks.resnet import ResNet
 from cujax.step import UnlearnState
-from cujax.training import make_train_step
+from cujax.training.supervised import make_train_step
 
 SMALL = Benchmark(network="small_cnn", image_size=8, channels=3, forget_batch_size=4, retain_batch_size=6, rounds=2, steps=2)
 

@@ -8,10 +8,10 @@ from etils.epath import backend, gpath
 from orbax.checkpoint import v1 as ocp
 
 from cujax import ContrastiveUnlearning, load_checkpoint
-from cujax.experiment import Experiment
-from cujax.report import report_on
-from cujax.run import prepare
-from cujax.training import Training
+from cujax.experiments.config import Experiment
+from cujax.experiments.run import prepare
+from cujax.reports.run_report import report_on
+from cujax.training.supervised import Training
 
 
 @pytest.fixture

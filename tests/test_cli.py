@@ -11,8 +11,9 @@ import pytest
 
 from cujax.cli import INTERRUPTED, PREEMPTED, main, parse, take_option
 from cujax.data.requests import ForgetClass, ForgetRandom
-from cujax.experiment import Experiment
-from cujax.methods import METHODS, ContrastiveUnlearning, Retrain, SalUn, Scrub
+from cujax.experiments.config import Experiment
+from cujax.methods import ContrastiveUnlearning, Retrain, SalUn, Scrub
+from cujax.methods.registry import METHODS
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -82,7 +83,7 @@ def test_method_and_request_are_chosen_in_any_order(arguments):
 def test_naming_the_method_of_the_configuration_keeps_its_settings(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(
-        "from cujax.experiment import Experiment\nfrom cujax.methods import Scrub\n"
+        "from cujax.experiments.config import Experiment\nfrom cujax.methods import Scrub\n"
         "CONFIG = Experiment(method=Scrub.small())\n"
     )
     assert parsed("--config", str(path), "method:scrub").method == parsed("--config", str(path)).method == Scrub.small()
@@ -99,14 +100,14 @@ def test_help_lists_the_methods_and_the_settings_of_the_chosen_one(capsys):
 
 def test_a_configuration_of_ones_own_is_a_file(tmp_path):
     path = tmp_path / "mine.py"
-    path.write_text("from cujax.experiment import Experiment\nCONFIG = Experiment(seed=11)\n")
+    path.write_text("from cujax.experiments.config import Experiment\nCONFIG = Experiment(seed=11)\n")
     assert parsed("--config", str(path)).seed == 11
 
 
 def test_a_request_by_predicate_comes_from_a_configuration_file(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(
-        "from cujax.experiment import Experiment\nfrom cujax.data.requests import ForgetWhere\n"
+        "from cujax.experiments.config import Experiment\nfrom cujax.data.requests import ForgetWhere\n"
         "CONFIG = Experiment(forget=ForgetWhere(lambda name, label: label == 2))\n"
     )
     assert parsed("--config", str(path), "--seed", "4").forget.predicate("x", 2)

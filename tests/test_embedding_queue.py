@@ -11,15 +11,16 @@ import pytest
 
 from cujax.batch import Batch, Examples
 from cujax.data.batches import to_device
+from cujax.data.images import Data
 from cujax.data.requests import ForgetRandom, make_split
-from cujax.data.sources import Data, load_source
+from cujax.data.sources import load_source
 from cujax.embedding_queue import LabelledEmbeddings, keep_embeddings, queue_of
 from cujax.losses import anchor_losses, contrastive_unlearning_loss, cross_entropy
 from cujax.methods import ContrastiveUnlearning
+from cujax.methods.base import Loop
 from cujax.model import from_function, from_linen
 from cujax.networks.cnn import CNN
 from cujax.step import UnlearnState, make_unlearn_step
-from cujax.unlearning import Loop
 
 WIDTH, CLASSES = 3, 4
 

@@ -30,14 +30,14 @@ from cujax import (
     make_unlearn_step,
 )
 from cujax.data.batches import DeviceImages, StreamedImages, placed, to_device
-from cujax.data.folders import ImageFiles
-from cujax.experiment import Experiment
-from cujax.inference import predict
+from cujax.data.decoding import ImageFiles
+from cujax.experiments.config import Experiment
+from cujax.experiments.run import prepare
 from cujax.networks.resnet import ResNet
-from cujax.run import prepare
 from cujax.sharding import check_batch_size, data_mesh, on_mesh_of, replicate, shard, shard_own, unused_accelerator
-from cujax.stepping import _advance
-from cujax.training import Trainer, Training, fresh_variables
+from cujax.training.loop import _advance
+from cujax.training.predict import predict
+from cujax.training.supervised import Trainer, Training, fresh_variables
 
 
 @pytest.fixture

@@ -1,37 +1,127 @@
 """Accuracy, and what is computed from accuracies. All values are fractions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
+from cujax.audit.evidence import Answers, Evidence
+from cujax.audit.intervals import Estimate, NotAvailable, share
+from cujax.audit.metric import Metric, MetricContext
+from cujax.training.predict import Predictions, accuracy, correct
 
-def mean_gap(accuracies: Sequence[float], oracle_accuracies: Sequence[Sequence[float]]) -> float:
-    """Mean absolute difference of some accuracies (forget, retain, test) to the means of those of the oracles.
+
+def mean_gap(accuracies: Sequence[float], reference_accuracies: Sequence[Sequence[float]]) -> float:
+    """Mean absolute difference of some accuracies (forget, retain, test) to the means of those of the retrained models.
 
     Args:
         accuracies: Of the model in question.
-        oracle_accuracies: The same of each retrained model.
+        reference_accuracies: The same of each retrained model.
 
     >>> round(mean_gap([0.9, 1.0, 0.8], [[0.8, 1.0, 0.8], [0.9, 1.0, 0.9]]), 4)
     0.0333
     """
-    return float(np.mean(_differences(accuracies, oracle_accuracies)))
+    return float(np.mean(_differences(accuracies, reference_accuracies)))
 
 
-def tug_of_war(accuracies: Sequence[float], oracle_accuracies: Sequence[Sequence[float]]) -> float:
-    """The product of one minus each absolute difference of accuracies to the means of the oracles'; 1 is ideal.
+def tug_of_war(accuracies: Sequence[float], reference_accuracies: Sequence[Sequence[float]]) -> float:
+    """The product of one minus each absolute difference of accuracies to the means of the retrained models'; 1 is ideal.
 
     Unlike a mean it cannot be high where one part fails (Zhao et al., arXiv:2406.01257).
 
     Args:
         accuracies: Of the model in question: forget, retain, test.
-        oracle_accuracies: The same of each retrained model.
+        reference_accuracies: The same of each retrained model.
 
     >>> tug_of_war([0.5, 1.0, 1.0], [[0.0, 1.0, 0.5], [0.0, 1.0, 0.5]])
     0.25
     """
-    return float(np.prod(1 - _differences(accuracies, oracle_accuracies)))
+    return float(np.prod(1 - _differences(accuracies, reference_accuracies)))
 
 
-def _differences(accuracies: Sequence[float], oracle_accuracies: Sequence[Sequence[float]]) -> np.ndarray:
-    return np.abs(np.asarray(accuracies) - np.mean(oracle_accuracies, axis=0))
+def _differences(accuracies: Sequence[float], reference_accuracies: Sequence[Sequence[float]]) -> np.ndarray:
+    return np.abs(np.asarray(accuracies) - np.mean(reference_accuracies, axis=0))
+
+
+def _share_correct(rows: Callable[[MetricContext, Answers], Predictions]) -> Callable[[MetricContext, Evidence], Estimate]:
+    return lambda context, model: share(correct(rows(context, model.answers)))
+
+
+def _against_references(
+    combine: Callable[[list[float], list[list[float]]], float],
+) -> Callable[[MetricContext, Evidence], Estimate]:
+    def compute(context: MetricContext, model: Evidence) -> Estimate:
+        others = context.others(model)
+        return Estimate(combine(context.accuracies(model.answers), [context.accuracies(other.answers) for other in others]))
+
+    return compute
+
+
+def _unlearning_score(context: MetricContext, model: Evidence) -> Estimate:
+    if context.split.is_class_task:
+        raise NotAvailable("a class was forgotten: its accuracy should not be that of the test set")
+    test = accuracy(context.test_rows(model.answers, of_forgotten=False))
+    return Estimate(abs(test - accuracy(model.answers.forget)))
+
+
+def metrics(depths: Sequence[str]) -> list[Metric]:
+    """The metrics of this family."""
+    del depths
+    family = partial(Metric, family="accuracy")
+    return [
+        family(
+            key="forget_train_accuracy",
+            heading="forget (train)",
+            question="How often are the samples to forget still classified as labelled?",
+            compute=_share_correct(lambda context, answers: answers.forget),
+            of_answers=True,
+            asked_again=True,
+        ),
+        family(
+            key="forget_test_accuracy",
+            heading="forget (test)",
+            question="How often are test samples of the forgotten class recognised?",
+            compute=_share_correct(MetricContext.forget_test),
+            of_answers=True,
+        ),
+        family(
+            key="retain_train_accuracy",
+            heading="retain (train)",
+            question="Are the retained training samples still known?",
+            compute=_share_correct(lambda context, answers: answers.retain),
+            of_answers=True,
+        ),
+        family(
+            key="retain_test_accuracy",
+            heading="retain (test)",
+            question="Does what is retained still generalise?",
+            compute=_share_correct(partial(MetricContext.test_rows, of_forgotten=False)),
+            of_answers=True,
+        ),
+        family(
+            key="test_accuracy",
+            heading="test (all)",
+            question="Accuracy on the whole test set, the forgotten class included.",
+            compute=_share_correct(lambda context, answers: answers.test),
+            of_answers=True,
+        ),
+        family(
+            key="mean_gap",
+            heading="mean gap",
+            question="Mean absolute difference of forget, retain and test accuracy to retrained models'.",
+            compute=_against_references(mean_gap),
+            of_answers=True,
+        ),
+        family(
+            key="tug_of_war",
+            heading="tug of war",
+            question="Product of one minus each difference of accuracy to retrained models'; 1: none differs.",
+            compute=_against_references(tug_of_war),
+        ),
+        family(
+            key="unlearning_score",
+            heading="unlearning score",
+            question="How far apart are test accuracy and accuracy on the forget set?",
+            compute=_unlearning_score,
+        ),
+    ]

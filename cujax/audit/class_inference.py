@@ -8,15 +8,19 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from cujax.audit.evidence import Evidence
+from cujax.audit.intervals import Estimate, NotAvailable, area
+from cujax.audit.metric import Metric, MetricContext
+
 _FEWEST = 10
 
 
 def class_inference(
     logits: np.ndarray,
-    oracle_logits: Sequence[np.ndarray],
+    reference_logits: Sequence[np.ndarray],
     *,
     original_logits: np.ndarray,
-    known_oracle_logits: Sequence[np.ndarray],
+    known_reference_logits: Sequence[np.ndarray],
     forgotten_classes: Sequence[int],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores of a model's answers and of retrained models', higher for what looks like a model that knew the class.
@@ -28,13 +32,13 @@ def class_inference(
 
     Args:
         logits: `[n, C]`, of the model in question on samples of the forgotten classes.
-        oracle_logits: The same of retrained models that it is held against.
+        reference_logits: The same of retrained models that it is held against.
         original_logits: The same of the model before.
-        known_oracle_logits: The same of other retrained models.
+        known_reference_logits: The same of other retrained models.
         forgotten_classes: What is left out.
 
     Returns:
-        `[n / 2]` scores of the model, and `[n / 2 * oracles]` of those it is held against.
+        `[n / 2]` scores of the model, and `[n / 2 * retrained models]` of those it is held against.
 
     Raises:
         ValueError: if there are fewer than 10 samples, or no retrained model on one of the two sides.
@@ -42,7 +46,7 @@ def class_inference(
     n = len(logits)
     if n < _FEWEST:
         raise ValueError(f"there are {n} samples, but class inference needs {_FEWEST}")
-    if not oracle_logits or not known_oracle_logits:
+    if not reference_logits or not known_reference_logits:
         raise ValueError("class inference needs three retrained models, some to learn from and others to judge")
     order = np.random.default_rng(0).permutation(n)
     learned, judged = order[: n // 2], order[n // 2 :]
@@ -50,8 +54,41 @@ def class_inference(
     def read(answers: np.ndarray, rows: np.ndarray) -> np.ndarray:
         return softmax(np.delete(answers[rows].astype(np.float64), list(forgotten_classes), axis=1), axis=1)
 
-    known = np.concatenate([read(answers, learned) for answers in (original_logits, *known_oracle_logits)])
-    knew = np.repeat([1, 0], [len(learned), len(learned) * len(known_oracle_logits)])
+    known = np.concatenate([read(answers, learned) for answers in (original_logits, *known_reference_logits)])
+    knew = np.repeat([1, 0], [len(learned), len(learned) * len(known_reference_logits)])
     attack = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000)).fit(known, knew)
-    oracles = np.concatenate([read(answers, judged) for answers in oracle_logits])
-    return attack.decision_function(read(logits, judged)), attack.decision_function(oracles)
+    references = np.concatenate([read(answers, judged) for answers in reference_logits])
+    return attack.decision_function(read(logits, judged)), attack.decision_function(references)
+
+
+def _class_inference(context: MetricContext, model: Evidence) -> Estimate:
+    if not context.split.is_class_task:
+        raise NotAvailable("samples were forgotten, not classes")
+    context.others(model)
+    first, second = list(context.retrained[::2]), list(context.retrained[1::2])
+    known, held = (second, first) if any(model is reference for reference in first) else (first, second)
+    try:
+        scores, reference_scores = class_inference(
+            model.answers.forget.logits,
+            [reference.answers.forget.logits for reference in held if reference is not model],
+            original_logits=context.original.answers.forget.logits,
+            known_reference_logits=[reference.answers.forget.logits for reference in known],
+            forgotten_classes=context.split.forgotten_classes,
+        )
+    except ValueError as reason:
+        raise NotAvailable(str(reason)) from reason
+    return area(scores, reference_scores)
+
+
+def metrics(depths: Sequence[str]) -> list[Metric]:
+    """The metric of this family."""
+    del depths
+    return [
+        Metric(
+            "class_inference_auc",
+            "class inference",
+            "class inference AUC",
+            "Do its answers on the forgotten class, that class left out, look as if it once knew it? 0.5: no.",
+            _class_inference,
+        )
+    ]

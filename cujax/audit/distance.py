@@ -1,7 +1,14 @@
 """Distances between the answers of two models on the same samples."""
 
+from collections.abc import Callable, Sequence
+from functools import partial
+
 import numpy as np
 from scipy.special import rel_entr, softmax
+
+from cujax.audit.evidence import Evidence
+from cujax.audit.intervals import Estimate, mean
+from cujax.audit.metric import Metric, MetricContext
 
 
 def jensen_shannon(logits: np.ndarray, other_logits: np.ndarray) -> np.ndarray:
@@ -30,3 +37,42 @@ def agreement(logits: np.ndarray, other_logits: np.ndarray) -> np.ndarray:
 
 def _softmaxes(logits: np.ndarray, other_logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return softmax(logits.astype(np.float64), axis=1), softmax(other_logits.astype(np.float64), axis=1)
+
+
+def _mean_to_references(
+    distance: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> Callable[[MetricContext, Evidence], Estimate]:
+    """The mean over samples and retrained models; the interval is over samples."""
+
+    def compute(context: MetricContext, model: Evidence) -> Estimate:
+        logits = model.answers.forget.logits
+        return mean(np.mean([distance(logits, other.answers.forget.logits) for other in context.others(model)], axis=0))
+
+    return compute
+
+
+def metrics(depths: Sequence[str]) -> list[Metric]:
+    """The metrics of this family."""
+    del depths
+    family = partial(Metric, family="distance", asked_again=True)
+    return [
+        family(
+            key="js_to_retrained",
+            heading="JS to retrained",
+            question="How far are its answers on the forget set from retrained models'? In nats.",
+            compute=_mean_to_references(jensen_shannon),
+            of_answers=True,
+        ),
+        family(
+            key="activation_distance",
+            heading="activation distance",
+            question="How far are its probabilities on the forget set from retrained models'? Euclidean, 0 to 1.41.",
+            compute=_mean_to_references(activation_distance),
+        ),
+        family(
+            key="agreement",
+            heading="agreement",
+            question="How often does it answer on the forget set as a retrained model does?",
+            compute=_mean_to_references(agreement),
+        ),
+    ]

@@ -5,8 +5,34 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cujax.audit.relearning import Relearning
-from cujax.inference import Predictions
+from cujax.training.predict import Predictions
+
+
+@dataclass(frozen=True)
+class Relearning:
+    """A course of fine-tuning on the forget set.
+
+    Attributes:
+        steps: Optimiser steps at which the accuracy was looked at, from 0 on.
+        accuracies: On the forget set, there.
+        target: The accuracy to regain.
+        diverged: Whether the loss stopped being finite before.
+    """
+
+    steps: tuple[int, ...]
+    accuracies: tuple[float, ...]
+    target: float
+    diverged: bool = False
+
+    @property
+    def has_regained(self) -> bool:
+        """Whether the target was reached."""
+        return self.accuracies[-1] >= self.target
+
+    @property
+    def steps_to_regain(self) -> int:
+        """Steps until the target was reached; where it never was, the number of steps made."""
+        return self.steps[-1]
 
 
 @dataclass(frozen=True, eq=False)

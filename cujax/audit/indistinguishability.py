@@ -10,7 +10,7 @@ _CLIP = 100.0
 _EMPTY = 1e-5
 
 
-def forgetting_epsilons(unlearned: np.ndarray, oracles: np.ndarray, delta: float = 1e-5) -> np.ndarray:
+def forgetting_epsilons(unlearned: np.ndarray, references: np.ndarray, delta: float = 1e-5) -> np.ndarray:
     """The ε of each sample that the best attack on its log-odds shows, `[n]`; 0: none tells the two sides apart.
 
     Attacks are thresholds and pairs of thresholds: "unlearned" if the value lies in (or outside of) an interval. Each has
@@ -21,16 +21,16 @@ def forgetting_epsilons(unlearned: np.ndarray, oracles: np.ndarray, delta: float
 
     Args:
         unlearned: `[N, n]` log-odds under models that unlearned the sample.
-        oracles: `[M, n]` under models that never saw it.
+        references: `[M, n]` under models that never saw it.
         delta: The δ of the definition.
     """
-    _check_numbers(unlearned, oracles)
-    from_unlearned = np.repeat([1.0, 0.0], [len(unlearned), len(oracles)])
+    _check_numbers(unlearned, references)
+    from_unlearned = np.repeat([1.0, 0.0], [len(unlearned), len(references)])
     best = np.zeros(unlearned.shape[1])
-    for sample, values in enumerate(np.concatenate([unlearned, oracles]).T):
+    for sample, values in enumerate(np.concatenate([unlearned, references]).T):
         order = np.argsort(values, kind="stable")
         hits = np.concatenate([[0.0], np.cumsum(from_unlearned[order])]) / len(unlearned)
-        false = np.concatenate([[0.0], np.cumsum(1 - from_unlearned[order])]) / len(oracles)
+        false = np.concatenate([[0.0], np.cumsum(1 - from_unlearned[order])]) / len(references)
         # A threshold cannot fall between equal values.
         sorted_values = values[order]
         cuts = np.concatenate([[0], np.flatnonzero(sorted_values[1:] > sorted_values[:-1]) + 1, [len(order)]])
@@ -56,18 +56,18 @@ def forgetting_quality(epsilons: np.ndarray) -> np.ndarray:
     return np.exp2(-np.floor(epsilons / 0.5))
 
 
-def klom(unlearned: np.ndarray, oracles: np.ndarray) -> np.ndarray:
-    """KL divergence of the log-odds over unlearned models from those over oracles, `[n]` in nats.
+def klom(unlearned: np.ndarray, references: np.ndarray) -> np.ndarray:
+    """KL divergence of the log-odds over unlearned models from those over retrained models, `[n]` in nats.
 
     From histograms of 20 bins with common edges, the last including its right edge; values are clipped to ±100 and empty
     bins hold 1e-5 (KLoM: Georgiev et al., arXiv:2410.23232).
 
     Args:
         unlearned: `[N, n]` log-odds under models that unlearned the sample; may hold infinities.
-        oracles: `[M, n]` under models that never saw it.
+        references: `[M, n]` under models that never saw it.
     """
-    _check_numbers(unlearned, oracles)
-    sides = [np.clip(values, -_CLIP, _CLIP) for values in (unlearned, oracles)]
+    _check_numbers(unlearned, references)
+    sides = [np.clip(values, -_CLIP, _CLIP) for values in (unlearned, references)]
     divergences = np.empty(unlearned.shape[1])
     for sample in range(len(divergences)):
         u, o = (values[:, sample] for values in sides)

@@ -7,7 +7,7 @@ from scipy.special import logsumexp
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from cujax.inference import Predictions
+from cujax.training.predict import Predictions
 
 _LOW_FPR = 0.01
 _FEWEST_A_SIDE = 2

@@ -3,6 +3,8 @@
 The attacks read one number a sample, such as its loss or confidence, and are fitted with scikit-learn.
 """
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -14,8 +16,18 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from cujax.inference import Predictions, correct
+from cujax.audit.evidence import Evidence
+from cujax.audit.intervals import Estimate, NotAvailable, area, share
+from cujax.audit.metric import Metric, MetricContext
+from cujax.training.predict import Predictions, correct
 
+# What the trained attacks read, with its name for people.
+_FEATURES = {
+    "confidence": "confidence",
+    "correctness": "correctness",
+    "entropy": "entropy",
+    "modified_entropy": "modified entropy",
+}
 _FOLDS = 10
 _SVC_SAMPLES_A_SIDE = 2000
 
@@ -86,7 +98,7 @@ def _check_losses(forget_losses: np.ndarray, held_out_losses: np.ndarray, at_lea
             raise ValueError(f"there are {len(losses)} {name} samples, but the attack needs at least {at_least}")
 
 
-class Suspicion(NamedTuple):
+class AttackResult(NamedTuple):
     """What a trained attack says of the forget set, and of the samples that it learned as non-members.
 
     Attributes:
@@ -100,7 +112,7 @@ class Suspicion(NamedTuple):
     other_scores: np.ndarray
 
 
-def trained_attack(retain: np.ndarray, test: np.ndarray, forget: np.ndarray, seed: int = 0) -> Suspicion:
+def trained_attack(retain: np.ndarray, test: np.ndarray, forget: np.ndarray, seed: int = 0) -> AttackResult:
     """Trains an attack to tell members from non-members by one number a sample, and asks it about the forget set.
 
     An SVC (C=3, radial basis functions) learns retain samples (members) against test samples (non-members), at most
@@ -116,7 +128,7 @@ def trained_attack(retain: np.ndarray, test: np.ndarray, forget: np.ndarray, see
     n = min(len(retain), len(test), _SVC_SAMPLES_A_SIDE)
     sides = [rng.choice(values, size=n, replace=False) for values in (retain, test)]
     attack = SVC(C=3, kernel="rbf", gamma="auto").fit(np.concatenate(sides)[:, None], np.repeat([1, 0], n))
-    return Suspicion(
+    return AttackResult(
         attack.predict(forget[:, None]).astype(bool),
         attack.decision_function(forget[:, None]),
         attack.decision_function(test[:, None]),
@@ -150,3 +162,94 @@ def attack_features(predictions: Predictions) -> dict[str, np.ndarray]:
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
     return log_softmax(logits.astype(np.float64), axis=1)
+
+
+def _loss_sides(context: MetricContext, model: Evidence) -> tuple[np.ndarray, np.ndarray]:
+    """Losses of the forget set, and of held-out samples of the same classes."""
+    answers = model.answers
+    unseen = answers.validation if context.clean_test_only else answers.test
+    return sample_losses(answers.forget), sample_losses(unseen.take(np.isin(unseen.labels, answers.forget.labels)))
+
+
+def _mia_loss_auc(context: MetricContext, model: Evidence) -> Estimate:
+    forget, held_out = _loss_sides(context, model)
+    try:
+        loss_attack_auc(forget, held_out)
+    except ValueError as reason:
+        raise NotAvailable(str(reason)) from reason
+    return area(-forget, -held_out)
+
+
+def _mia_loss_accuracy(context: MetricContext, model: Evidence) -> Estimate:
+    try:
+        return Estimate(loss_attack_accuracy(*_loss_sides(context, model)))
+    except ValueError as reason:
+        raise NotAvailable(str(reason)) from reason
+
+
+def _attack_result(context: MetricContext, model: Evidence, feature: str) -> AttackResult:
+    answers = model.answers
+    if np.isneginf(answers.forget.logits).any():
+        raise NotAvailable("the true class is masked: its confidence shows the mask, not what was learned")
+    test = context.test_rows(answers, of_forgotten=False)
+
+    def attack() -> AttackResult:
+        retain, unseen, forget = (attack_features(rows)[feature] for rows in (answers.retain, test, answers.forget))
+        return trained_attack(retain, unseen, forget)
+
+    return context.once(("trained attack", model, feature), attack)
+
+
+def _taken_for_unseen(feature: str) -> Callable[[MetricContext, Evidence], Estimate]:
+    return lambda context, model: share(~_attack_result(context, model, feature).is_member)
+
+
+def _told_from_test(feature: str) -> Callable[[MetricContext, Evidence], Estimate]:
+    def compute(context: MetricContext, model: Evidence) -> Estimate:
+        found = _attack_result(context, model, feature)
+        return area(found.scores, found.other_scores)
+
+    return compute
+
+
+def metrics(depths: Sequence[str]) -> list[Metric]:
+    """The metrics of this family."""
+    del depths
+    family = partial(Metric, family="membership")
+    return [
+        family(
+            key="mia_loss_auc",
+            heading="MIA loss AUC",
+            question="Does a low loss give the forget samples away? 0.5: no better than chance.",
+            compute=_mia_loss_auc,
+            of_answers=True,
+            asked_again=True,
+        ),
+        family(
+            key="mia_loss_accuracy",
+            heading="MIA loss accuracy",
+            question="How often does a classifier of the loss tell forget samples from held-out ones? 0.5: chance.",
+            compute=_mia_loss_accuracy,
+            of_answers=True,
+        ),
+        *(
+            family(
+                key=f"mia_{feature}",
+                heading=f"MIA {words}",
+                question=f"What share of the forget set does an attack trained on {words} take for samples never seen?",
+                compute=_taken_for_unseen(feature),
+                of_answers=feature == "confidence",
+                asked_again=feature == "confidence",
+            )
+            for feature, words in _FEATURES.items()
+        ),
+        *(
+            family(
+                key=f"mia_{feature}_auc",
+                heading=f"MIA {words}, AUC",
+                question=f"Does an attack trained on {words} rank forget samples above test samples, as members?",
+                compute=_told_from_test(feature),
+            )
+            for feature, words in _FEATURES.items()
+        ),
+    ]

@@ -1,4 +1,4 @@
-"""What is measured of a method over many models: likelihood ratios, ε and KLOM, with oracles measured alike as the floor."""
+"""Metrics of a method over many models: likelihood ratios, ε and KLOM. Retrained models, measured alike, are the floor."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -13,7 +13,7 @@ _DIVISIONS = 5
 
 
 class Topic(NamedTuple):
-    """A metric in words; as `cujax.audit.measures.Measure` has them."""
+    """A metric in words; as `cujax.audit.metric.Metric` has them."""
 
     key: str
     family: str
@@ -72,7 +72,7 @@ class OverModels(NamedTuple):
 
     Attributes:
         figures: By metric and by name of the models ("original", "unlearned"), the estimate, or why there is none.
-        floors: By metric, the same of oracles, divided at random in several ways.
+        floors: By metric, the same of retrained models, divided at random in several ways.
         attacks: The likelihood-ratio attacks, also on "retrained" models.
     """
 
@@ -82,42 +82,42 @@ class OverModels(NamedTuple):
 
 
 def measure_over_models(
-    log_odds: Mapping[str, np.ndarray], oracles: np.ndarray, members: np.ndarray, utility: Mapping[str, float]
+    log_odds: Mapping[str, np.ndarray], references: np.ndarray, members: np.ndarray, utility: Mapping[str, float]
 ) -> OverModels:
-    """Measures shadow models, before and after unlearning, against oracles.
+    """Measures shadow models, before and after unlearning, against retrained models.
 
     Args:
         log_odds: By name, `[N, n]` of the forget samples under the shadow models.
-        oracles: `[M, n]`, under the oracles.
+        references: `[M, n]`, under the retrained models.
         members: `[N, n]` bool, which samples each shadow model was trained on.
-        utility: By name, accuracy on what stays relative to oracles'.
+        utility: By name, accuracy on what stays relative to retrained models'.
     """
     attacks = {name: _attack(values, members) for name, values in log_odds.items()}
-    even = oracles[: len(oracles) // 2 * 2]
+    even = references[: len(references) // 2 * 2]
     divided = [
         likelihood_attack(even, shadow_members(even.shape[1], len(even), seed=division + 1))
         for division in range(_DIVISIONS)
     ]
     figures: dict[str, dict[str, Estimate | str]] = {
-        key: {name: attack if isinstance(attack, str) else measure(attack) for name, attack in attacks.items()}
-        for key, measure in _OF_ATTACK.items()
+        key: {name: attack if isinstance(attack, str) else metric(attack) for name, attack in attacks.items()}
+        for key, metric in _OF_ATTACK.items()
     }
-    floors = {key: [measure(attack) for attack in divided] for key, measure in _OF_ATTACK.items()}
+    floors = {key: [metric(attack) for attack in divided] for key, metric in _OF_ATTACK.items()}
     count = len(members) // 2
-    halves = [_halves(oracles, count, division) for division in range(_DIVISIONS)]
+    halves = [_halves(references, count, division) for division in range(_DIVISIONS)]
     sides = {name: _of_members(values, members) for name, values in log_odds.items()}
-    for key, measure in (("klom", klom), ("forgetting_quality", _quality)):
-        found = {name: np.mean([measure(own, some) for some, _ in halves], axis=0) for name, own in sides.items()}
+    for key, metric in (("klom", klom), ("forgetting_quality", _quality)):
+        found = {name: np.mean([metric(own, some) for some, _ in halves], axis=0) for name, own in sides.items()}
         figures[key] = {name: mean(values) for name, values in found.items()}
-        floors[key] = [mean(measure(some, others)) for some, others in halves]
+        floors[key] = [mean(metric(some, others)) for some, others in halves]
     figures["challenge_score"] = {name: mean(utility[name] * values) for name, values in found.items()}
     floors["challenge_score"] = floors["forgetting_quality"]
     succeeded = {name: attack for name, attack in attacks.items() if isinstance(attack, LikelihoodAttack)}
     return OverModels(figures, floors, succeeded | {"retrained": divided[0]})
 
 
-def _quality(unlearned: np.ndarray, oracles: np.ndarray) -> np.ndarray:
-    return forgetting_quality(forgetting_epsilons(unlearned, oracles))
+def _quality(unlearned: np.ndarray, references: np.ndarray) -> np.ndarray:
+    return forgetting_quality(forgetting_epsilons(unlearned, references))
 
 
 def _attack(log_odds: np.ndarray, members: np.ndarray) -> LikelihoodAttack | str:

@@ -2,50 +2,26 @@
 
 import functools
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import jax
 import numpy as np
 import optax
 
+from cujax.audit.evidence import Evidence, Relearning
+from cujax.audit.intervals import Estimate, NotAvailable
+from cujax.audit.metric import Metric, MetricContext, not_looked_at
 from cujax.data.batches import ImageSet, batches_of_all, preprocess
-from cujax.inference import accuracy, predict
 from cujax.model import Model, Variables
 from cujax.step import UnlearnState
-from cujax.stepping import NotFiniteError, Phase, Stepper
-from cujax.training import make_optimizer, make_train_step
+from cujax.training.loop import NotFiniteError, Phase, Stepper
+from cujax.training.predict import accuracy, predict
+from cujax.training.supervised import make_optimizer, make_train_step
 
 SHARE_TO_REGAIN = 0.95
 _BATCH_SIZE = 64
 _LEARNING_RATE = 0.01
-
-
-@dataclass(frozen=True)
-class Relearning:
-    """A course of fine-tuning on the forget set.
-
-    Attributes:
-        steps: Optimiser steps at which the accuracy was looked at, from 0 on.
-        accuracies: On the forget set, there.
-        target: The accuracy to regain.
-        diverged: Whether the loss stopped being finite before.
-    """
-
-    steps: tuple[int, ...]
-    accuracies: tuple[float, ...]
-    target: float
-    diverged: bool = False
-
-    @property
-    def has_regained(self) -> bool:
-        """Whether the target was reached."""
-        return self.accuracies[-1] >= self.target
-
-    @property
-    def steps_to_regain(self) -> int:
-        """Steps until the target was reached; where it never was, the number of steps made."""
-        return self.steps[-1]
 
 
 @functools.cache
@@ -98,3 +74,29 @@ def relearn(
 def _looks(at_most: int) -> Iterator[int]:
     stops = {*range(1, 20), *range(20, 100, 5), *range(100, at_most, 20), at_most}
     yield from sorted(at for at in stops if 1 <= at <= at_most)
+
+
+def _relearning(context: MetricContext, model: Evidence) -> Estimate:
+    if model.relearning is None:
+        raise not_looked_at()
+    if model.relearning.diverged:
+        raise NotAvailable(f"fine-tuning diverged after {model.relearning.steps[-1]} steps")
+    courses = [other.relearning for other in context.others(model) if other.relearning is not None]
+    steps = [course.steps_to_regain for course in courses if not course.diverged]
+    if not any(steps):
+        raise NotAvailable("retrained models have nothing to learn again: they answer as the original did")
+    return Estimate(model.relearning.steps_to_regain / float(np.mean(steps)))
+
+
+def metrics(depths: Sequence[str]) -> list[Metric]:
+    """The metric of this family."""
+    del depths
+    return [
+        Metric(
+            "relearning_ratio",
+            "relearning",
+            "relearning",
+            "Steps until the forget set is learned again, over retrained models' steps; below 1: it comes back sooner.",
+            _relearning,
+        )
+    ]

@@ -1,13 +1,19 @@
 """What the features of a network still hold, whatever its last layer says."""
 
+from collections.abc import Callable, Sequence
+from functools import partial
+
 import numpy as np
 from scipy.spatial.distance import cdist
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from cujax.audit.evidence import Evidence
+from cujax.audit.intervals import Estimate, NotAvailable, mean, share
+from cujax.audit.metric import Metric, MetricContext, not_looked_at
 from cujax.data.requests import Split
-from cujax.inference import Predictions
+from cujax.training.predict import Predictions
 
 
 def class_means(predictions: Predictions) -> dict[int, np.ndarray]:
@@ -83,3 +89,90 @@ def linear_cka(features: np.ndarray, other_features: np.ndarray) -> float:
 def _unit(vectors: np.ndarray) -> np.ndarray:
     norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return vectors / np.where(norms > 0, norms, 1.0)
+
+
+def _probe(depth: str) -> Callable[[MetricContext, Evidence], Estimate]:
+    def compute(_: MetricContext, model: Evidence) -> Estimate:
+        if depth not in model.probes:
+            raise not_looked_at()
+        return share(model.probes[depth])
+
+    return compute
+
+
+def _nearest_mean(_: MetricContext, model: Evidence) -> Estimate:
+    if model.nearest_mean is None:
+        raise not_looked_at()
+    return share(model.nearest_mean)
+
+
+def _cka_to_references(depth: str) -> Callable[[MetricContext, Evidence], Estimate]:
+    def compute(context: MetricContext, model: Evidence) -> Estimate:
+        found = [linear_cka(_features(model, depth), _features(other, depth)) for other in context.others(model)]
+        return Estimate(float(np.mean(found)))
+
+    return compute
+
+
+def _cka_to_original(depth: str) -> Callable[[MetricContext, Evidence], Estimate]:
+    return lambda context, model: Estimate(linear_cka(_features(model, depth), _features(context.original, depth)))
+
+
+def _features(model: Evidence, depth: str) -> np.ndarray:
+    if depth not in model.features:
+        raise not_looked_at()
+    return model.features[depth]
+
+
+def _cosine(context: MetricContext, model: Evidence) -> Estimate:
+    if any(model is reference for reference in context.retrained):
+        raise NotAvailable("a retrained model has an embedding space of its own")
+    former_means = context.once("former class means", lambda: class_means(context.original.answers.forget))
+    return mean(cosines_to_class_means(model.answers.forget, former_means))
+
+
+def metrics(depths: Sequence[str]) -> list[Metric]:
+    """The metrics of this family: some at each of the depths at which a network has features."""
+    family = partial(Metric, family="representation")
+    return [
+        family(
+            key="cosine_to_former_class_mean",
+            heading="cosine to former class",
+            question="How near do the embeddings of the forget samples lie to the former mean of their class?",
+            compute=_cosine,
+            of_answers=True,
+        ),
+        *(
+            family(
+                key=f"probe_{depth}",
+                heading=f"probe at {depth}",
+                question=f"How well can a linear classifier read what was forgotten from the features at {depth}?",
+                compute=_probe(depth),
+            )
+            for depth in depths
+        ),
+        family(
+            key="nearest_class_mean",
+            heading="nearest class mean",
+            question="How often is the nearest mean of embeddings the forgotten samples' own class?",
+            compute=_nearest_mean,
+        ),
+        *(
+            family(
+                key=f"cka_{depth}",
+                heading=f"CKA at {depth}, to retrained",
+                question=f"How alike are its features at {depth} and retrained models'? 1: alike up to rotation and scale.",
+                compute=_cka_to_references(depth),
+            )
+            for depth in depths
+        ),
+        *(
+            family(
+                key=f"cka_{depth}_to_original",
+                heading=f"CKA at {depth}, to original",
+                question=f"How alike are its features at {depth} and the original's? Retrained models show what to expect.",
+                compute=_cka_to_original(depth),
+            )
+            for depth in depths
+        ),
+    ]

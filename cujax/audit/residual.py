@@ -1,14 +1,18 @@
 """Residual knowledge: near a forgotten sample, does the model still know more than one that never saw it?"""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cujax.audit.evidence import Evidence
+from cujax.audit.intervals import Estimate, mean
+from cujax.audit.metric import Metric, MetricContext, not_looked_at
 from cujax.data.batches import DeviceImages, ImageSet, examples_at
-from cujax.inference import correct, predict
 from cujax.model import Model, Variables
+from cujax.training.predict import correct, predict
 
 
 def share_correct_under_noise(
@@ -36,16 +40,16 @@ def share_correct_under_noise(
     return found / draws
 
 
-def residual_knowledge(shares: np.ndarray, oracle_shares: np.ndarray) -> np.ndarray:
+def residual_knowledge(shares: np.ndarray, reference_shares: np.ndarray) -> np.ndarray:
     """Whether a model knows each sample's neighbourhood better than a retrained one, `[n]` bool.
 
     `P[f(x + δ) = y] > P[g(x + δ) = y]` over Gaussian noise δ (Hsu et al., arXiv:2601.22359).
 
     Args:
         shares: `[n]` of `share_correct_under_noise`.
-        oracle_shares: The same of the retrained model.
+        reference_shares: The same of the retrained model.
     """
-    return shares > oracle_shares
+    return shares > reference_shares
 
 
 def _normalised(images: ImageSet, indices: np.ndarray) -> DeviceImages:
@@ -57,3 +61,24 @@ def _normalised(images: ImageSet, indices: np.ndarray) -> DeviceImages:
 
 def _norms(images: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.sum(images**2, axis=(1, 2, 3), keepdims=True))
+
+
+def _residual(context: MetricContext, model: Evidence) -> Estimate:
+    if model.shares_under_noise is None:
+        raise not_looked_at()
+    others = [other.shares_under_noise for other in context.others(model) if other.shares_under_noise is not None]
+    return mean(np.mean([residual_knowledge(model.shares_under_noise, other) for other in others], axis=0))
+
+
+def metrics(depths: Sequence[str]) -> list[Metric]:
+    """The metric of this family."""
+    del depths
+    return [
+        Metric(
+            "residual_knowledge",
+            "residual knowledge",
+            "residual knowledge",
+            "For what share of forget samples are noisy copies recognised more often than by a retrained model?",
+            _residual,
+        )
+    ]

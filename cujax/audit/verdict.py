@@ -8,19 +8,19 @@ import numpy as np
 
 from cujax.audit.intervals import Estimate, NotAvailable
 
-FEWEST_ORACLES = 5
+FEWEST_RETRAINED = 5
 
 Word = Literal["within", "above", "below", "not judged"]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a figure lies to the oracles'.
+    """How a figure lies to the retrained models'.
 
     Attributes:
         word: "within" their range, "above" or "below" it, or "not judged".
         outside_by: How far outside of it.
-        low: Where the range begins: at the lowest of the lower ends of the oracles' intervals.
+        low: Where the range begins: at the lowest of the lower ends of the retrained models' intervals.
         high: Where it ends.
         reason: Why it was not judged.
     """
@@ -32,20 +32,22 @@ class Verdict:
     reason: str = ""
 
 
-def judge(estimate: Estimate, oracles: Sequence[Estimate], fewest: int = FEWEST_ORACLES) -> Verdict:
-    """Holds a figure against the range of at least 5 oracles, widened by their bootstrap intervals, on both sides.
+def judge(estimate: Estimate, references: Sequence[Estimate], fewest: int = FEWEST_RETRAINED) -> Verdict:
+    """Holds a figure against the range of at least 5 retrained models, widened by their bootstrap intervals, on both sides.
 
-    More forgotten than any oracle is distinguishable, too.
+    More forgotten than any retrained model is distinguishable, too.
 
     Args:
         estimate: The figure.
-        oracles: The same of each retrained model.
+        references: The same of each retrained model.
         fewest: How many there must be.
     """
-    if len(oracles) < fewest:
-        return Verdict("not judged", reason=f"{len(oracles)} retrained models are too few for a range; it takes {fewest}")
+    if len(references) < fewest:
+        return Verdict("not judged", reason=f"{len(references)} retrained models are too few for a range; it takes {fewest}")
     try:
-        ends = [oracle.interval() if oracle.interval else (oracle.value, oracle.value) for oracle in oracles]
+        ends = [
+            reference.interval() if reference.interval else (reference.value, reference.value) for reference in references
+        ]
     except NotAvailable as reason:
         return Verdict("not judged", reason=str(reason))
     if not np.isfinite([estimate.value, *np.ravel(ends)]).all():

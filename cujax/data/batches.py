@@ -15,9 +15,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cujax.batch import Batch, Examples, IndexBatch, Rows
-from cujax.data.folders import ImageFiles
-from cujax.data.sources import Images, Source
-from cujax.sharding import mesh_of, own_shares, replicate, shard_own, shares
+from cujax.data.decoding import ImageFiles
+from cujax.data.images import Images, Source
+from cujax.sharding import mesh_of, num_shards, own_shards, replicate, shard_own
 
 Augmentation = Literal["none", "crop", "crop_flip"]
 
@@ -95,14 +95,14 @@ def placed(images: ImageSet, batches: Iterable[Any]) -> Iterator[tuple[DeviceIma
     filled with rows of the same set, masked out.
     """
     mesh = mesh_of(images.mean)
-    parts = shares(mesh)
+    parts = num_shards(mesh)
     fill = functools.partial(jax.tree.map, lambda rows: _filled(rows, parts), is_leaf=_is_rows)
     if isinstance(images, DeviceImages):
         yield from ((images, fill(batch)) for batch in batches)
         return
     import grain
 
-    files, labels, own = images.files, images.labels, own_shares(mesh)
+    files, labels, own = images.files, images.labels, own_shards(mesh)
 
     def fetch(batch: Any) -> tuple[np.ndarray, np.ndarray, Any]:
         leaves, structure = jax.tree.flatten(fill(batch), is_leaf=_is_rows)

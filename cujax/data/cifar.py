@@ -8,6 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from cujax.data.images import NORMALIZATION, Data, Images, Reader, Source, content_digest, numbered_ids
+from cujax.progress import Progress
+
 _SIDE = 32
 _PIXELS = 3 * _SIDE * _SIDE
 
@@ -112,3 +115,20 @@ def _records(content: bytes, layout: _Layout, classes: int, where: str) -> tuple
         )
     planes = records[:, layout.label_bytes :].reshape(-1, 3, _SIDE, _SIDE)
     return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels
+
+
+def _read_source(data: Data, progress: Progress) -> Source:
+    del progress
+    archive = read_cifar(Path(data.source).expanduser())
+    train, test = (
+        Images(images, labels, numbered_ids(split, len(images)))
+        for split, images, labels in (
+            ("train", archive.train_images, archive.train_labels),
+            ("test", archive.test_images, archive.test_labels),
+        )
+    )
+    mean, std = (np.array(values, np.float32) for values in NORMALIZATION[archive.name])
+    return Source(archive.name, content_digest(train, test), train, test, archive.class_names, mean, std)
+
+
+READER = Reader(lambda data: is_cifar_archive(Path(data.source).expanduser()), _read_source)

@@ -5,7 +5,6 @@ deviation with it.
 """
 
 import hashlib
-import io
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,62 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
+from cujax.data.decoding import BadImageError, ImageFiles, decode
+from cujax.data.images import Data, Images, Reader, Source, hold_out_fifth
 from cujax.progress import Progress
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
-_GREY_MODES = ("1", "L", "LA")
-_WIDE_MODES = ("I", "F", "I;16", "I;16B", "I;16L")
 _SHOWN = 5
-
-
-class _BadImageError(ValueError):
-    """An image that cannot be used."""
-
-
-@dataclass(frozen=True, eq=False)
-class ImageFiles:
-    """Images on disk, `[n, H, W, C]` uint8 when read.
-
-    Attributes:
-        paths: `[n]` str.
-        image_shape: `(H, W, C)` of each.
-        resized: Whether images of other sizes are scaled and cropped to it, rather than refused.
-    """
-
-    paths: np.ndarray
-    image_shape: tuple[int, int, int]
-    resized: bool
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """The shape of them all."""
-        return (len(self.paths), *self.image_shape)
-
-    @property
-    def dtype(self) -> np.dtype:
-        """The dtype of what is read."""
-        return np.dtype(np.uint8)
-
-    def __getitem__(self, rows: np.ndarray) -> "ImageFiles":
-        return ImageFiles(self.paths[rows], self.image_shape, self.resized)
-
-    def read(self, rows: np.ndarray) -> np.ndarray:
-        """The images at `rows` (`[k]` integer): `[k, H, W, C]` uint8.
-
-        Raises:
-            ValueError: if a file was damaged since it was first read.
-        """
-        return np.stack([self._read_one(path) for path in self.paths[rows].tolist()])
-
-    def _read_one(self, path: str) -> np.ndarray:
-        size = self.image_shape[:2] if self.resized else None
-        try:
-            pixels = _decode(Path(path).read_bytes(), size)
-        except (OSError, _BadImageError) as error:
-            raise ValueError(f"image {path} was readable when the run began, and is not any more: {error}") from error
-        if pixels.shape != self.image_shape:
-            raise ValueError(f"image {path} was {self.image_shape} when the run began, and is {pixels.shape} now.")
-        return pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,8 +182,8 @@ def _first_size(root: Path, names: Iterable[str]) -> tuple[int, int]:
     """Height and width of the first image that has any."""
     for name in names:
         try:
-            height, width, _ = _decode((root / name).read_bytes(), None).shape
-        except (OSError, _BadImageError):
+            height, width, _ = decode((root / name).read_bytes(), None).shape
+        except (OSError, BadImageError):
             continue
         return height, width
     raise ValueError(f"no image in {root} can be read; are they PNG or JPEG files?")
@@ -254,8 +203,8 @@ def _read_all(
         try:
             content = (root / name).read_bytes()
             digest = hashlib.sha256(content).hexdigest()
-            pixels = _decode(content, size)
-        except (OSError, _BadImageError) as error:
+            pixels = decode(content, size)
+        except (OSError, BadImageError) as error:
             return _File(name, label, digest, None, (), nothing, str(error))
         scaled = pixels.astype(np.float64) / 255
         sums = np.stack([scaled.sum(axis=(0, 1)), (scaled**2).sum(axis=(0, 1))])
@@ -265,29 +214,6 @@ def _read_all(
         for some in batched(names, 256):
             yield from threads.map(read, some)
             advance(len(some))
-
-
-def _decode(content: bytes, size: tuple[int, int] | None) -> np.ndarray:
-    """`[H, W, C]` uint8 of an image file's bytes; C is 1 or 3.
-
-    Raises:
-        _BadImageError: if it cannot be decoded whole, or does not have 8 bits a channel.
-    """
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            if image.mode in _WIDE_MODES:
-                raise _BadImageError(f"its pixels are of mode {image.mode}; 8 bits a channel are needed")
-            converted = image.convert("L" if image.mode in _GREY_MODES else "RGB")
-    except _BadImageError:
-        raise
-    except Exception as error:  # Pillow raises many types for a damaged file
-        raise _BadImageError(f"damaged or no image ({type(error).__name__}: {error})") from error
-    if size is not None:
-        converted = ImageOps.fit(converted, (size[1], size[0]), Image.Resampling.BICUBIC)
-    pixels = np.asarray(converted)
-    return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
 def _usual[T](values: list[T]) -> T:
@@ -302,3 +228,32 @@ def _part(root: Path, files: list[_File], shape: tuple[int, ...], *, stream: boo
         return FolderPart(np.stack([file.pixels for file in files if file.pixels is not None]), labels, ids)
     paths = np.array([str(root / file.name) for file in files])
     return FolderPart(ImageFiles(paths, shape, resized), labels, ids)  # type: ignore[arg-type]
+
+
+def _read(data: Data, progress: Progress) -> Source:
+    path = Path(data.source).expanduser()
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f"{path} does not exist or is not a folder. Give a folder of images (CLASS/*.png or *.jpg), an .npz file, "
+            "CIFAR's binary archive, or the name of a TFDS data set, which has no '/' in it."
+        )
+    found = read_folder(
+        path,
+        image_size=data.image_size,
+        limit=data.limit,
+        skip_bad=data.skip_bad,
+        memory_bytes=data.memory_gb * 1e9,
+        progress=progress,
+    )
+
+    def images(part: FolderPart) -> Images:
+        return Images(part.images, part.labels, part.ids)
+
+    train = images(found.train)
+    train, test = hold_out_fifth(train) if found.test is None else (train, images(found.test))
+    version = f"sha256 {found.digest[:16]}" + (f", {data.image_size} pixels" if data.image_size else "")
+    name = path.resolve().name
+    return Source(name, version, train, test, found.class_names, found.mean, found.std, skipped=found.skipped)
+
+
+READER = Reader(lambda data: "/" in data.source, _read)

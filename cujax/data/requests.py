@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cujax.data.sources import Images, Source
+from cujax.data.images import Images, Source
 
 VALIDATION_FRACTION = 0.1
 

@@ -12,13 +12,13 @@ from cujax.batch import Batch, IndexBatch, Rows
 from cujax.data.batches import gather
 from cujax.data.requests import Split
 from cujax.losses import distillation
+from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent
+from cujax.methods.search_space import LogUniform, SearchSpace
 from cujax.model import Model, PyTree, Variables
-from cujax.search_space import LogUniform, SearchSpace
 from cujax.step import apply_to_batch
-from cujax.stepping import Phase
-from cujax.training import OptimizerName, fresh_variables
-from cujax.unlearning import Loop, Unlearned
+from cujax.training.loop import Phase
+from cujax.training.supervised import OptimizerName, fresh_variables
 
 
 @dataclass(frozen=True)

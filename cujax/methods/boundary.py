@@ -11,11 +11,11 @@ from cujax.batch import Examples
 from cujax.data.requests import Split
 from cujax.losses import cross_entropy
 from cujax.methods import _validate
+from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent
+from cujax.methods.search_space import LogUniform, SearchSpace
 from cujax.model import Model, PyTree, Variables, compute_embeddings
-from cujax.search_space import LogUniform, SearchSpace
-from cujax.training import fresh_variables
-from cujax.unlearning import Loop, Unlearned
+from cujax.training.supervised import fresh_variables
 
 _SEARCH_SPACE: SearchSpace = {
     "learning_rate": LogUniform(1e-5, 0.1),

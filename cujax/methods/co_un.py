@@ -10,13 +10,13 @@ from cujax.data.batches import Augmentation, DeviceImages, preprocess
 from cujax.data.requests import Split
 from cujax.losses import cross_entropy, info_nce
 from cujax.methods import _validate
+from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent, shuffled
+from cujax.methods.search_space import LogUniform, SearchSpace
 from cujax.model import Model, PyTree, Variables
-from cujax.search_space import LogUniform, SearchSpace
 from cujax.sharding import whole
 from cujax.step import apply_to_batch
-from cujax.stepping import Phase
-from cujax.unlearning import Loop, Unlearned
+from cujax.training.loop import Phase
 
 
 @dataclass(frozen=True)

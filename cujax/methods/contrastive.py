@@ -12,11 +12,11 @@ from cujax.data.requests import Split
 from cujax.embedding_queue import keep_embeddings
 from cujax.losses import Denominator
 from cujax.methods import _validate
+from cujax.methods.base import Loop, Unlearned
+from cujax.methods.search_space import LogUniform, SearchSpace
 from cujax.model import Model, Variables, abstract_outputs
-from cujax.search_space import LogUniform, SearchSpace
 from cujax.step import BatchNorm, UnlearnState, make_unlearn_step
-from cujax.stepping import Phase
-from cujax.unlearning import Loop, Unlearned
+from cujax.training.loop import Phase
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,14 @@ from cujax.data.batches import ImageSet, check_retain_batch_size, gather, image_
 from cujax.data.requests import Split
 from cujax.losses import cross_entropy, nearest_contrastive_loss
 from cujax.methods import _validate
+from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent
 from cujax.methods.layers import in_layers, named_layers, redrawn
+from cujax.methods.search_space import LogUniform, SearchSpace
 from cujax.model import Model, Outputs, PyTree, Variables, abstract_outputs
-from cujax.search_space import LogUniform, SearchSpace
 from cujax.sharding import whole
 from cujax.step import apply_to_batch
-from cujax.stepping import Phase
-from cujax.unlearning import Loop, Unlearned
+from cujax.training.loop import Phase
 
 
 @dataclass(frozen=True)

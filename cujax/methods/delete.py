@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from cujax.batch import Examples
 from cujax.data.requests import Split
 from cujax.losses import distillation
+from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent
+from cujax.methods.search_space import LogUniform, SearchSpace
 from cujax.model import Model, PyTree, Variables
-from cujax.search_space import LogUniform, SearchSpace
-from cujax.unlearning import Loop, Unlearned
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from cujax.batch import Rows
 from cujax.data.batches import batches_of_all, preprocess
 from cujax.data.requests import Part, Split
 from cujax.methods import _validate
+from cujax.methods.base import Loop, Unlearned
 from cujax.model import Model, PyTree, Variables
 from cujax.step import Metrics, UnlearnState, update
-from cujax.stepping import Phase
-from cujax.training import OptimizerName, make_optimizer
-from cujax.unlearning import Loop, Unlearned
+from cujax.training.loop import Phase
+from cujax.training.supervised import OptimizerName, make_optimizer
 
 # `objective(model, variables, batch, terms, key) -> (loss, model_state)`: pure, defined at module level, so that equal
 # steps are equal values. `batch` is what the phase's `prepare` gives; `terms` is a tree of arrays and floats, such as

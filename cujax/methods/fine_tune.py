@@ -8,10 +8,10 @@ import jax
 from cujax.batch import Examples
 from cujax.data.requests import Split
 from cujax.losses import cross_entropy
+from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent
+from cujax.methods.search_space import LogUniform, SearchSpace
 from cujax.model import Model, PyTree, Variables
-from cujax.search_space import LogUniform, SearchSpace
-from cujax.unlearning import Loop, Unlearned
 
 
 @dataclass(frozen=True)

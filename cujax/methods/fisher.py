@@ -11,13 +11,13 @@ import numpy as np
 from cujax.batch import Examples
 from cujax.data.requests import Split
 from cujax.methods import _validate
+from cujax.methods.base import Loop, Unlearned
 from cujax.methods.gradient_sums import GradientSums, sum_of_counted
 from cujax.methods.layers import in_layers, named_layers
+from cujax.methods.search_space import LogUniform, SearchSpace
 from cujax.model import Model, PyTree, Variables
-from cujax.search_space import LogUniform, SearchSpace
 from cujax.sharding import mesh_of, replicate
-from cujax.stepping import NOTHING_YET, Cost
-from cujax.unlearning import Loop, Unlearned
+from cujax.training.loop import NOTHING_YET, Cost
 
 # The inverse information of a weight that the samples to keep do not need at all would be infinite.
 _EPSILON = 1e-8

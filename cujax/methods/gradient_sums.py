@@ -12,10 +12,10 @@ import optax
 from cujax.batch import Examples
 from cujax.data.batches import batches_of_all, preprocess
 from cujax.losses import cross_entropy
+from cujax.methods.base import Loop
 from cujax.model import Model, PyTree, Variables
 from cujax.step import Metrics, UnlearnState
-from cujax.stepping import Cost, Phase, Stepper
-from cujax.unlearning import Loop
+from cujax.training.loop import Cost, Phase, Stepper
 
 # `contribution(model, variables, batch, terms)`: what one batch adds to the sum, a tree like the parameters. Pure, defined
 # at module level; `terms` is a tree of arrays.

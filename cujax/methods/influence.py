@@ -18,12 +18,12 @@ from cujax.batch import Examples
 from cujax.data.requests import Split
 from cujax.losses import cross_entropy
 from cujax.methods import _validate
+from cujax.methods.base import Loop, Unlearned
 from cujax.methods.gradient_sums import GradientSums, gradient_sum
+from cujax.methods.search_space import LogUniform, SearchSpace
 from cujax.model import Model, PyTree, Variables
-from cujax.search_space import LogUniform, SearchSpace
 from cujax.sharding import mesh_of, replicate
-from cujax.stepping import NOTHING_YET, Cost, NotFiniteError
-from cujax.unlearning import Loop, Unlearned
+from cujax.training.loop import NOTHING_YET, Cost, NotFiniteError
 
 _TOLERANCE = 1e-4
 _MOST_PRODUCTS = 100

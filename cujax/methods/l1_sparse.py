@@ -10,12 +10,12 @@ from cujax.batch import Examples
 from cujax.data.batches import preprocess
 from cujax.data.requests import Split
 from cujax.methods import _validate
+from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent, shuffled
 from cujax.methods.fine_tune import retain_objective
+from cujax.methods.search_space import LogUniform, SearchSpace
 from cujax.model import Model, PyTree, Variables
-from cujax.search_space import LogUniform, SearchSpace
-from cujax.stepping import Phase
-from cujax.unlearning import Loop, Unlearned
+from cujax.training.loop import Phase
 
 
 @dataclass(frozen=True)

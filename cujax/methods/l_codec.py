@@ -17,10 +17,10 @@ from cujax.data.batches import examples_at
 from cujax.data.requests import Split
 from cujax.losses import cross_entropy
 from cujax.methods import _validate
+from cujax.methods.base import Loop, Unlearned
 from cujax.methods.layers import in_layers, named_layers
 from cujax.model import Model, PyTree, Variables
-from cujax.stepping import Cost, NotFiniteError
-from cujax.unlearning import Loop, Unlearned
+from cujax.training.loop import Cost, NotFiniteError
 
 # Of Sekhari et al. (arXiv:2103.03279), for the cross-entropy: its Hessian's Lipschitz constant and its own.
 _HESSIAN_LIPSCHITZ = 0.25

@@ -7,11 +7,11 @@ import jax
 
 from cujax.data.requests import Split
 from cujax.methods import _validate
+from cujax.methods.base import Loop, Unlearned
 from cujax.methods.fine_tune import FineTune
 from cujax.methods.layers import as_mask, in_layers, named_layers, redrawn
+from cujax.methods.search_space import LogUniform, SearchSpace
 from cujax.model import Model, PyTree, Variables
-from cujax.search_space import LogUniform, SearchSpace
-from cujax.unlearning import Loop, Unlearned
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from cujax.data.requests import Split
+from cujax.methods.base import Loop, Unlearned
 from cujax.methods.fine_tune import FineTune
 from cujax.methods.layers import in_layers, named_layers
 from cujax.model import Model, PyTree, Variables
-from cujax.unlearning import Loop, Unlearned
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from cujax.data.batches import ImageSet
 from cujax.model import Model, PyTree, Variables
-from cujax.training import fresh_variables
+from cujax.training.supervised import fresh_variables
 
 
 def named_layers(model: Model, params: PyTree, method: str) -> tuple[str, ...]:

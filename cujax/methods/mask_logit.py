@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 from cujax.data.requests import Split
 from cujax.methods import _validate
+from cujax.methods.base import Loop, Unlearned
 from cujax.model import Model, PyTree, Variables
-from cujax.stepping import NOTHING_YET
-from cujax.unlearning import Loop, Unlearned
+from cujax.training.loop import NOTHING_YET
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import jax
 
 from cujax.data.requests import Split
+from cujax.methods.base import Loop, Unlearned
 from cujax.model import Model, Variables
-from cujax.stepping import Cost
-from cujax.training import Trainer, Training
-from cujax.unlearning import Loop, Unlearned
+from cujax.training.loop import Cost
+from cujax.training.supervised import Trainer, Training
 
 
 @dataclass(frozen=True)

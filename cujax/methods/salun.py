@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from cujax.data.requests import Split
+from cujax.methods.base import Loop, Unlearned
 from cujax.methods.gradient_sums import GradientSums, gradient_sum
 from cujax.methods.random_labels import RandomLabels
+from cujax.methods.search_space import LogUniform, SearchSpace
 from cujax.model import Model, PyTree, Variables
-from cujax.search_space import LogUniform, SearchSpace
-from cujax.unlearning import Loop, Unlearned
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from cujax.data.batches import preprocess
 from cujax.data.requests import Split
 from cujax.losses import cross_entropy, distillation
 from cujax.methods import _validate
+from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent, shuffled
+from cujax.methods.search_space import LogUniform, SearchSpace
 from cujax.model import Model, PyTree, Variables
-from cujax.search_space import LogUniform, SearchSpace
-from cujax.stepping import Phase
-from cujax.unlearning import Loop, Unlearned
+from cujax.training.loop import Phase
 
 
 @dataclass(frozen=True)

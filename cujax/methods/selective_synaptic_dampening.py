@@ -10,12 +10,12 @@ import numpy as np
 
 from cujax.data.requests import Split
 from cujax.methods import _validate
+from cujax.methods.base import Loop, Unlearned
 from cujax.methods.gradient_sums import GradientSums, squared_gradient_sum, squared_mean_gradient
+from cujax.methods.search_space import LogUniform, SearchSpace
 from cujax.model import Model, PyTree, Variables
-from cujax.search_space import LogUniform, SearchSpace
 from cujax.sharding import mesh_of, replicate
-from cujax.stepping import NOTHING_YET, Cost
-from cujax.unlearning import Loop, Unlearned
+from cujax.training.loop import NOTHING_YET, Cost
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,14 @@ from cujax.data.batches import batches_of_all, image_shape, preprocess
 from cujax.data.requests import Split
 from cujax.losses import cross_entropy
 from cujax.methods import _validate
+from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent
 from cujax.methods.fine_tune import retain_objective
+from cujax.methods.search_space import LogUniform, SearchSpace
 from cujax.model import Model, PyTree, Variables
-from cujax.search_space import LogUniform, SearchSpace
 from cujax.step import Metrics, UnlearnState, apply_to_batch
-from cujax.stepping import Cost, Phase, Stepper
-from cujax.training import OptimizerName
-from cujax.unlearning import Loop, Unlearned
+from cujax.training.loop import Cost, Phase, Stepper
+from cujax.training.supervised import OptimizerName
 
 _NOISE_STEPS = 40
 _NOISE_LEARNING_RATE = 0.1

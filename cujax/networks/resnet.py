@@ -1,6 +1,6 @@
 """Residual networks (He et al., arXiv:1512.03385) for small and large images, with the paper's head or a linear one.
 
-Layout and padding are PyTorch's, so that weights trained there can be used (`cujax.weights`).
+Layout and padding are PyTorch's, so that weights trained there can be used (`cujax.networks.torch_weights`).
 """
 
 import functools

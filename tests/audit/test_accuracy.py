@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cujax.audit.accuracy import mean_gap
-from cujax.inference import Predictions, accuracy
+from cujax.training.predict import Predictions, accuracy
 
 
 def predictions(logits, labels):

@@ -28,13 +28,13 @@ def area(scores, others):
 
 
 def scores_of(model, held, original, known, forgotten=(FORGOTTEN,)):
-    return class_inference(model, held, original_logits=original, known_oracle_logits=known, forgotten_classes=forgotten)
+    return class_inference(model, held, original_logits=original, known_reference_logits=known, forgotten_classes=forgotten)
 
 
 @pytest.mark.parametrize("n", [10, 11, 40])
 def test_half_of_the_samples_are_judged(n):
-    original, oracles = synthetic(0, n, models=5)
-    scores, others = scores_of(oracles[0], oracles[1:3], original, oracles[3:])
+    original, references = synthetic(0, n, models=5)
+    scores, others = scores_of(references[0], references[1:3], original, references[3:])
     assert scores.shape == (n - n // 2,)
     assert others.shape == (2 * (n - n // 2),)
 
@@ -64,32 +64,32 @@ def test_a_model_that_answers_the_other_way_is_below_one_half():
 
 
 def test_the_logit_of_the_forgotten_class_is_not_read():
-    original, oracles = synthetic(1)
-    before = scores_of(oracles[0], [oracles[1]], original, oracles[2:])
+    original, references = synthetic(1)
+    before = scores_of(references[0], [references[1]], original, references[2:])
     rng = np.random.default_rng(2)
-    for model, value in zip([original, *oracles], (50.0, -np.inf, -80.0, 0.0, 7.0), strict=True):
+    for model, value in zip([original, *references], (50.0, -np.inf, -80.0, 0.0, 7.0), strict=True):
         model[:, FORGOTTEN] = value + rng.normal(size=len(model))
-    after = scores_of(oracles[0], [oracles[1]], original, oracles[2:])
+    after = scores_of(references[0], [references[1]], original, references[2:])
     np.testing.assert_array_equal(after[0], before[0])
     np.testing.assert_array_equal(after[1], before[1])
 
 
 def test_all_forgotten_classes_are_left_out():
-    original, oracles = synthetic(1)
-    before = scores_of(oracles[0], [oracles[1]], original, oracles[2:], (1, 3))
-    oracles[0][:, [1, 3]] = -np.inf
-    after = scores_of(oracles[0], [oracles[1]], original, oracles[2:], (1, 3))
+    original, references = synthetic(1)
+    before = scores_of(references[0], [references[1]], original, references[2:], (1, 3))
+    references[0][:, [1, 3]] = -np.inf
+    after = scores_of(references[0], [references[1]], original, references[2:], (1, 3))
     np.testing.assert_array_equal(after[0], before[0])
-    oracles[0][:, 2] += 1
-    assert (scores_of(oracles[0], [oracles[1]], original, oracles[2:], (1, 3))[0] != before[0]).any()
+    references[0][:, 2] += 1
+    assert (scores_of(references[0], [references[1]], original, references[2:], (1, 3))[0] != before[0]).any()
 
 
 def test_what_is_added_to_all_logits_of_a_sample_does_not_matter():
-    original, oracles = synthetic(4)
-    before = scores_of(oracles[0], [oracles[1]], original, oracles[2:])
+    original, references = synthetic(4)
+    before = scores_of(references[0], [references[1]], original, references[2:])
     shift = np.random.default_rng(0).normal(0, 500, (40, 1))
-    known = [oracle - shift for oracle in oracles[2:]]
-    after = scores_of(oracles[0] + shift, [oracles[1] - shift], original + 2 * shift, known)
+    known = [reference - shift for reference in references[2:]]
+    after = scores_of(references[0] + shift, [references[1] - shift], original + 2 * shift, known)
     np.testing.assert_allclose(after[0], before[0], rtol=1e-6)
     np.testing.assert_allclose(after[1], before[1], rtol=1e-6)
 
@@ -139,10 +139,10 @@ def probabilities(logits, rows):
 
 
 def test_scores_are_those_of_a_balanced_logistic_regression_on_standardised_probabilities():
-    original, oracles = synthetic(5, 12)
+    original, references = synthetic(5, 12)
     judged = judged_rows()
     learned = [row for row in range(12) if row not in judged]
-    known = np.concatenate([probabilities(model, learned) for model in (original, oracles[2], oracles[3])])
+    known = np.concatenate([probabilities(model, learned) for model in (original, references[2], references[3])])
     knew = np.repeat([1.0, 0.0], [6, 12])
     center, spread = known.mean(0), known.std(0)
     x = np.concatenate([(known - center) / spread, np.ones((18, 1))], axis=1)
@@ -153,17 +153,17 @@ def test_scores_are_those_of_a_balanced_logistic_regression_on_standardised_prob
         p = 1 / (1 + np.exp(-x @ w))
         gradient = x.T @ (weight * (p - knew)) + penalty @ w
         w -= np.linalg.solve((x.T * (weight * p * (1 - p))) @ x + penalty, gradient)
-    scores, others = scores_of(oracles[0], [oracles[1]], original, oracles[2:])
-    for found, model in ((scores, oracles[0]), (others, oracles[1])):
+    scores, others = scores_of(references[0], [references[1]], original, references[2:])
+    for found, model in ((scores, references[0]), (others, references[1])):
         expected = (probabilities(model, judged) - center) / spread @ w[:-1] + w[-1]
         np.testing.assert_allclose(np.sort(found), np.sort(expected), atol=0.01)
 
 
 def test_too_few_samples_and_too_few_retrained_models_are_told():
-    original, oracles = synthetic(0, 9)
+    original, references = synthetic(0, 9)
     with pytest.raises(ValueError, match=r"there are 9 samples.*needs 10"):
-        scores_of(oracles[0], [oracles[1]], original, oracles[2:])
-    original, oracles = synthetic(0)
-    for held, known in (([], oracles[1:]), (oracles[1:], [])):
+        scores_of(references[0], [references[1]], original, references[2:])
+    original, references = synthetic(0)
+    for held, known in (([], references[1:]), (references[1:], [])):
         with pytest.raises(ValueError, match="retrained models"):
-            scores_of(oracles[0], held, original, known)
+            scores_of(references[0], held, original, known)

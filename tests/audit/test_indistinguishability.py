@@ -23,15 +23,15 @@ def epsilon_of(said_unlearned, said_of_oracles, delta):
     return max([0.0, *(math.log(ratio) for ratio in ratios if ratio > 0)])
 
 
-def best_of_all_attacks(unlearned, oracles, delta=DELTA):
+def best_of_all_attacks(unlearned, references, delta=DELTA):
     """One sample: every single threshold and pair of thresholds, in both directions."""
-    distinct = sorted(set(unlearned) | set(oracles))
+    distinct = sorted(set(unlearned) | set(references))
     cuts = [distinct[0] - 1, *((a + b) / 2 for a, b in itertools.pairwise(distinct)), distinct[-1] + 1]
     attacks = [lambda v, t=t: v > t for t in cuts] + [lambda v, t=t: v <= t for t in cuts]
     for low, high in itertools.combinations(cuts, 2):
         attacks.append(lambda v, low=low, high=high: low < v <= high)
         attacks.append(lambda v, low=low, high=high: not low < v <= high)
-    return max(epsilon_of([bool(a(v)) for v in unlearned], [bool(a(v)) for v in oracles], delta) for a in attacks)
+    return max(epsilon_of([bool(a(v)) for v in unlearned], [bool(a(v)) for v in references], delta) for a in attacks)
 
 
 @pytest.mark.parametrize(("n", "m"), [(3, 3), (8, 8), (6, 9)])
@@ -40,13 +40,13 @@ def best_of_all_attacks(unlearned, oracles, delta=DELTA):
 def test_epsilons_are_those_of_the_best_threshold_or_pair_of_thresholds(n, m, shift, decimals):
     rng = np.random.default_rng(n)
     unlearned = np.round(rng.normal(shift, 1.5, (n, 12)), decimals)
-    oracles = np.round(rng.normal(0, 1.0, (m, 12)), decimals)
-    expected = [best_of_all_attacks(u.tolist(), o.tolist()) for u, o in zip(unlearned.T, oracles.T, strict=True)]
-    np.testing.assert_allclose(forgetting_epsilons(unlearned, oracles), expected, rtol=1e-9, atol=1e-12)
+    references = np.round(rng.normal(0, 1.0, (m, 12)), decimals)
+    expected = [best_of_all_attacks(u.tolist(), o.tolist()) for u, o in zip(unlearned.T, references.T, strict=True)]
+    np.testing.assert_allclose(forgetting_epsilons(unlearned, references), expected, rtol=1e-9, atol=1e-12)
 
 
-def epsilon(unlearned, oracles, **options):
-    (found,) = forgetting_epsilons(np.array(unlearned, float)[:, None], np.array(oracles, float)[:, None], **options)
+def epsilon(unlearned, references, **options):
+    (found,) = forgetting_epsilons(np.array(unlearned, float)[:, None], np.array(references, float)[:, None], **options)
     return found
 
 
@@ -99,18 +99,18 @@ def test_n_models_a_side_show_at_most_log_of_n_minus_1(n):
 
 def test_epsilons_depend_on_the_order_of_the_values_alone_and_not_on_which_side_is_which():
     rng = np.random.default_rng(2)
-    unlearned, oracles = rng.normal(0.7, 1.0, (7, 20)), rng.normal(0, 1.0, (7, 20))
-    found = forgetting_epsilons(unlearned, oracles)
-    np.testing.assert_allclose(forgetting_epsilons(np.exp(unlearned), np.exp(oracles)), found)
-    np.testing.assert_allclose(forgetting_epsilons(-unlearned, -oracles), found)
-    np.testing.assert_allclose(forgetting_epsilons(oracles, unlearned), found)
+    unlearned, references = rng.normal(0.7, 1.0, (7, 20)), rng.normal(0, 1.0, (7, 20))
+    found = forgetting_epsilons(unlearned, references)
+    np.testing.assert_allclose(forgetting_epsilons(np.exp(unlearned), np.exp(references)), found)
+    np.testing.assert_allclose(forgetting_epsilons(-unlearned, -references), found)
+    np.testing.assert_allclose(forgetting_epsilons(references, unlearned), found)
 
 
 def test_each_sample_has_an_epsilon_of_its_own():
     rng = np.random.default_rng(3)
-    unlearned, oracles = rng.normal(0.5, 1.0, (6, 8)), rng.normal(0, 1.0, (6, 8))
-    alone = [forgetting_epsilons(unlearned[:, [x]], oracles[:, [x]])[0] for x in range(8)]
-    np.testing.assert_array_equal(forgetting_epsilons(unlearned, oracles), alone)
+    unlearned, references = rng.normal(0.5, 1.0, (6, 8)), rng.normal(0, 1.0, (6, 8))
+    alone = [forgetting_epsilons(unlearned[:, [x]], references[:, [x]])[0] for x in range(8)]
+    np.testing.assert_array_equal(forgetting_epsilons(unlearned, references), alone)
 
 
 def test_delta_lowers_epsilon():
@@ -125,9 +125,9 @@ def test_quality_halves_with_every_half_of_epsilon():
     np.testing.assert_array_equal(forgetting_quality(epsilons), [1, 1, 0.5, 0.5, 0.25, 2.0**-6, 0])
 
 
-def klom_by_hand(unlearned, oracles):
+def klom_by_hand(unlearned, references):
     """One sample: 20 bins between the least and the greatest value of both sides."""
-    u, o = ([min(max(v, -100.0), 100.0) for v in side] for side in (unlearned, oracles))
+    u, o = ([min(max(v, -100.0), 100.0) for v in side] for side in (unlearned, references))
     low, high = min(u + o), max(u + o)
     counts = []
     for side in (u, o):
@@ -142,10 +142,10 @@ def klom_by_hand(unlearned, oracles):
 @pytest.mark.parametrize(("n", "m"), [(5, 5), (50, 50), (40, 90)])
 def test_klom_agrees_with_histograms_by_hand(n, m):
     rng = np.random.default_rng(n)
-    unlearned, oracles = rng.normal(1.0, 2.0, (n, 10)), rng.normal(0, 1.0, (m, 10))
+    unlearned, references = rng.normal(1.0, 2.0, (n, 10)), rng.normal(0, 1.0, (m, 10))
     unlearned[:, 5:] *= 60  # beyond where values are clipped
-    expected = [klom_by_hand(u, o) for u, o in zip(unlearned.T.tolist(), oracles.T.tolist(), strict=True)]
-    np.testing.assert_allclose(klom(unlearned, oracles), expected, rtol=1e-9)
+    expected = [klom_by_hand(u, o) for u, o in zip(unlearned.T.tolist(), references.T.tolist(), strict=True)]
+    np.testing.assert_allclose(klom(unlearned, references), expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize(("shift", "scale"), [(0.0, 1.0), (1.0, 1.0), (3.0, 2.0), (-0.5, 0.5)])
@@ -156,8 +156,8 @@ def test_klom_of_many_models_has_a_closed_form(shift, scale):
     assert found.mean() == pytest.approx(shift**2 / (2 * scale**2), rel=0.06, abs=0.004)
 
 
-def klom_of_one(unlearned, oracles):
-    (found,) = klom(np.array(unlearned, float)[:, None], np.array(oracles, float)[:, None])
+def klom_of_one(unlearned, references):
+    (found,) = klom(np.array(unlearned, float)[:, None], np.array(references, float)[:, None])
     return found
 
 

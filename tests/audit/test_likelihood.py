@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import norm
 
 from cujax.audit.likelihood import LikelihoodAttack, likelihood_attack, log_odds, shadow_members
-from cujax.inference import Predictions
+from cujax.training.predict import Predictions
 
 
 def predictions(logits, labels):

@@ -15,7 +15,7 @@ from cujax.audit.membership import (
     sample_losses,
     trained_attack,
 )
-from cujax.inference import Predictions
+from cujax.training.predict import Predictions
 
 
 def predictions(logits, labels):

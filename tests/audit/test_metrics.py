@@ -7,7 +7,7 @@ from scipy.special import rel_entr, softmax
 from cujax.audit.accuracy import mean_gap, tug_of_war
 from cujax.audit.distance import jensen_shannon
 from cujax.audit.representation import class_means, cosines_to_class_means
-from cujax.inference import Predictions, accuracy
+from cujax.training.predict import Predictions, accuracy
 
 
 def mean_cosine(*arguments):
@@ -67,11 +67,11 @@ def test_embeddings_of_zero_norm_have_cosine_zero():
 
 def test_the_tug_of_war_is_the_product_of_what_the_differences_leave():
     rng = np.random.default_rng(0)
-    values, oracles = rng.random(3), rng.random((4, 3))
+    values, references = rng.random(3), rng.random((4, 3))
     expected = 1.0
     for part in range(3):
-        expected *= 1 - abs(values[part] - sum(oracle[part] for oracle in oracles) / 4)
-    assert tug_of_war(values.tolist(), oracles.tolist()) == pytest.approx(expected)
+        expected *= 1 - abs(values[part] - sum(reference[part] for reference in references) / 4)
+    assert tug_of_war(values.tolist(), references.tolist()) == pytest.approx(expected)
 
 
 def test_the_tug_of_war_is_1_at_the_mean_of_the_oracles_and_0_where_one_part_fails():

@@ -10,7 +10,7 @@ from cujax.audit.representation import (
     linear_probe,
     nearest_class_mean,
 )
-from cujax.inference import Predictions
+from cujax.training.predict import Predictions
 
 
 def mean_cosine(*arguments):

@@ -1,4 +1,4 @@
-"""A figure is judged against the range of the oracles, on both sides, or not at all and with the reason."""
+"""A figure is judged against the range of the retrained models, on both sides, or not at all and with the reason."""
 
 import pytest
 
@@ -10,12 +10,12 @@ def refuses():
     raise NotAvailable("a bootstrap of 3 tells nothing")
 
 
-def oracle(value, half_width=0.0):
+def reference(value, half_width=0.0):
     return Estimate(value, lambda: (value - half_width, value + half_width))
 
 
-POINTS = [oracle(value) for value in (0.4, 0.6, 0.5, 0.45, 0.55)]
-WIDE = [oracle(value, half) for value, half in ((0.4, 0.02), (0.6, 0.01), (0.42, 0.1), (0.45, 0.05), (0.5, 0.15))]
+POINTS = [reference(value) for value in (0.4, 0.6, 0.5, 0.45, 0.55)]
+WIDE = [reference(value, half) for value, half in ((0.4, 0.02), (0.6, 0.01), (0.42, 0.1), (0.45, 0.05), (0.5, 0.15))]
 
 
 @pytest.mark.parametrize(
@@ -46,9 +46,9 @@ def test_the_interval_of_the_figure_itself_is_not_asked_for():
 
 
 def test_oracles_without_intervals_count_with_their_values():
-    oracles = [Estimate(value) for value in (1.0, 2.0, 3.0, 4.0)] + [oracle(5.0, 1.0)]
-    assert judge(Estimate(6.0), oracles).word == "within"
-    assert judge(Estimate(0.9), oracles).word == "below"
+    references = [Estimate(value) for value in (1.0, 2.0, 3.0, 4.0)] + [reference(5.0, 1.0)]
+    assert judge(Estimate(6.0), references).word == "within"
+    assert judge(Estimate(0.9), references).word == "below"
 
 
 def test_rounding_is_not_a_difference():

@@ -6,7 +6,8 @@ import tarfile
 import numpy as np
 import pytest
 
-from cujax.data.sources import Data, load_source
+from cujax.data.images import Data
+from cujax.data.sources import load_source
 
 RNG = np.random.default_rng(0)
 NAMES = {10: tuple("abcdefghij"), 100: tuple(f"name_{n}" for n in range(100))}

@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from cujax.data.batches import to_device
-from cujax.data.folders import ImageFiles
+from cujax.data.decoding import ImageFiles
+from cujax.data.images import Data
 from cujax.data.requests import ForgetClass, make_split
-from cujax.data.sources import Data, load_source
+from cujax.data.sources import load_source
 
 RNG = np.random.default_rng(0)
 

@@ -7,6 +7,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
+from cujax.data.images import Data, Images, Source
 from cujax.data.requests import (
     ForgetClass,
     ForgetClasses,
@@ -16,7 +17,7 @@ from cujax.data.requests import (
     ids_digest,
     make_split,
 )
-from cujax.data.sources import Data, Images, Source, load_source
+from cujax.data.sources import load_source
 
 
 def make_source(n=120, classes=4, seed=0):

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from cujax.data.sources import Data, load_source
+from cujax.data.images import Data
+from cujax.data.sources import load_source
 
 
 def test_digits_are_all_there_with_stable_ids_and_exact_pixels():

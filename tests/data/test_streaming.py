@@ -6,12 +6,12 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from cujax.data.images import Data
 from cujax.data.requests import ForgetClass
-from cujax.data.sources import Data
-from cujax.experiment import Experiment
+from cujax.experiments.config import Experiment
+from cujax.experiments.run import prepare
 from cujax.methods import ContrastiveUnlearning
-from cujax.run import prepare
-from cujax.training import Training
+from cujax.training.supervised import Training
 
 
 @pytest.fixture(scope="module")

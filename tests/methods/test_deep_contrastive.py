@@ -36,7 +36,7 @@ from cujax.methods.deep_contrastive import features, layers_above
 from cujax.model import Outputs, Variables, from_function, from_linen
 from cujax.networks.cnn import CNN
 from cujax.networks.resnet import ResNet
-from cujax.training import fresh_variables
+from cujax.training.supervised import fresh_variables
 
 METHOD = DeepContrastiveUnlearning(
     learning_rate=0.3, batch_size=2, retain_batch_size=3, retain_draws=2, unlearn_weight=0.7, temperature=0.5

@@ -27,7 +27,7 @@ from tiny import (
 
 from cujax.data.batches import batches_of_all
 from cujax.methods import MaskLogit, Retrain, SelectiveSynapticDampening
-from cujax.training import Trainer, Training
+from cujax.training.supervised import Trainer, Training
 
 ANYTHING = dataclasses.replace(LOOP, retain_tolerance=1.0)
 START = float64(ORIGINAL.params)

@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from cujax.methods import METHODS, Scrub, find_method, method_names
-from cujax.unlearning import Method
+from cujax.methods import Scrub
+from cujax.methods.base import Method
+from cujax.methods.registry import METHODS, find_method, method_names
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import numpy as np
 
 from cujax.data.batches import DeviceImages
 from cujax.data.requests import Part, Split
+from cujax.methods.base import Loop, Unlearned
 from cujax.model import Variables, from_function
-from cujax.unlearning import Loop, Unlearned
 
 PIXELS, HIDDEN, CLASSES = 4, 5, 3
 KEY = jax.random.key(3)

@@ -15,8 +15,8 @@ from test_scripts import COMPILATIONS
 
 from cujax import load_checkpoint
 from cujax.cli import parse
-from cujax.report import report_on
-from cujax.run import prepare
+from cujax.experiments.run import prepare
+from cujax.reports.run_report import report_on
 from cujax.sharding import MultihostError, start_multihost
 
 ROOT = Path(__file__).parents[2]

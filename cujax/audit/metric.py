@@ -1,0 +1,99 @@
+"""What a metric is, and what it is computed from besides the model itself."""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from cujax.audit.evidence import Answers, Evidence
+from cujax.audit.intervals import Estimate, NotAvailable
+from cujax.data.requests import Split
+from cujax.training.predict import Predictions, accuracy
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric.
+
+    Attributes:
+        key: Its name in reports.
+        family: What kind it is of.
+        heading: Its name for people.
+        question: What it asks, in one sentence.
+        compute: Its value for one model; raises `NotAvailable` with the reason where there is none.
+        of_answers: Whether answers are all that it reads, so that every run reports it.
+        asked_again: Whether an audit computes it for the samples of earlier requests, too.
+    """
+
+    key: str
+    family: str
+    heading: str
+    question: str
+    compute: Callable[["MetricContext", Evidence], Estimate]
+    of_answers: bool = False
+    asked_again: bool = False
+
+
+# The metrics of one family, for a network with features at some depths.
+MetricFamily = Callable[[Sequence[str]], list[Metric]]
+
+
+@dataclass(frozen=True, eq=False)
+class MetricContext:
+    """What a model is compared with.
+
+    Attributes:
+        split: What was forgotten.
+        original: The model before.
+        retrained: Models trained without the forget set. One that is itself measured is compared with the others.
+        clean_test_only: Whether training labels carry noise that test labels do not. Then the loss attack takes validation
+            samples for held-out ones: test samples would be told apart by their clean labels alone.
+        computed: What several metrics read, by a key of theirs; `once` fills it.
+    """
+
+    split: Split
+    original: Evidence
+    retrained: Sequence[Evidence]
+    clean_test_only: bool = False
+    computed: dict[Hashable, Any] = field(default_factory=dict, init=False)
+
+    def once[Value](self, key: Hashable, compute: Callable[[], Value]) -> Value:
+        """What `compute` gives, computed the first time that this key is asked for."""
+        if key not in self.computed:
+            self.computed[key] = compute()
+        return self.computed[key]
+
+    def others(self, model: Evidence) -> list[Evidence]:
+        """The retrained models that are not this model."""
+        others = [reference for reference in self.retrained if reference is not model]
+        if not others:
+            raise NotAvailable(
+                "there is only one retrained model" if self.retrained else "no retrained model: --retrained is 0"
+            )
+        return others
+
+    def test_rows(self, answers: Answers, *, of_forgotten: bool) -> Predictions:
+        """Test samples of the forgotten classes, or of those that stay."""
+        classes = self.split.forgotten_classes if of_forgotten else self.split.absent_classes
+        rows = answers.test.take(np.isin(answers.test.labels, classes) == of_forgotten)
+        if not len(rows.labels):
+            which = "the forgotten classes" if of_forgotten else "the classes that stay"
+            raise NotAvailable(f"the test set has no sample of {which}")
+        return rows
+
+    def forget_test(self, answers: Answers) -> Predictions:
+        """Test samples of the forgotten classes."""
+        if not self.split.is_class_task:
+            raise NotAvailable("samples were forgotten, not classes: there are no test samples of them")
+        return self.test_rows(answers, of_forgotten=True)
+
+    def accuracies(self, answers: Answers) -> list[float]:
+        """Forget, retain and test accuracy; of a forgotten class, that on test samples."""
+        forget = self.forget_test(answers) if self.split.is_class_task else answers.forget
+        return [accuracy(rows) for rows in (forget, answers.retain, self.test_rows(answers, of_forgotten=False))]
+
+
+def not_looked_at() -> NotAvailable:
+    """The reason why there is no value for a model of which only the answers are known."""
+    return NotAvailable("the model was not looked into: scripts/audit.py does")

@@ -1,0 +1,175 @@
+"""Labelled images in memory or on disk, which of them to take, and what every reader of them shares."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from cujax.data.decoding import ImageFiles
+from cujax.progress import Progress
+
+DIGITS = "digits"
+
+
+DEFAULT_DATA_DIR = "~/tensorflow_datasets"
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Labelled images of one split.
+
+    Attributes:
+        images: `[n, H, W, C]` uint8, or float32 if already preprocessed; or the files, where they do not fit in memory.
+        labels: `[n]` int32.
+        ids: `[n]` str, unique: the same image has the same id in every run.
+    """
+
+    images: np.ndarray | ImageFiles
+    labels: np.ndarray
+    ids: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: np.ndarray) -> "Images":
+        """The rows at `indices`."""
+        return Images(self.images[indices], self.labels[indices], self.ids[indices])
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A data set.
+
+    Attributes:
+        name: Its name, or the file it came from.
+        version: What identifies its content: a version, or a digest.
+        train: Training images.
+        test: Test images.
+        class_names: Name of each class; their number is the number of classes.
+        mean: `[C]` float32, subtracted from pixels scaled to [0, 1]; zeros if images are preprocessed.
+        std: `[C]` float32, by which the difference is divided.
+        redrawn_ids: Ids of the training images whose labels were redrawn (label noise).
+        skipped: Images that could not be used and were left out, and why.
+    """
+
+    name: str
+    version: str
+    train: Images
+    test: Images
+    class_names: tuple[str, ...]
+    mean: np.ndarray
+    std: np.ndarray
+    redrawn_ids: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which images to learn from.
+
+    Attributes:
+        source: "digits" (scikit-learn's 8x8 digits, no download), the name of a TFDS data set ("fashion_mnist",
+            "cifar10"), or a path (with a "/" in it): to an .npz file with images, labels and optionally ids, test_images,
+            test_labels, test_ids; to a folder of images, CLASS/*.png or *.jpg, or train/CLASS/... beside test/CLASS/...;
+            or to CIFAR's binary archive (cifar-10-binary.tar.gz, cifar-100-binary.tar.gz).
+        data_dir: Where TFDS data sets lie (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets).
+        limit: Take only the first so many training images.
+        label_noise: Fraction of the training labels that is redrawn among the other classes, so that there is
+            something to memorise, and so to forget. Test labels stay clean.
+        label_noise_seed: Seed of that draw.
+        image_size: Folder of images: scale and crop each to a square of so many pixels. Needed where sizes differ.
+        skip_bad: Folder of images: leave out images that cannot be used, and list them, instead of stopping.
+        memory_gb: The most memory (in 10^9 bytes) that decoded images may take. A larger folder of images is decoded
+            batch by batch instead; other data is refused.
+    """
+
+    source: str = DIGITS
+    data_dir: str | None = None
+    limit: int | None = None
+    label_noise: float = 0.0
+    label_noise_seed: int = 0
+    image_size: int | None = None
+    skip_bad: bool = False
+    memory_gb: float = 4.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_noise < 1:
+            raise ValueError(f"label_noise must be a fraction in [0, 1), but is {self.label_noise}.")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1 image, but is {self.limit}.")
+        if self.image_size is not None and self.image_size < 1:
+            raise ValueError(f"image_size must be at least 1 pixel, but is {self.image_size}.")
+        if not self.memory_gb >= 0:
+            raise ValueError(f"memory_gb must not be negative, but is {self.memory_gb}.")
+
+
+# Per-channel mean and standard deviation of the training pixels in [0, 1], as commonly used.
+NORMALIZATION = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "svhn_cropped": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
+    "mnist": ((0.1307,), (0.3081,)),
+    "fashion_mnist": ((0.2860,), (0.3530,)),
+}
+
+
+def content_digest(train: Images, test: Images) -> str:
+    """What identifies the content of images in memory: "sha256" and the first 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for part in (train, test):
+        digest.update(np.asarray(part.images).tobytes() + part.labels.tobytes() + "\n".join(part.ids).encode())
+    return f"sha256 {digest.hexdigest()[:16]}"
+
+
+class TooLargeError(ValueError):
+    """Data that would take more memory than it may."""
+
+
+def check_memory(where: str, n_bytes: int, data: Data) -> None:
+    """Raises TooLargeError if decoded images take more memory than `data.memory_gb`."""
+    if n_bytes > data.memory_gb * 1e9:
+        raise TooLargeError(
+            f"{where} takes {n_bytes / 1e9:.2f} GB in memory, more than the {data.memory_gb:g} GB it may. Allow more with "
+            "--data.memory-gb where the machine (and the GPU or TPU) has it, take fewer images with --data.limit if it is a "
+            "TFDS data set, or export it as a folder of images (CLASS/*.png), which is decoded batch by batch."
+        )
+
+
+def numbered_ids(prefix: str, n: int) -> np.ndarray:
+    """`[n]` str: ids for images without ids of their own, such as "train_00017"."""
+    return np.array([f"{prefix}_{row:05d}" for row in range(n)])
+
+
+def hold_out_fifth(images: Images) -> tuple[Images, Images]:
+    """Every fifth image of each class, in order, becomes a test image."""
+    is_test = np.zeros(len(images), bool)
+    for label in np.unique(images.labels):
+        is_test[np.flatnonzero(images.labels == label)[4::5]] = True
+    return images.take(np.flatnonzero(~is_test)), images.take(np.flatnonzero(is_test))
+
+
+def pixel_statistics(images: Images) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation per channel of uint8 images in memory, for pixels in [0, 1]."""
+    pixels = np.asarray(images.images).reshape(-1, images.images.shape[-1])
+    mean = pixels.mean(axis=0, dtype=np.float64) / 255
+    std = pixels.std(axis=0, dtype=np.float64) / 255
+    return mean.astype(np.float32), np.maximum(std, 1e-6).astype(np.float32)
+
+
+class Reader(NamedTuple):
+    """How data of one kind is read.
+
+    Attributes:
+        matches: Whether it reads what `data.source` names; looks at the name, not at the content.
+        read: Reads it. Raises ValueError or FileNotFoundError, with a sentence that a user can act on.
+    """
+
+    matches: Callable[[Data], bool]
+    read: Callable[[Data, Progress], Source]

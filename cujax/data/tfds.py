@@ -1,0 +1,96 @@
+"""TFDS data sets prepared as array_record, read without TensorFlow."""
+
+import math
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cujax.data.images import (
+    DEFAULT_DATA_DIR,
+    NORMALIZATION,
+    Data,
+    Images,
+    Reader,
+    Source,
+    check_memory,
+    numbered_ids,
+    pixel_statistics,
+)
+from cujax.progress import Progress
+
+_ALIASES = {"svhn": "svhn_cropped", "fashion-mnist": "fashion_mnist"}
+
+
+def _read(data: Data, progress: Progress) -> Source:
+    import absl.logging
+    import tensorflow_datasets as tfds
+
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    name = _ALIASES.get(data.source, data.source)
+    data_dir = Path(data.data_dir or os.environ.get("TFDS_DATA_DIR", DEFAULT_DATA_DIR)).expanduser()
+    prepare = f"uv run --extra prepare scripts/prepare_data.py {name} --data-dir {data_dir}"
+    builders = sorted(data_dir.glob(f"{name}/**/dataset_info.json"), key=_version_key)
+    if not builders:
+        raise FileNotFoundError(
+            f"data set {name!r} is not in {data_dir}. If it lies elsewhere, name the folder with --data.data-dir or "
+            f"TFDS_DATA_DIR. If it is nowhere yet, prepare it once, with network:\n  {prepare}\n"
+            f"A folder of images in this directory is given as ./{data.source}. "
+            "The embedded data set --data.source digits needs no download."
+        )
+    builder = tfds.builder_from_directory(builders[-1].parent)
+    file_format = builder.info.file_format
+    if file_format is None or file_format.value != "array_record":
+        raise ValueError(
+            f"{builders[-1].parent} is prepared as {file_format and file_format.value}, which only TensorFlow can "
+            f"read; cujax reads array_record. Prepare it again in another folder:\n  {prepare}-array_record"
+        )
+    features = builder.info.features
+    if not {"image", "label"} <= set(features) or not hasattr(features["label"], "names"):
+        raise ValueError(
+            f"data set {name!r} has the features {sorted(features)}, but an image and a class label are needed."
+        )
+    absent = [split for split in ("train", "test") if split not in builder.info.splits]
+    if absent:
+        raise ValueError(f"data set {name!r} has the splits {sorted(builder.info.splits)}, but no {absent[0]!r}.")
+    shape = features["image"].shape
+    if None in shape:
+        raise ValueError(
+            f"images of {name!r} are of different sizes {shape}; export it as a folder of images (CLASS/*.png) and bring "
+            "them to one size with --data.image-size."
+        )
+    n_train = builder.info.splits["train"].num_examples
+    n_images = min(data.limit or n_train, n_train) + builder.info.splits["test"].num_examples
+    check_memory(f"data set {name!r}", n_images * math.prod(shape), data)
+    train = _read_split(builder, "train", data.limit, progress)
+    test = _read_split(builder, "test", None, progress)
+    if name in NORMALIZATION:
+        mean, std = (np.array(values, np.float32) for values in NORMALIZATION[name])
+    else:
+        mean, std = pixel_statistics(train)
+    return Source(name, str(builder.info.version), train, test, tuple(features["label"].names), mean, std)
+
+
+def _version_key(info: Path) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", info.parent.name)]
+
+
+def _read_split(builder: "object", split: str, limit: int | None, progress: Progress) -> Images:
+    source = builder.as_data_source(split=split)  # type: ignore[attr-defined]
+    n = len(source) if limit is None else min(limit, len(source))
+    chunk = 1000
+    images, labels, ids = [], [], []
+    with progress(f"reading {split} images", n) as advance:
+        for start in range(0, n, chunk):
+            rows: Sequence[dict] = source.__getitems__(list(range(start, min(start + chunk, n))))
+            images += [row["image"] for row in rows]
+            labels += [row["label"] for row in rows]
+            ids += [row["id"] for row in rows if "id" in row]
+            advance(len(rows))
+    names = np.array([name.decode() for name in ids]) if ids else numbered_ids(split, n)
+    return Images(np.stack(images), np.array(labels, np.int32), names)
+
+
+READER = Reader(lambda data: "/" not in data.source, _read)

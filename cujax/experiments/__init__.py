@@ -1,0 +1,1 @@
+"""From a configuration to models, audits and comparisons: what the commands run."""

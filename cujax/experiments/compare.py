@@ -1,0 +1,289 @@
+"""Methods × requests × seeds: each a run of its own, held against the same retrained models."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from cujax.audit.evidence import Answers
+from cujax.audit.rows import audit_row
+from cujax.data.images import Source
+from cujax.data.requests import Request, Split, make_split
+from cujax.experiments.config import Experiment, describe
+from cujax.experiments.request_words import describe_request, parse_request, request_in_words
+from cujax.experiments.run import Run
+from cujax.experiments.sweep import ReadySweep, SeveralRuns, Sweep, slug
+from cujax.experiments.tune import read_settings
+from cujax.methods.base import Method, check_fits
+from cujax.methods.registry import chosen_methods, make_method
+from cujax.methods.retrain import Retrain
+from cujax.model import Variables
+from cujax.progress import Progress, silent
+from cujax.storage.checkpoints import installed_versions
+from cujax.storage.preemption import Interruption
+from cujax.storage.workdir import Notify, kept_json
+
+
+@dataclass(frozen=True)
+class Comparison(SeveralRuns):
+    """Compare methods on requests, over seeds.
+
+    Attributes:
+        requests: What is to be forgotten, each apart: class:LABEL, classes:LABEL,LABEL, random:FRACTION, random:COUNT or
+            ids:PATH; by default what the configuration says.
+        methods: Which methods to compare; all where none is named.
+        seeds: Seeds of originals, retrained models and methods; by default --seed alone.
+        settings: Files of settings that scripts/tune.py wrote, one a request; methods that they do not name, and requests
+            without one, have the methods' defaults.
+    """
+
+    requests: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    settings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds must differ, but are {self.seeds}.")
+        if self.retrained < 1:
+            raise ValueError("retrained is 0, but methods are held against retrained models; give --retrained 3 or more.")
+
+    @classmethod
+    def asked(cls, request: Request) -> dict[str, Any]:
+        return {"requests": (request_in_words(request),)}
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One request: its split, the methods with their settings, and how those were found."""
+
+    word: str
+    request: Request
+    split: Split
+    methods: dict[str, Method]
+    left_out: dict[str, str]
+    tuned: dict[str, Any] | None
+
+
+@dataclass
+class ComparisonRun(ReadySweep):
+    """A comparison that was checked and is ready to compute. Made by `prepare_comparison`."""
+
+    comparison: Comparison
+    tasks: list[_Task]
+    failures: list[str] = field(default_factory=list)
+
+    def run(self) -> dict[str, Any]:
+        """Computes every cell that is not there yet, and gives all that was found; a cell that fails leaves the others be.
+
+        Returns:
+            The content of `comparison.json`, before its tables are made (`cujax.reports.comparison_report.tabulate`).
+        """
+        seeds = self.comparison.seeds or (self.comparison.seed,)
+        total = sum(len(task.methods) for task in self.tasks) * len(seeds)
+        numbers = (f"[{number}/{total}]" for number in itertools.count(1))
+        tasks = {task.word: self._compared(task, seeds, numbers) for task in self.tasks}
+        setup = describe(self.comparison)
+        for here in ("workdir", "settings"):
+            setup.pop(here)
+        setup["data"].pop("data_dir")
+        return {
+            "source": {"name": self.source.name, "version": self.source.version},
+            "setup": setup,
+            "seeds": list(seeds),
+            "retrained": self.comparison.retrained,
+            "versions": installed_versions(),
+            "device": jax.devices()[0].device_kind,
+            "tasks": tasks,
+            "failures": self.failures,
+        }
+
+    def _compared(self, task: _Task, seeds: Sequence[int], numbers: Iterator[str]) -> dict[str, Any]:
+        """All cells of one request; each is announced with a number of its own."""
+        cells: dict[str, dict[str, Any]] = {name: {} for name in task.methods}
+        reference_rows: dict[str, Any] = {}
+        for seed in seeds:
+            references = _References(self, task, seed)
+            reference = self._guarded(f"{task.word}, retrained, seed {seed}", references.audit)
+            reference_rows[str(seed)] = reference
+            for name, method in task.methods.items():
+                number, title = next(numbers), f"{task.word}, {name}, seed {seed}"
+                if "failed" in reference:
+                    cells[name][str(seed)] = {"failed": "there are no retrained models to hold it against"}
+                    continue
+                cell = self._guarded(title, partial(self._cell, task, name, method, references))
+                cells[name][str(seed)] = cell
+                if "failed" not in cell:
+                    self.cells.notify(
+                        f"{number} {title}: mean gap {cell['row']['mean_gap']:.4f}, {cell['cost']['seconds']:.1f} s, "
+                        f"{cell['stop']['rule']}"
+                    )
+        return {
+            "request": describe_request(task.request),
+            "classes": [self.source.class_names[label] for label in task.split.forgotten_classes],
+            "split": {part: len(getattr(task.split, part)) for part in ("forget", "retain", "validation", "test")}
+            | {"digest": task.split.digest},
+            "settings": {name: describe(method) for name, method in task.methods.items()},
+            "tuned": task.tuned,
+            "left_out": task.left_out,
+            "references": reference_rows,
+            "cells": cells,
+        }
+
+    def _guarded(self, title: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        try:
+            return compute()
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            self.failures.append(f"{title}: {reason}")
+            self.cells.notify(f"FAILED {title}: {reason}")
+            return {"failed": reason}
+
+    def _cell(self, task: _Task, name: str, method: Method, references: "_References") -> dict[str, Any]:
+        """One method on one request from one original: its metrics, cost and stop."""
+        experiment = self.cells.experiment(task.request, method, references.seed)
+        place = (slug(task.word), name)
+
+        def audit() -> dict[str, Any]:
+            run = self.cells.prepare(experiment, *place)
+            original, unlearned = run.original(), run.unlearned()
+            record = unlearned.metadata.record
+            return {
+                "row": references.row(run.answers(unlearned)),
+                "cost": record["cost"],
+                "stop": {"rule": record["stop_rule"], "step": record["step"], "reason": record["stop_reason"]},
+                "parameter_change": parameter_change(original.variables, unlearned.variables),
+            }
+
+        return self._kept(self.cells.folder(experiment, *place), audit)
+
+    def _kept(self, folder: epath.Path, audit: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What an audit found earlier against as many retrained models, or finds now."""
+        return kept_json(folder / f"audit-{self.comparison.retrained}.json", audit)
+
+
+@dataclass
+class _References:
+    """The original and the retrained models of a request and a seed; looked at once, when a method is held against them."""
+
+    of: ComparisonRun
+    task: _Task
+    seed: int
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        """What their run computes."""
+        return self.of.cells.experiment(self.task.request, Retrain(), self.seed)
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Where their run lies."""
+        return slug(self.task.word), "retrained"
+
+    @cached_property
+    def prepared(self) -> Run:
+        """Their run, ready to compute."""
+        return self.of.cells.prepare(self.experiment, *self.place)
+
+    @cached_property
+    def answers(self) -> tuple[Answers, list[Answers]]:
+        """Of the original and of each retrained model."""
+        run = self.prepared
+        return run.answers(run.original()), [run.answers(model) for model in run.retrained()]
+
+    def row(self, answers: Answers) -> dict[str, Any]:
+        """The metrics of one model."""
+        original, retrained = self.answers
+        return audit_row(
+            self.task.split,
+            answers,
+            original=original,
+            retrained=retrained,
+            clean_test_only=bool(self.of.source.redrawn_ids),
+        )
+
+    def audit(self) -> dict[str, Any]:
+        """The rows of the original and of each retrained model, these against the others, and their costs."""
+
+        def look() -> dict[str, Any]:
+            original, retrained = self.answers
+            run = self.prepared
+            return {
+                "original": self.row(original),
+                "original_cost": run.original().metadata.record.get("cost"),
+                "retrained": [self.row(model) for model in retrained],
+                "retrained_costs": [model.metadata.record["cost"] for model in run.retrained()],
+            }
+
+        return self.of._kept(self.of.cells.folder(self.experiment, *self.place), look)
+
+
+def parameter_change(before: Variables, after: Variables) -> float:
+    """How far all parameters together moved, relative to where they were: `‖after - before‖ / ‖before‖`."""
+    old, new = (
+        np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(variables.params)])
+        for variables in (before, after)
+    )
+    return float(np.linalg.norm(new - old) / np.linalg.norm(old))
+
+
+def prepare_comparison(
+    comparison: Comparison,
+    progress: Progress = silent,
+    notify: Notify = lambda sentence: None,
+    interruption: Interruption | None = None,
+) -> ComparisonRun:
+    """Reads the data and checks everything that can be checked before computing.
+
+    A method that does not fit a request is left out of it, and the reason told.
+
+    Raises:
+        ValueError: if data, requests, methods and settings do not fit together.
+        FileNotFoundError: if data, settings or a file of ids are not there.
+    """
+    kinds = chosen_methods(comparison.methods)
+    found = {}
+    for name in comparison.settings:
+        settings = read_settings(Path(name))
+        if settings["request"] in found:
+            raise ValueError(f"two files of settings are for {settings['request']}; give one a request.")
+        found[settings["request"]] = settings
+    if not comparison.requests:
+        raise ValueError("there is no request to compare methods on; give --requests class:5, for example.")
+    unasked = sorted(found.keys() - set(comparison.requests))
+    if unasked:
+        raise ValueError(f"settings are given for {', '.join(unasked)}; the requests are {', '.join(comparison.requests)}.")
+    cells = Sweep(comparison, progress, notify, interruption or Interruption())
+    tasks = [_task(word, cells.source, kinds, found.get(word), notify) for word in comparison.requests]
+    return ComparisonRun(cells, comparison, tasks)
+
+
+def _task(word: str, source: Source, kinds: dict[str, type[Method]], found: dict[str, Any] | None, notify: Notify) -> _Task:
+    request = parse_request(word)
+    split = make_split(source, request)
+    if found is not None and found["forget_digest"] != split.digest:
+        raise ValueError(
+            f"the settings for {word} were found for other samples (digest {found['forget_digest'][:12]}) than it names "
+            f"here ({split.digest[:12]}); tune on the same data."
+        )
+    methods, left_out = {}, {}
+    for name, kind in kinds.items():
+        settings = found["methods"].get(name, {}).get("settings", {}) if found else {}
+        method = make_method(kind, name, settings)
+        try:
+            check_fits(method, split)
+        except ValueError as reason:
+            left_out[name] = str(reason)
+            notify(f"left out: {word}, {name}: {reason}")
+            continue
+        methods[name] = method
+    if not methods:
+        raise ValueError(f"no method fits {word}: {'; '.join(left_out.values())}")
+    return _Task(word, request, split, methods, left_out, found)

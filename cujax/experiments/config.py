@@ -1,0 +1,175 @@
+"""The settings of an experiment as plain data, and the networks and files that they name."""
+
+import hashlib
+import importlib.util
+import json
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from cujax.data.images import Data
+from cujax.data.requests import ForgetClass, ForgetClasses, ForgetIds, ForgetRandom, ForgetWhere
+from cujax.methods.base import Method
+from cujax.methods.contrastive import ContrastiveUnlearning
+from cujax.model import Model
+from cujax.networks.registry import make_network
+from cujax.training.supervised import Training
+
+# The requests as the command line names them: forget:class --forget.label 3.
+_Request = (
+    Annotated[ForgetClass, tyro.conf.subcommand("class")]
+    | Annotated[ForgetClasses, tyro.conf.subcommand("classes")]
+    | Annotated[ForgetRandom, tyro.conf.subcommand("random")]
+    | Annotated[ForgetIds, tyro.conf.subcommand("ids")]
+    | Annotated[ForgetWhere, tyro.conf.Suppress]
+)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is computed on, with what, and how: all of an experiment but what to forget and with which method.
+
+    Attributes:
+        data: Which images to learn from.
+        network: "small_cnn", "cnn", "resnet18" or another of cujax.networks (a wrong name lists them), or your own as
+            PATH.py:FUNCTION, where FUNCTION(num_classes) makes a cujax Model.
+        dtype: What the networks of cujax compute in; parameters, statistics and losses stay float32. "bfloat16" is
+            faster on GPU and TPU, and slower on CPU.
+        training: How the original and the retrained models are trained.
+        retrained: How many models to retrain from scratch for comparison; 0 for a plain deletion request.
+        retain_tolerance: Unlearning ends if validation accuracy on what stays falls by more than this.
+        stop_early: Whether unlearning ends as soon as the stop rule holds, or makes all the passes of the method.
+        seed: Of initialisation, order and everything else random.
+        workdir: Folder for checkpoints, metrics and the report; gs://BUCKET/FOLDER, too.
+        original: Checkpoint to start from, original or unlearned earlier; trained here where not given.
+        tensorboard: Also write metrics as TensorBoard events (extra [tensorboard]).
+        steps_per_call: At most so many steps in one compiled call; by default 1 on a CPU and 128 on an accelerator.
+        profile: Folder for a profile of what is computed, to look at with TensorBoard or at ui.perfetto.dev.
+        multihost: Compute together with the other hosts that were given this same command (docs/tpu.md).
+        save_seconds: Where an unfinished model stands is saved after so many seconds, beside the computation; None: time
+            does not count.
+        save_steps: Likewise after so many steps.
+        deterministic: On a GPU, take only operations that give the same bits each time; they are slower. Elsewhere they do
+            anyway.
+    """
+
+    data: Data = Data()  # noqa: RUF009 - frozen
+    network: str = "small_cnn"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    training: Training = Training()  # noqa: RUF009 - frozen
+    retrained: int = 1
+    retain_tolerance: float = 0.05
+    stop_early: bool = True
+    seed: int = 0
+    workdir: str = "runs/experiment"
+    original: str | None = None
+    tensorboard: bool = False
+    steps_per_call: int | None = None
+    profile: str | None = None
+    multihost: bool = False
+    save_seconds: float | None = 15.0
+    save_steps: int | None = None
+    deterministic: bool = False
+
+    def __post_init__(self) -> None:
+        if self.retrained < 0:
+            raise ValueError(f"retrained must be 0 or more models, but is {self.retrained}.")
+        if not 0 < self.retain_tolerance <= 1:
+            raise ValueError(f"retain_tolerance must lie in (0, 1], but is {self.retain_tolerance}.")
+        for name in ("steps_per_call", "save_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, but is {value}.")
+        if self.save_seconds is not None and not self.save_seconds >= 0:
+            raise ValueError(f"save_seconds must not be negative, but is {self.save_seconds}.")
+
+    def shared(self) -> dict[str, Any]:
+        """By name, the settings that every kind of setup has."""
+        return {item.name: getattr(self, item.name) for item in fields(Setup)}
+
+
+@dataclass(frozen=True)
+class Experiment(Setup):
+    """Train a classifier, make it forget, and compare it with models retrained from scratch.
+
+    Attributes:
+        forget: What to forget.
+        method: How to forget it; on the command line method:NAME chooses another than the configuration's.
+    """
+
+    forget: _Request = ForgetClass()  # noqa: RUF009 - frozen
+    method: Method = ContrastiveUnlearning()  # noqa: RUF009 - frozen
+
+
+# Where something lies, how it is shown, how it is driven and how many others there are does not change what is computed.
+NOT_IDENTITY = (
+    "retrained",
+    "workdir",
+    "tensorboard",
+    "original",
+    "steps_per_call",
+    "profile",
+    "multihost",
+    "save_seconds",
+    "save_steps",
+)
+
+
+def describe(value: Any) -> Any:
+    """A configuration as plain data: dataclasses become dicts with a "type", functions their names."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {"type": type(value).__name__} | {item.name: describe(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, list | tuple):
+        return [describe(item) for item in value]
+    if callable(value):
+        return getattr(value, "__qualname__", repr(value))
+    return value
+
+
+def identity(experiment: Experiment) -> dict[str, Any]:
+    """What of an experiment's description tells what it computes from what another does."""
+    described = {name: value for name, value in describe(experiment).items() if name not in NOT_IDENTITY}
+    described["data"].pop("data_dir")
+    return described
+
+
+def digest_of(described: dict[str, Any]) -> str:
+    """SHA-256 over a description, hexadecimal; equal descriptions have equal digests, whatever the order of their names."""
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+def build_model(network: str, num_classes: int, dtype: str = "float32") -> Model:
+    """The network of an experiment.
+
+    Raises:
+        ValueError: if the name is unknown, what it names is not a function that makes a `Model`, or `dtype` is set for
+            a network that has its own.
+        FileNotFoundError: if the file is not there.
+    """
+    path, _, name = network.rpartition(":")
+    if not path.endswith(".py"):
+        return make_network(network, num_classes, dtype)
+    if dtype != "float32":
+        raise ValueError(f"dtype {dtype} is for the networks of cujax; {network} decides itself what it computes in.")
+    make = getattr(load_python_file(Path(path)), name, None)
+    model = make(num_classes) if callable(make) else make
+    if not isinstance(model, Model):
+        raise ValueError(
+            f"network {network!r} must name a function that, given the number of classes, returns a cujax Model "
+            f"(from_linen, from_nnx or from_function), but it gives {type(model).__name__}."
+        )
+    return model
+
+
+def load_python_file(path: Path) -> Any:
+    """Imports a Python file that the user named: a configuration or a network."""
+    if not path.is_file():
+        raise FileNotFoundError(f"file {path} does not exist.")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

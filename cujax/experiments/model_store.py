@@ -1,0 +1,70 @@
+"""A folder of models, each made once: what is on disk is loaded, what was begun goes on from its progress."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from etils import epath
+
+from cujax.experiments.config import Setup
+from cujax.model import Variables
+from cujax.storage.checkpoints import Checkpoint, Metadata, load_checkpoint, save_checkpoint
+from cujax.storage.metrics_writer import MetricsWriter
+from cujax.storage.preemption import Interruption
+from cujax.storage.progress_checkpoints import ProgressCheckpointer, remove_progress
+from cujax.storage.workdir import Notify
+from cujax.training.resume import ResumePoint
+
+# Makes a model: its arrays, and what its checkpoint is to know of it.
+Make = Callable[[MetricsWriter, ResumePoint], tuple[Variables, Metadata]]
+
+
+@dataclass
+class ModelStore:
+    """The checkpoints of a folder, with the metrics and the progress of each.
+
+    Attributes:
+        directory: The folder.
+        identity: Digest of what is computed there; progress of something else is not used.
+        like: Gives a tree with the names, shapes and dtypes that every model there has.
+        setup: Says how often progress is saved, and whether metrics are TensorBoard events, too.
+        interruption: Says when the process was asked to end.
+        notify: Takes what a person should know.
+    """
+
+    directory: epath.Path
+    identity: str
+    like: Callable[[], Variables]
+    setup: Setup
+    interruption: Interruption
+    notify: Notify
+    _in_memory: dict[str, Checkpoint] = field(default_factory=dict, init=False)
+
+    def has(self, name: str) -> bool:
+        """Whether a model is complete on disk."""
+        return (self.directory / "checkpoints" / name).exists()
+
+    def once(self, name: str, make: Make) -> Checkpoint:
+        """The model of this name: as in memory, as saved, or made and saved now."""
+        if name not in self._in_memory:
+            progress = self.directory / "progress" / name
+            if self.has(name):
+                self._in_memory[name] = load_checkpoint(self.directory / "checkpoints" / name, like=self.like())
+                remove_progress(progress)
+                return self._in_memory[name]
+            metrics = self.directory / "metrics" / f"{name}.jsonl"
+            kept = ProgressCheckpointer(
+                progress,
+                metrics,
+                self.identity,
+                steps=self.setup.save_steps,
+                seconds=self.setup.save_seconds,
+                interruption=self.interruption,
+                notify=self.notify,
+            )
+            with self.interruption.postponed(), kept as resume_point:
+                with MetricsWriter(metrics, self.setup.tensorboard, resume_point.metrics_bytes) as log:
+                    variables, metadata = make(log, resume_point)
+                path = self.directory / "checkpoints" / name
+                self._in_memory[name] = save_checkpoint(path, variables, metadata)
+                resume_point.remove()
+        return self._in_memory[name]

@@ -1,0 +1,174 @@
+"""Models that an audit holds others against: retrained without the forget set, or on random halves of it.
+
+They lie in one folder for each recipe and split, so that every audit of the split shares them, whatever the method.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from cujax.audit.likelihood import log_odds, shadow_members
+from cujax.data.requests import Part, Split, ids_digest
+from cujax.experiments.config import describe, digest_of
+from cujax.experiments.model_store import ModelStore
+from cujax.experiments.request_words import describe_request
+from cujax.experiments.run import Run
+from cujax.methods.base import Method
+from cujax.model import Variables
+from cujax.sharding import is_first_host
+from cujax.storage.checkpoints import Ancestor, Checkpoint, Kind, Metadata
+from cujax.storage.metrics_writer import MetricsWriter
+from cujax.storage.workdir import Lock, claim
+from cujax.training.resume import ResumePoint
+
+_SHADOWS, _UNLEARNING = 1_000_000, 2_000_000
+
+
+@dataclass
+class ReferenceModels:
+    """The shared models of a run's split; each is trained when it is first asked for, and kept.
+
+    Attributes:
+        run: Whose split, network and recipe.
+        root: Where the folders of all splits lie.
+    """
+
+    run: Run
+    root: epath.Path
+    _lock: Lock | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        if is_first_host():
+            self._lock = claim(self.directory, self.identity, {})
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What tells these models from those of another split or recipe; seeds and methods do not."""
+        experiment, split = self.run.experiment, self.run.split
+        described = describe(experiment)
+        described["data"].pop("data_dir")
+        shared = ("data", "network", "dtype", "training", "deterministic")
+        identity = {name: described[name] for name in shared} | {
+            "source_version": self.run.source.version,
+            "forget_digest": split.digest,
+            "previously_forgotten_digest": ids_digest(split.previously_forgotten.ids.tolist()),
+        }
+        return json.loads(json.dumps(identity))
+
+    @cached_property
+    def directory(self) -> epath.Path:
+        """Their folder."""
+        split = self.run.split
+        classes = "-".join(map(str, split.forgotten_classes))
+        what = f"class-{classes}" if split.is_class_task else f"{len(split.forget)}-images"
+        return self.root / f"{self.run.source.name}-{what}-{digest_of(self.identity)[:10]}"
+
+    @cached_property
+    def _store(self) -> ModelStore:
+        return self._store_at(self.directory, self.identity)
+
+    def _store_at(self, directory: epath.Path, identity: dict[str, Any]) -> ModelStore:
+        run = self.run
+        return ModelStore(directory, digest_of(identity), lambda: run.like, run.experiment, run.interruption, run.notify)
+
+    def missing(self, *, retrained: int, shadows: int) -> int:
+        """How many models of so many would have to be trained."""
+        names = [f"retrained_{number}" for number in range(retrained)] + [f"shadow_{number}" for number in range(shadows)]
+        return sum(not self._store.has(name) for name in names)
+
+    def retrained(self, count: int) -> list[Checkpoint]:
+        """Models trained without the forget set, each with an initialisation and order of its own."""
+        split = self.run.split
+        return [
+            self._trained(f"retrained_{number}", split.retain.indices, split.forget.ids.tolist(), number)
+            for number in range(count)
+        ]
+
+    def shadows(self, count: int) -> list[Checkpoint]:
+        """Models trained on the retain set and half of the forget set, as `members` divides it."""
+        split, members = self.run.split, self.members(count)
+        return [
+            self._trained(
+                f"shadow_{number}",
+                np.sort(np.concatenate([split.retain.indices, split.forget.indices[seen]])),
+                split.forget.ids[~seen].tolist(),
+                _SHADOWS + number,
+            )
+            for number, seen in enumerate(members)
+        ]
+
+    def members(self, count: int) -> np.ndarray:
+        """Which forget samples each shadow model is trained on, `[count, n]` bool."""
+        return shadow_members(len(self.run.split.forget), count)
+
+    def unlearned_shadows(self, method: Method, count: int) -> list[Checkpoint]:
+        """Each shadow model after the method made it forget the half that it was trained on."""
+        described = describe(method)
+        setup = self.run.experiment
+        identity = self.identity | {
+            "method": described,
+            "retain_tolerance": setup.retain_tolerance,
+            "stop_early": setup.stop_early,
+        }
+        name = f"{described['type']}-{digest_of(identity)[:10]}"
+        store = self._store_at(self.directory / "unlearned" / name, identity)
+        return [
+            self._unlearned(store, method, number, shadow, seen)
+            for number, (shadow, seen) in enumerate(zip(self.shadows(count), self.members(count), strict=True))
+        ]
+
+    def forget_log_odds(self, checkpoints: Sequence[Checkpoint]) -> np.ndarray:
+        """`[N, n]` log-odds of the forget samples under some models."""
+        run = self.run
+        return np.array([log_odds(run.predictions(checkpoint, run.split.forget)) for checkpoint in checkpoints])
+
+    def _trained(self, name: str, indices: np.ndarray, unseen_ids: list[str], fold: int) -> Checkpoint:
+        def make(log: MetricsWriter, resume_point: ResumePoint) -> tuple[Variables, Metadata]:
+            trained = self.run.train(name, indices, jax.random.fold_in(jax.random.key(0), 2 + fold), log, resume_point)
+            return trained.variables, self._metadata("retrained", unseen_ids, {"cost": asdict(trained.cost)})
+
+        return self._store.once(name, make)
+
+    def _unlearned(self, store: ModelStore, method: Method, number: int, shadow: Checkpoint, seen: np.ndarray) -> Checkpoint:
+        run, split = self.run, self.run.split
+
+        def make(log: MetricsWriter, resume_point: ResumePoint) -> tuple[Variables, Metadata]:
+            own: Split = replace(split, forget=Part(split.forget.indices[seen], split.forget.ids[seen]))
+            key = jax.random.fold_in(jax.random.key(0), _UNLEARNING + number)
+            loop = replace(run.loop, log=log, resume_point=resume_point)
+            unlearned = method(run.model, shadow.variables, own, key=key, loop=loop)
+            ancestry = (shadow.as_ancestor(),)
+            return unlearned.variables, self._metadata(
+                "unlearned", split.forget.ids.tolist(), run.record_of(unlearned), ancestry, type(method).__name__
+            )
+
+        if not seen.any():
+            return shadow
+        return store.once(f"shadow_{number}", make)
+
+    def _metadata(
+        self,
+        kind: Kind,
+        unseen_ids: list[str],
+        record: dict[str, Any],
+        lineage: tuple[Ancestor, ...] = (),
+        method: str = "",
+    ) -> Metadata:
+        run = self.run
+        return Metadata(
+            kind,
+            run.source.name,
+            run.source.version,
+            self.identity,
+            request=describe_request(run.experiment.forget),
+            method=method,
+            forgotten_ids=(*run.split.previously_forgotten.ids.tolist(), *unseen_ids),
+            lineage=lineage,
+            record=record,
+        )

@@ -1,0 +1,61 @@
+"""Deletion requests as words, for command lines, file names and reports."""
+
+from cujax.data.requests import ForgetClass, ForgetClasses, ForgetIds, ForgetRandom, Request
+from cujax.experiments.config import describe
+
+
+def describe_request(request: Request) -> str:
+    """A request in a few words, such as "ForgetClass(label=5)"."""
+    parts = {name: value for name, value in describe(request).items() if name != "type" and value is not None}
+    return f"{type(request).__name__}({', '.join(f'{name}={value}' for name, value in parts.items())})"
+
+
+def request_in_words(request: Request) -> str:
+    """A request as one word, as `parse_request` takes it, such as "class:5", "classes:3,5", "random:0.1" or "ids:PATH".
+
+    Raises:
+        ValueError: for a predicate, which is code.
+    """
+    match request:
+        case ForgetClass(label):
+            return f"class:{label}"
+        case ForgetClasses(labels):
+            return f"classes:{','.join(map(str, labels))}"
+        case ForgetRandom(count, fraction, seed):
+            return f"random:{fraction if count is None else count}" + f"@{seed}" * bool(seed)
+        case ForgetIds(path):
+            return f"ids:{path}"
+    raise ValueError("a request by predicate cannot be written as a word; write its ids to a file and give ids:PATH.")
+
+
+def parse_request(word: str) -> Request:
+    """The request that a word describes: class:LABEL, classes:LABEL,LABEL, random:FRACTION, random:COUNT or ids:PATH.
+
+    A seed of the draw may follow a fraction or count: random:0.1@3.
+
+    Raises:
+        ValueError: if it describes none.
+
+    >>> parse_request("random:0.1@3")
+    ForgetRandom(count=None, fraction=0.1, seed=3)
+    """
+    kind, _, value = word.partition(":")
+    try:
+        match kind:
+            case "class":
+                return ForgetClass(int(value))
+            case "classes":
+                return ForgetClasses(tuple(map(int, value.split(","))))
+            case "random":
+                amount, _, seed = value.partition("@")
+                if amount.isdecimal():
+                    return ForgetRandom(count=int(amount), seed=int(seed or 0))
+                return ForgetRandom(fraction=float(amount), seed=int(seed or 0))
+            case "ids" if value:
+                return ForgetIds(value)
+    except ValueError as error:
+        raise ValueError(f"request {word!r} cannot be understood: {error}") from error
+    raise ValueError(
+        f"request {word!r} cannot be understood; give class:LABEL, classes:LABEL,LABEL, random:FRACTION, random:COUNT or "
+        "ids:PATH."
+    )

@@ -1,0 +1,351 @@
+"""A run of an experiment, from data to report: what the scripts run. Everything is checked before anything is computed.
+
+A run keeps all it makes in one folder. Each model is saved as soon as it is complete, and its progress until then, so the
+same command continues where a killed one stopped, and a finished one only shows its report.
+"""
+
+import contextlib
+import importlib.util
+import json
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from cujax.audit.evidence import Answers
+from cujax.data.batches import ImageSet, to_device
+from cujax.data.images import Source
+from cujax.data.requests import (
+    Part,
+    Split,
+    ids_digest,
+    make_split,
+)
+from cujax.data.sources import load_source
+from cujax.experiments.config import Experiment, build_model, describe, digest_of, identity
+from cujax.experiments.model_store import ModelStore
+from cujax.experiments.request_words import describe_request
+from cujax.methods.base import Loop, Method, Unlearned, check_fits
+from cujax.methods.mask_logit import MaskedModel
+from cujax.methods.retrain import Retrain
+from cujax.model import Model, Variables, abstract_variables
+from cujax.progress import Progress, silent
+from cujax.sharding import check_batch_size, check_same_on_all_hosts, data_mesh, is_first_host
+from cujax.storage.checkpoints import (
+    Ancestor,
+    Checkpoint,
+    CheckpointError,
+    Kind,
+    Metadata,
+    installed_versions,
+    load_checkpoint,
+)
+from cujax.storage.lineage import Deletion, deletions
+from cujax.storage.metrics_writer import MetricsWriter
+from cujax.storage.preemption import Interruption
+from cujax.storage.workdir import Lock, Notify, claim
+from cujax.training.predict import Predictions, predict
+from cujax.training.resume import ResumePoint
+from cujax.training.supervised import Trained, Trainer
+
+
+@dataclass
+class Run:
+    """An experiment that was checked and is ready to compute. Made by `prepare`."""
+
+    experiment: Experiment
+    source: Source
+    split: Split
+    model: Model
+    given_original: Checkpoint | None
+    progress: Progress = silent
+    notify: Notify = lambda sentence: None
+    interruption: Interruption = field(default_factory=Interruption)
+    lock: Lock | None = None
+    identity: str = ""
+
+    @property
+    def workdir(self) -> epath.Path:
+        """The run's folder."""
+        return epath.Path(self.experiment.workdir).expanduser()
+
+    @property
+    def like(self) -> Variables:
+        """Names, shapes and dtypes of the model's arrays."""
+        return abstract_variables(self.model, self.source.train.images.shape[1:])
+
+    @cached_property
+    def store(self) -> ModelStore:
+        """The models of the run's folder."""
+        return ModelStore(self.workdir, self.identity, lambda: self.like, self.experiment, self.interruption, self.notify)
+
+    @cached_property
+    def train_images(self) -> ImageSet:
+        """The training images, on the device where they fit."""
+        return to_device(self.source, self.source.train, data_mesh())
+
+    @cached_property
+    def test_images(self) -> ImageSet:
+        """The test images, likewise."""
+        return to_device(self.source, self.source.test, data_mesh())
+
+    def original(self) -> Checkpoint:
+        """The model that is to forget: given, made earlier, or trained now on forget and retain set."""
+        if self.given_original is not None:
+            return self.given_original
+        indices = np.sort(np.concatenate([self.split.forget.indices, self.split.retain.indices]))
+        return self._trained("original", "original", indices, fold=0)
+
+    def retrained(self) -> list[Checkpoint]:
+        """Models trained without the forget set, each with an initialisation and order of its own."""
+        return [
+            self._trained("retrained", f"retrained_{number}", self.split.retain.indices, fold=2 + number)
+            for number in range(self.experiment.retrained)
+        ]
+
+    def unlearned(self) -> Checkpoint:
+        """The model after unlearning."""
+
+        def make(log: MetricsWriter, resume_point: ResumePoint) -> tuple[Variables, Metadata]:
+            original = self.original()
+            result = self.unlearn(self.experiment.method, original, replace(self.loop, log=log, resume_point=resume_point))
+            return result.variables, self._metadata("unlearned", self.record_of(result))
+
+        return self.store.once("unlearned", make)
+
+    @property
+    def loop(self) -> Loop:
+        """What methods run in; it keeps neither metrics nor progress."""
+        return Loop(
+            self.train_images,
+            self.experiment.retain_tolerance,
+            self.progress,
+            steps_per_call=self.experiment.steps_per_call,
+            stop_early=self.experiment.stop_early,
+        )
+
+    def unlearn(self, method: Method, original: Checkpoint, loop: Loop) -> Unlearned:
+        """What a method makes of the original."""
+        return method(self.model, original.variables, self.split, key=self._key(1), loop=loop)
+
+    def record_of(self, unlearned: Unlearned) -> dict[str, Any]:
+        """What the checkpoint of an unlearned model is to know of how it was made."""
+        return asdict(unlearned.history) | self._masked(unlearned.model)
+
+    def missing(self, *, unlearned: bool = True) -> list[str]:
+        """Names of the checkpoints of this run that are not on disk yet."""
+        names = ["original"] if self.given_original is None else []
+        names += [f"retrained_{number}" for number in range(self.experiment.retrained)]
+        names += ["unlearned"] if unlearned else []
+        return [name for name in names if not self.store.has(name)]
+
+    def _masked(self, model: Model) -> dict[str, Any]:
+        """What a checkpoint must record of the model that a method returned, beside its arrays."""
+        if model == self.model:
+            return {}
+        if isinstance(model, MaskedModel) and model.model == self.model:
+            return {"masked_classes": model.masked_classes}
+        raise ValueError(
+            f"{type(self.experiment.method).__name__} returned another model than it was given, which no checkpoint can "
+            "hold; call the method from Python and keep what it returns."
+        )
+
+    def answers(self, checkpoint: Checkpoint) -> Answers:
+        """What a model answers on each part of the split."""
+        return Answers(
+            forget=self.predictions(checkpoint, self.split.forget),
+            retain=self.predictions(checkpoint, self.split.retain),
+            validation=self.predictions(checkpoint, self.split.validation),
+            test=self._predictions(checkpoint, self.test_images, self.split.test),
+        )
+
+    def predictions(self, checkpoint: Checkpoint, part: Part) -> Predictions:
+        """What a model answers on some training images."""
+        return self._predictions(checkpoint, self.train_images, part)
+
+    def _predictions(self, checkpoint: Checkpoint, images: ImageSet, part: Part) -> Predictions:
+        predictions = predict(self.model, checkpoint.variables, images, part.indices)
+        masked_classes = checkpoint.metadata.record.get("masked_classes")
+        return predictions.masked(masked_classes) if masked_classes else predictions
+
+    def earlier_requests(self) -> list[tuple[Deletion, Part]]:
+        """What the given original was made to forget, request by request."""
+        if self.given_original is None:
+            return []
+        part = self.split.previously_forgotten
+        chosen = [(request, np.isin(part.ids, request.ids)) for request in deletions(self.given_original)]
+        return [(request, Part(part.indices[rows], part.ids[rows])) for request, rows in chosen]
+
+    def _key(self, fold: int) -> jax.Array:
+        return jax.random.fold_in(jax.random.key(self.experiment.seed), fold)
+
+    def _trained(self, kind: Kind, name: str, indices: np.ndarray, fold: int) -> Checkpoint:
+        def make(log: MetricsWriter, resume_point: ResumePoint) -> tuple[Variables, Metadata]:
+            trained = self.train(name, indices, self._key(fold), log, resume_point)
+            return trained.variables, self._metadata(kind, {"cost": asdict(trained.cost)})
+
+        return self.store.once(name, make)
+
+    def train(
+        self, name: str, indices: np.ndarray, key: jax.Array, log: MetricsWriter, resume_point: ResumePoint
+    ) -> Trained:
+        """A fresh network, trained by the experiment's recipe on some training images."""
+        recipe, steps_per_call = self.experiment.training, self.experiment.steps_per_call
+        trainer = Trainer(recipe, self.train_images, self.progress, log, steps_per_call, resume_point)
+        return trainer.train(self.model, indices, key, description=f"training {name}")
+
+    def _metadata(self, kind: Kind, record: dict[str, Any]) -> Metadata:
+        ids = list(self.given_original.metadata.forgotten_ids) if self.given_original else []
+        lineage: tuple[Ancestor, ...] = ()
+        if kind == "unlearned":
+            parent = self.original()
+            lineage = (*parent.metadata.lineage, parent.as_ancestor())
+        if kind != "original":
+            ids += self.split.forget.ids.tolist()
+        return Metadata(
+            kind,
+            self.source.name,
+            self.source.version,
+            describe(self.experiment),
+            request="" if kind == "original" else describe_request(self.experiment.forget),
+            method=type(self.experiment.method).__name__ if kind == "unlearned" else "",
+            forgotten_ids=tuple(ids),
+            lineage=lineage,
+            record=record,
+        )
+
+
+def prepare(
+    experiment: Experiment,
+    progress: Progress = silent,
+    notify: Notify = lambda sentence: None,
+    interruption: Interruption | None = None,
+    *,
+    source: Source | None = None,
+) -> Run:
+    """Reads the data, resolves the request and checks everything that can be checked before computing.
+
+    Args:
+        experiment: What to run.
+        progress: Shows progress.
+        notify: Takes what a person should know, such as that a run goes on from saved progress.
+        interruption: Says when the process was asked to end; then progress is saved first.
+        source: The data, if it was read before.
+
+    Raises:
+        ValueError: if the data, the request, the network, a batch size or the given original do not fit together.
+        FileNotFoundError: if data, a file of ids or a checkpoint is not there.
+        FileExistsError: if the workdir holds another experiment, or something else.
+        BlockingIOError: if another process uses the workdir.
+        OSError: if the workdir cannot be written.
+    """
+    settings = describe(experiment)
+    settings["data"].pop("data_dir")
+    check_same_on_all_hosts("configuration", json.dumps([settings, installed_versions()]))
+    try:
+        run = _prepare(experiment, progress, notify, interruption or Interruption(), source)
+    except (ValueError, OSError) as error:
+        with contextlib.suppress(ValueError):
+            check_same_on_all_hosts("split", None)
+        raise error
+    check_same_on_all_hosts("split", run.split.digest)
+    return run
+
+
+def _prepare(
+    experiment: Experiment, progress: Progress, notify: Notify, interruption: Interruption, source: Source | None
+) -> Run:
+    if experiment.tensorboard and importlib.util.find_spec("tensorboardX") is None:
+        raise ValueError("tensorboard needs tensorboardX: run the command as uv run --extra tensorboard ...")
+    if experiment.workdir.startswith("gs://") and not any(map(importlib.util.find_spec, ("gcsfs", "tensorflow"))):
+        raise ValueError(f"workdir {experiment.workdir} needs gcsfs: run the command as uv run --extra gcs ...")
+    if experiment.method == Retrain():
+        experiment = replace(experiment, method=Retrain(experiment.training))
+    source = load_source(experiment.data, progress) if source is None else source
+    model = build_model(experiment.network, source.num_classes, experiment.dtype)
+    image_shape = source.train.images.shape[1:]
+    like = abstract_variables(model, image_shape)
+    if model.num_classes < source.num_classes:
+        raise ValueError(
+            f"{source.name} has {source.num_classes} classes, but the network has {model.num_classes} logits; give a "
+            f"network with at least {source.num_classes}."
+        )
+    given = None
+    if experiment.original is not None:
+        given = load_checkpoint(experiment.original, like=like)
+        _check_given_original(given, source, experiment)
+    split = make_split(source, experiment.forget, given.metadata.forgotten_ids if given else ())
+    _check_held_out(source, split)
+    check_fits(experiment.method, split)
+    _check_batch_sizes(experiment, split, trains_original=given is None)
+    run = Run(experiment, source, split, model, given, progress, notify, interruption)
+    _claim_workdir(run)
+    return run
+
+
+def _check_given_original(given: Checkpoint, source: Source, experiment: Experiment) -> None:
+    metadata, where = given.metadata, experiment.original
+    if metadata.kind not in ("original", "unlearned", "retrained"):
+        raise CheckpointError(f"{where} is a {metadata.kind} checkpoint of an unfinished run; it cannot be unlearned.")
+    if metadata.record.get("masked_classes"):
+        raise CheckpointError(
+            f"{where} was made by mask_logit: its parameters have forgotten nothing; give the model it was made from."
+        )
+    expected = (source.name, source.version)
+    if metadata.source and (metadata.source, metadata.source_version) != expected:
+        raise ValueError(
+            f"{where} was trained on {metadata.source} ({metadata.source_version}), but the data is {source.name} "
+            f"({source.version}); its samples cannot be told apart in other data. Give the data it was trained on."
+        )
+    trained_with = metadata.config.get("data", {})
+    for name in ("limit", "label_noise", "label_noise_seed"):
+        now = getattr(experiment.data, name)
+        if name in trained_with and trained_with[name] != now:
+            raise ValueError(
+                f"{where} was trained with --data.{name.replace('_', '-')} {trained_with[name]}, but it is {now} now; "
+                "give the same, so that the samples it saw are known."
+            )
+
+
+def _check_held_out(source: Source, split: Split) -> None:
+    for name, labels in (
+        ("validation", source.train.labels[split.validation.indices]),
+        ("test", source.test.labels[split.test.indices]),
+    ):
+        if np.isin(labels, split.absent_classes).all():
+            raise ValueError(
+                f"{source.name} has no {name} sample of the classes that stay, so nothing tells whether they are kept; give "
+                "more images: a class needs 6 training images for one of validation, and test images of its own."
+            )
+
+
+def _check_batch_sizes(experiment: Experiment, split: Split, *, trains_original: bool) -> None:
+    for group in ("training", "method"):
+        settings = getattr(experiment, group)
+        for name in (item.name for item in fields(settings) if item.name.endswith("batch_size")):
+            check_batch_size(f"{group}.{name}", getattr(settings, name), data_mesh())
+    n_retain = len(split.retain)
+    smallest = n_retain if experiment.retrained else n_retain + len(split.forget)
+    if (trains_original or experiment.retrained) and experiment.training.batch_size > smallest:
+        raise ValueError(
+            f"training.batch_size is {experiment.training.batch_size}, but there are only {smallest} images to train on; "
+            f"make it at most {smallest}."
+        )
+
+
+def _claim_workdir(run: Run) -> None:
+    """Makes the workdir the run's own, if it is nobody else's."""
+    described = identity(run.experiment) | {
+        "source_version": run.source.version,
+        "forget_digest": run.split.digest,
+        "previously_forgotten_digest": ids_digest(run.split.previously_forgotten.ids.tolist()),
+        "original_digest": run.given_original.digest if run.given_original else None,
+    }
+    described = json.loads(json.dumps(described))
+    run.identity = digest_of(described)
+    if is_first_host():
+        lists = {"redrawn_ids.txt": run.source.redrawn_ids, "skipped_images.txt": run.source.skipped}
+        run.lock = claim(run.workdir, described, {name: "\n".join(lines) + "\n" for name, lines in lists.items() if lines})

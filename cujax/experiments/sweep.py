@@ -1,0 +1,106 @@
+"""Runs side by side in one folder, which share what they have in common: data, original models, retrained models."""
+
+import abc
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+from etils import epath
+
+from cujax.data.images import Source
+from cujax.data.requests import ForgetRandom, Request
+from cujax.data.sources import load_source
+from cujax.experiments.config import Experiment, Setup, digest_of, identity
+from cujax.experiments.run import Run, prepare
+from cujax.methods.base import Method
+from cujax.methods.retrain import Retrain
+from cujax.progress import Progress, silent
+from cujax.storage.preemption import Interruption
+from cujax.storage.workdir import Notify
+
+
+@dataclass(frozen=True)
+class SeveralRuns(Setup, abc.ABC):
+    """A setup for several runs in one folder."""
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> Self:
+        """What an experiment says, in a folder of its own beside the experiment's."""
+        own = {"workdir": f"{experiment.workdir}-comparison"} | cls.asked(experiment.forget)
+        return cls(**experiment.shared() | own)
+
+    @classmethod
+    @abc.abstractmethod
+    def asked(cls, request: Request) -> dict[str, Any]:
+        """The fields that a request sets."""
+
+
+@dataclass
+class Sweep:
+    """The runs of a setup, each in a folder of its own, whose name tells its settings from others."""
+
+    setup: Setup
+    progress: Progress = silent
+    notify: Notify = lambda sentence: None
+    interruption: Interruption = field(default_factory=Interruption)
+    originals: dict[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.setup.multihost:
+            raise ValueError("methods are compared on one host; leave --multihost out.")
+        self.source: Source = load_source(self.setup.data, self.progress)
+
+    @property
+    def workdir(self) -> epath.Path:
+        """The folder of all runs."""
+        return epath.Path(self.setup.workdir).expanduser()
+
+    def original(self, seed: int) -> str:
+        """Where the original of a seed lies; trained now if it is not there, whatever is to be forgotten."""
+        if self.setup.original is not None:
+            return self.setup.original
+        if seed not in self.originals:
+            # The original does not depend on the request, so any will do.
+            run = self.prepare(self._experiment(ForgetRandom(count=1), Retrain(), seed), "original")
+            run.original()
+            self.originals[seed] = str(run.workdir / "checkpoints" / "original")
+        return self.originals[seed]
+
+    def experiment(self, request: Request, method: Method, seed: int) -> Experiment:
+        """What the run of a cell computes, from the original of its seed."""
+        return self._experiment(request, method, seed, original=self.original(seed), retrained=self.setup.retrained)
+
+    def folder(self, experiment: Experiment, *names: str) -> epath.Path:
+        """The folder of a run: what it is about, its seed, and a digest of its settings."""
+        given = {} if self.setup.original is None else {"original": self.setup.original}
+        digest = digest_of(identity(experiment) | given)
+        return self.workdir.joinpath(*names, f"seed_{experiment.seed}-{digest[:10]}")
+
+    def prepare(self, experiment: Experiment, *names: str) -> Run:
+        """A run in its folder, checked as any other."""
+        experiment = replace(experiment, workdir=str(self.folder(experiment, *names)))
+        return prepare(experiment, self.progress, self.notify, self.interruption, source=self.source)
+
+    def _experiment(self, request: Request, method: Method, seed: int, **changes: Any) -> Experiment:
+        return Experiment(**self.setup.shared() | {"seed": seed, "forget": request, "method": method} | changes)
+
+
+@dataclass
+class ReadySweep:
+    """Cells that were checked and are ready to compute."""
+
+    cells: Sweep
+
+    @property
+    def workdir(self) -> epath.Path:
+        """The folder of everything."""
+        return self.cells.workdir
+
+    @property
+    def source(self) -> Source:
+        """The data."""
+        return self.cells.source
+
+
+def slug(word: str) -> str:
+    """A word such as "class:5" or "ids:lists/mine.txt" as a name for a folder."""
+    return "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in word)

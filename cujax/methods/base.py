@@ -1,0 +1,344 @@
+"""The run of a method: passes over the forget set, the stop rule on validation data, and the guard."""
+
+import functools
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Literal, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cujax.data.batches import ImageSet
+from cujax.data.requests import Split
+from cujax.model import Model, PyTree, Variables
+from cujax.progress import Progress, silent
+from cujax.step import UnlearnState
+from cujax.training.loop import NOTHING_YET, Cost, Log, NotFiniteError, Phase, Stepper
+from cujax.training.predict import accuracy, predict
+from cujax.training.resume import NO_RESUME_POINT, Position, ResumePoint
+
+StopRule = Literal["forgotten", "max_passes", "retain_tolerance", "not_finite"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """What the stop rule saw after a pass; all accuracies are fractions.
+
+    Attributes:
+        step: Optimiser steps so far.
+        forget_accuracy: Class task: on validation samples of the forgotten classes or on the forget set, whichever is
+            higher (a small class has too few validation samples to decide alone). Sample task: on the forget set.
+        target: The run ends when `forget_accuracy` is at most this. Sample task: the accuracy on validation samples of
+            the same classes, now or before the first step, whichever is higher: a run that harms the model must not
+            lower its own bar.
+        retain_accuracy: On validation samples of the classes that stay.
+    """
+
+    step: int
+    forget_accuracy: float
+    target: float
+    retain_accuracy: float
+
+    @property
+    def is_forgotten(self) -> bool:
+        """Whether the samples count as forgotten."""
+        return self.forget_accuracy <= self.target
+
+    @property
+    def distance(self) -> float:
+        """How far accuracy on what to forget is from its target, on either side."""
+        return abs(self.forget_accuracy - self.target)
+
+
+def _forgotten(check: Check) -> str:
+    return f"accuracy {check.forget_accuracy:.3f} on what to forget is at most {check.target:.3f}"
+
+
+@dataclass(frozen=True)
+class History:
+    """How a run went.
+
+    Attributes:
+        checks: Before the first pass, and after each.
+        stop_rule: Why it ended: "forgotten", "max_passes", "retain_tolerance" or "not_finite".
+        stop_reason: The same in a sentence with its figures.
+        step: The optimiser step whose parameters were returned.
+        cost: What the whole run took, checks after the first included.
+    """
+
+    checks: tuple[Check, ...]
+    stop_rule: StopRule
+    stop_reason: str
+    step: int
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class Unlearned:
+    """What a method returns: the model to use from now on (usually the given one), its arrays, and how it went."""
+
+    model: Model
+    params: PyTree
+    model_state: PyTree
+    history: History
+
+    @property
+    def variables(self) -> Variables:
+        """The arrays together."""
+        return Variables(self.params, self.model_state)
+
+
+@runtime_checkable
+class Method(Protocol):
+    """How to forget: a frozen dataclass of hyper-parameters that is called on a model.
+
+    It may also have `check(split)`, which raises ValueError where the method does not fit what is to be forgotten; it is
+    called before anything is computed.
+    """
+
+    def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: "Loop") -> Unlearned:
+        """Makes `original` forget `split.forget`.
+
+        Args:
+            model: The network.
+            original: Its arrays; never changed.
+            split: What is forgotten and what is retained.
+            key: All randomness comes from it.
+            loop: The images and the run: a method hands its passes to `loop.run`, or its one result to `loop.once`.
+        """
+        ...
+
+
+def check_fits(method: Method, split: Split) -> None:
+    """Raises ValueError if the method says (`check`) that it does not fit what is to be forgotten."""
+    check = getattr(method, "check", None)
+    if check is not None:
+        check(split)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What every run of a method shares: the images, when to stop, and where progress and metrics go.
+
+    Two comparisons are fair: all methods end by one rule, as soon as it holds; or each makes a number of passes that was
+    chosen for it beforehand, which does not cut short a method that harms first and repairs after. `stop_early` chooses
+    between them for all methods alike.
+
+    Attributes:
+        images: The training images.
+        retain_tolerance: Validation accuracy on the classes that stay must not have fallen by more than this.
+        progress: Shows progress.
+        log: Takes a record (a dict) of each step and check.
+        steps_per_call: As in `cujax.training.loop.Stepper`.
+        stop_early: Whether a run ends as soon as the samples are forgotten, or the tolerance is exceeded. If not, it makes
+            all its passes, and returns the last state within the tolerance.
+        resume_point: Keeps where the run stands; with one that kept something, the run goes on from there.
+    """
+
+    images: ImageSet
+    retain_tolerance: float = 0.05
+    progress: Progress = silent
+    log: Log = field(default=lambda record: None)
+    steps_per_call: int | None = None
+    stop_early: bool = True
+    resume_point: ResumePoint = NO_RESUME_POINT
+
+    def run(
+        self,
+        model: Model,
+        state: UnlearnState,
+        phases: Callable[[int], Iterable[Phase]],
+        split: Split,
+        *,
+        max_passes: int,
+        forgotten_accuracy: float | None,
+        rewind: bool = False,
+        all_passes: bool = False,
+        spent: Cost = NOTHING_YET,
+        original: Variables | None = None,
+    ) -> Unlearned:
+        """Runs passes until the stop rule holds, which is looked at after each, on validation data.
+
+        The state returned is the first that satisfies the rule; if none does, the last one within the retain
+        tolerance.
+
+        Args:
+            model: The network.
+            state: Before the first step; it is used up.
+            phases: What pass 0, 1, ... consists of.
+            split: What is forgotten and what is retained.
+            max_passes: When to end at the latest.
+            forgotten_accuracy: Class task: accuracy at which the class counts as forgotten; None for 1 / classes.
+            rewind: Make all passes, and return the state, of those within the retain tolerance, whose forget accuracy is
+                nearest to its target.
+            all_passes: Make all passes, whatever `stop_early` says.
+            spent: What was computed before the first step, on the same account.
+            original: What the run is held against, and falls back to, where `state` is no longer that.
+        """
+        before = Variables(state.params, state.model_state) if original is None else original
+        kept = self.resume_point.resume({"state": state, "good": Variables(state.params, state.model_state)})
+        if kept is None:
+            checks = [self._check(model, before, split, 0, forgotten_accuracy, lowest_target=0.0)]
+            good, position, cost, checking = _Snapshot.of(before, 0), Position(), NOTHING_YET, 0.0
+        else:
+            tree, record = kept
+            state, good = tree["state"], _Snapshot(record["good_step"], tree["good"])
+            checks = [Check(**check) for check in record["checks"]]
+            position, cost, checking = Position(**record["position"]), Cost(**record["cost"]), record["checking"]
+        first, ends_early = checks[0], self.stop_early and not rewind and not all_passes
+        stepper = Stepper(self.images, self.log, self.steps_per_call, cost, self.resume_point.due)
+
+        def keep(here: Position, state: UnlearnState, batches: int) -> None:
+            record = {
+                "position": asdict(replace(here, batches=batches)),
+                "cost": asdict(stepper.cost),
+                "checks": [asdict(check) for check in checks],
+                "checking": checking,
+                "good_step": good.step,
+            }
+            self.resume_point.keep({"state": state, "good": good.variables}, record)
+
+        rule: StopRule = "max_passes"
+        reason = (
+            f"{max_passes} passes were made without forgetting; raise max_passes, or the learning rate or weight with which "
+            "the method forgets"
+        )
+        with self.progress("unlearning", max_passes) as advance:
+            if position.passes:
+                advance(position.passes)
+            for forget_pass in range(position.passes, max_passes):
+                try:
+                    for number, phase in enumerate(phases(forget_pass)):
+                        here = Position(forget_pass, number)
+                        if here < replace(position, batches=0):
+                            continue
+                        skip = position.batches if here == replace(position, batches=0) else 0
+                        state = stepper.run(state, phase, skip=skip, keep=functools.partial(keep, here))
+                except NotFiniteError as error:
+                    rule = "not_finite"
+                    reason = f"{error} The parameters of step {good.step} are kept; lower the learning rate"
+                    break
+                started = time.perf_counter()
+                check = self._check(model, state, split, stepper.steps, forgotten_accuracy, first.target)
+                checking += time.perf_counter() - started
+                checks.append(check)
+                advance(
+                    1,
+                    f"forget {check.forget_accuracy:.2f} (to {check.target:.2f}), retain {check.retain_accuracy:.2f}",
+                )
+                tolerable = self._tolerable(first, check)
+                if tolerable and (not rewind or good.step == 0 or check.distance <= good.check(checks).distance):
+                    good = _Snapshot.of(Variables(state.params, state.model_state), int(state.step))
+                if ends_early and (check.is_forgotten or not tolerable):
+                    break
+        if rule != "not_finite":
+            if good.step and good.check(checks).is_forgotten:
+                rule, reason = "forgotten", _forgotten(good.check(checks))
+            elif not self._tolerable(first, checks[-1]):
+                rule, reason = "retain_tolerance", self._not_tolerable(first, checks[-1], good.step)
+        cost = spent + stepper.cost + replace(NOTHING_YET, seconds=checking)
+        history = History(tuple(checks), rule, reason, good.step, cost)
+        return Unlearned(model, good.variables.params, good.variables.model_state, history)
+
+    def once(
+        self,
+        model: Model,
+        original: Variables,
+        make: Callable[[], tuple[Variables, Cost]],
+        split: Split,
+        *,
+        forgotten_accuracy: float | None,
+        made_model: Model | None = None,
+        by_construction: bool = False,
+    ) -> Unlearned:
+        """The run of a method that makes no passes: its result, checked before and after as in `run`.
+
+        A result outside the retain tolerance, or that is not finite, is not returned: the original is.
+
+        Args:
+            model: The network.
+            original: Its arrays.
+            make: Computes the new arrays and tells what that took.
+            split: What is forgotten and what is retained.
+            forgotten_accuracy: As in `run`.
+            made_model: The network that the new arrays are for; the same where not given.
+            by_construction: Whether the new arrays have never seen the forget set, whatever the checks say.
+        """
+        made_model = model if made_model is None else made_model
+        first = self._check(model, original, split, 0, forgotten_accuracy, lowest_target=0.0)
+        with self.progress("unlearning", 1) as advance:
+            try:
+                made, cost = make()
+                if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(made.params)):
+                    raise NotFiniteError("the new parameters are not finite.")
+            except NotFiniteError as error:
+                reason = f"{error} The parameters are kept as they were"
+                return Unlearned(model, *original, History((first,), "not_finite", reason, 0, Cost(0.0, 0, 0, None)))
+            started = time.perf_counter()
+            last = self._check(made_model, made, split, cost.steps, forgotten_accuracy, first.target)
+            cost += replace(NOTHING_YET, seconds=time.perf_counter() - started)
+            advance(1, f"forget {last.forget_accuracy:.2f} (to {last.target:.2f}), retain {last.retain_accuracy:.2f}")
+        rule: StopRule = "max_passes"
+        reason = f"accuracy {last.forget_accuracy:.3f} on what to forget is above {last.target:.3f} after the only pass"
+        if by_construction:
+            rule, reason = "forgotten", "the model was trained without the forget set"
+        elif not self._tolerable(first, last):
+            reason = self._not_tolerable(first, last, 0)
+            return Unlearned(model, *original, History((first, last), "retain_tolerance", reason, 0, cost))
+        elif last.is_forgotten:
+            rule, reason = "forgotten", _forgotten(last)
+        return Unlearned(made_model, *made, History((first, last), rule, reason, cost.steps, cost))
+
+    def _tolerable(self, first: Check, check: Check) -> bool:
+        return check.retain_accuracy >= first.retain_accuracy - self.retain_tolerance
+
+    def _not_tolerable(self, first: Check, check: Check, kept: int) -> str:
+        return (
+            f"validation accuracy on what stays fell from {first.retain_accuracy:.3f} to {check.retain_accuracy:.3f}, "
+            f"more than {self.retain_tolerance}; the parameters of step {kept} are kept; lower the learning rate or weight "
+            "with which the method forgets"
+        )
+
+    def _check(
+        self,
+        model: Model,
+        state: UnlearnState | Variables,
+        split: Split,
+        step: int,
+        forgotten_accuracy: float | None,
+        lowest_target: float,
+    ) -> Check:
+        variables = Variables(state.params, state.model_state)
+        validation = predict(model, variables, self.images, split.validation.indices)
+        stays = ~np.isin(validation.labels, split.absent_classes)
+        forget = predict(model, variables, self.images, split.forget.indices)
+        same_classes = validation.take(np.isin(validation.labels, forget.labels))
+        forget_accuracy, retain_accuracy = accuracy(forget), accuracy(validation.take(stays))
+        held_out_accuracy = accuracy(same_classes) if len(same_classes.labels) else None
+        if split.is_class_task:
+            forget_accuracy = max(forget_accuracy, held_out_accuracy or 0.0)
+            target = 1 / model.num_classes if forgotten_accuracy is None else forgotten_accuracy
+        else:
+            target = max(retain_accuracy if held_out_accuracy is None else held_out_accuracy, lowest_target)
+        check = Check(step, forget_accuracy, target, retain_accuracy)
+        figures = asdict(check)
+        self.log({"check": figures.pop("step"), **figures})
+        return check
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    """A copy of the parameters, which the next donated step cannot delete."""
+
+    step: int
+    variables: Variables
+
+    @classmethod
+    def of(cls, variables: Variables, step: int) -> "_Snapshot":
+        return cls(step, jax.tree.map(jnp.copy, variables))
+
+    def check(self, checks: Sequence[Check]) -> Check:
+        """What was seen of it."""
+        return next(check for check in checks if check.step == self.step)

@@ -1,0 +1,100 @@
+"""The methods by name: those of this package, and those that others registered (entry points `cujax.methods`)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any, cast
+
+from cujax.methods.bad_teacher import BadTeacher
+from cujax.methods.base import Method
+from cujax.methods.boundary import BoundaryExpand, BoundaryShrink
+from cujax.methods.co_un import CoUn
+from cujax.methods.contrastive import ContrastiveUnlearning
+from cujax.methods.deep_contrastive import DeepContrastiveUnlearning
+from cujax.methods.delete import Delete
+from cujax.methods.fine_tune import FineTune
+from cujax.methods.fisher import FisherForgetting
+from cujax.methods.gradient_ascent import GradientAscent
+from cujax.methods.influence import InfluenceUnlearning
+from cujax.methods.l1_sparse import L1Sparse
+from cujax.methods.l_codec import LCodec
+from cujax.methods.last_layers import CatastrophicForgetLastK, ExactUnlearnLastK
+from cujax.methods.layer_negation import LayerNegation
+from cujax.methods.mask_logit import MaskLogit
+from cujax.methods.neg_grad_plus import NegGradPlus
+from cujax.methods.random_labels import RandomLabels
+from cujax.methods.retrain import Retrain
+from cujax.methods.salun import SalUn
+from cujax.methods.scrub import Scrub
+from cujax.methods.selective_synaptic_dampening import SelectiveSynapticDampening
+from cujax.methods.unsir import Unsir
+from cujax.registry import Registry
+
+# The methods of this package, by the name that the command line gives them.
+METHODS: dict[str, type[Method]] = {
+    "bad_teacher": BadTeacher,
+    "boundary_expand": BoundaryExpand,
+    "boundary_shrink": BoundaryShrink,
+    "catastrophic_forget_last_k": CatastrophicForgetLastK,
+    "co_un": CoUn,
+    "contrastive": ContrastiveUnlearning,
+    "deep_contrastive": DeepContrastiveUnlearning,
+    "delete": Delete,
+    "exact_unlearn_last_k": ExactUnlearnLastK,
+    "fine_tune": FineTune,
+    "fisher_forgetting": FisherForgetting,
+    "gradient_ascent": GradientAscent,
+    "influence_unlearning": InfluenceUnlearning,
+    "l1_sparse": L1Sparse,
+    "l_codec": LCodec,
+    "layer_negation": LayerNegation,
+    "mask_logit": MaskLogit,
+    "neg_grad_plus": NegGradPlus,
+    "random_labels": RandomLabels,
+    "retrain": Retrain,
+    "salun": SalUn,
+    "scrub": Scrub,
+    "selective_synaptic_dampening": SelectiveSynapticDampening,
+    "unsir": Unsir,
+}
+
+
+_REGISTRY: Registry[type[Method]] = Registry("method", "cujax.methods", METHODS)
+
+
+def method_names() -> list[str]:
+    """The names of all methods: of this package, and of others that registered some (entry points `cujax.methods`)."""
+    return _REGISTRY.names()
+
+
+def find_method(name: str) -> type[Method]:
+    """The method of this name. A name of this package cannot be taken by another.
+
+    Raises:
+        ValueError: if there is none (the message lists those that there are), or it cannot be loaded.
+    """
+    return _REGISTRY.find(name)
+
+
+def chosen_methods(names: Sequence[str]) -> dict[str, type[Method]]:
+    """The methods of these names; all that there are where none is given, but `retrain`, which is what they are held to.
+
+    Raises:
+        ValueError: if one does not exist.
+    """
+    return {name: find_method(name) for name in names or method_names() if name != "retrain"}
+
+
+def make_method(kind: type[Method], name: str, settings: Mapping[str, Any]) -> Method:
+    """The method with some settings.
+
+    Raises:
+        ValueError: if it has no such setting, or a value is wrong.
+    """
+    known = {item.name for item in fields(cast(Any, kind))}
+    unknown = sorted(settings.keys() - known)
+    if unknown:
+        raise ValueError(f"method {name} has no setting {', '.join(unknown)}; it has {', '.join(sorted(known))}.")
+    try:
+        return kind(**settings)
+    except TypeError as error:
+        raise ValueError(f"method {name} cannot be made of {dict(settings)}: {error}") from error

@@ -1,0 +1,330 @@
+"""What a comparison found: one table a request, as JSON, CSV, Markdown, LaTeX and an HTML page with pictures."""
+
+import csv
+import html
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from etils.epath import Path
+from rich.table import Table
+
+from cujax.reports.figures import cost_figure, trade_off_figure
+from cujax.reports.html import STYLE, picture
+from cujax.reports.summary import CAVEAT
+from cujax.storage.workdir import write_whole
+
+# Key, heading, digits; fractions unless the heading says otherwise.
+COLUMNS = (
+    ("forget_train_accuracy", "forget (train)", 3),
+    ("forget_test_accuracy", "forget (test)", 3),
+    ("retain_train_accuracy", "retain (train)", 3),
+    ("retain_test_accuracy", "retain (test)", 3),
+    ("mia_loss_auc", "MIA loss AUC", 3),
+    ("js_to_retrained", "JS to retrained", 3),
+    ("mean_gap", "mean gap", 4),
+    ("parameter_change", "parameters moved", 3),
+    ("steps", "steps", 0),
+    ("samples", "samples", 0),
+    ("seconds", "seconds", 1),
+    ("gflops", "GFLOP", 0),
+    ("speed_up", "speed-up (time)", 1),
+    ("flops_ratio", "speed-up (FLOP)", 1),
+    ("trials", "trials", 0),
+)
+
+# Below this, forgetting has not begun: accuracy on the forget set is that of the original.
+_NO_CHANGE = 0.005
+_HARM = 0.05
+
+
+def tabulate(found: dict[str, Any]) -> dict[str, Any]:
+    """The comparison with its tables: of each request, rows of means, standard deviations and remarks.
+
+    A mean is over seeds; for `original` likewise, for `retrained` over all retrained models of all seeds. A method's gap is
+    to the mean of the retrained models of its seed, that of a retrained model to the mean of the others. `within` is in how
+    many seeds the gap was no larger than the largest of the retrained models'.
+    """
+    tables = {}
+    for word, task in found["tasks"].items():
+        references = {seed: entry for seed, entry in task["references"].items() if "failed" not in entry}
+        rows = {}
+        if references:
+            originals = [entry["original"] | _cost(entry["original_cost"]) for entry in references.values()]
+            retrained = [
+                row | _cost(cost)
+                for entry in references.values()
+                for row, cost in zip(entry["retrained"], entry["retrained_costs"], strict=True)
+            ]
+            rows["original"] = _summary(originals)
+            rows["retrained"] = _summary(retrained)
+        for name, cells in task["cells"].items():
+            done = {seed: cell for seed, cell in cells.items() if "failed" not in cell}
+            row = _summary([_measured(cell, references[seed]) for seed, cell in done.items()])
+            tuned = (task["tuned"] or {"methods": {}})["methods"].get(name)
+            row["mean"]["trials"] = len(tuned["trials"]) if tuned else 0
+            row["within"] = sum(cell["row"]["mean_gap"] <= _largest_gap(references[seed]) for seed, cell in done.items())
+            row["remarks"] = _remarks(done, references, tuned)
+            row["remarks"] += [f"seed {seed} failed: {cell['failed']}" for seed, cell in cells.items() if "failed" in cell]
+            rows[name] = row
+        tables[word] = dict(sorted(rows.items(), key=_by_gap))
+    return found | {"tables": tables, "caveat": CAVEAT}
+
+
+def _by_gap(item: tuple[str, dict[str, Any]]) -> tuple[int, float]:
+    name, row = item
+    gap = row["mean"].get("mean_gap")
+    return {"original": 0, "retrained": 1}.get(name, 2), float("inf") if gap is None else gap
+
+
+def _cost(cost: dict[str, Any] | None) -> dict[str, Any]:
+    if cost is None:
+        return dict.fromkeys(("seconds", "steps", "samples", "gflops"))
+    flops = cost["flops"]
+    return {name: cost[name] for name in ("seconds", "steps", "samples")} | {
+        "gflops": None if flops is None else flops / 1e9
+    }
+
+
+def _measured(cell: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
+    """All figures of a cell, and how many times cheaper than retraining it was; without a step there is no ratio."""
+
+    def times(key: str) -> float | None:
+        costs = [cost[key] for cost in reference["retrained_costs"]]
+        own = cell["cost"][key]
+        return float(np.mean(costs)) / own if own and cell["cost"]["steps"] and None not in costs else None
+
+    return (
+        cell["row"]
+        | _cost(cell["cost"])
+        | {
+            "parameter_change": cell["parameter_change"],
+            "speed_up": times("seconds"),
+            "flops_ratio": times("flops"),
+        }
+    )
+
+
+def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and standard deviation (n - 1) of each column; None where a row lacks it."""
+    mean: dict[str, float | None] = {}
+    std: dict[str, float | None] = {}
+    for key, _, _ in COLUMNS:
+        values = [row.get(key) for row in rows]
+        known = bool(values) and None not in values
+        mean[key] = float(np.mean(values)) if known else None  # type: ignore[arg-type]
+        std[key] = float(np.std(values, ddof=1)) if known and len(values) > 1 else None  # type: ignore[arg-type]
+    return {"n": len(rows), "mean": mean, "std": std, "remarks": []}
+
+
+def _largest_gap(reference: dict[str, Any]) -> float:
+    gaps = [row["mean_gap"] for row in reference["retrained"] if row["mean_gap"] is not None]
+    return max(gaps, default=0.0)
+
+
+def _remarks(done: dict[str, Any], references: dict[str, Any], tuned: dict[str, Any] | None) -> list[str]:
+    """What a reader must know before comparing: no change, harm, an inadmissible setting."""
+    remarks = []
+    pairs = [(cell, references[seed]["original"]) for seed, cell in done.items()]
+    if tuned is not None and not tuned["admissible"]:
+        remarks.append("no trial was admissible")
+    kept = sum(cell["parameter_change"] == 0 for cell, _ in pairs)
+    if kept:
+        remarks.append(f"parameters unchanged in {kept} of {len(pairs)} seeds")
+    change = max(
+        (abs(cell["row"]["forget_train_accuracy"] - row["forget_train_accuracy"]) for cell, row in pairs), default=1
+    )
+    if change < _NO_CHANGE:
+        remarks.append("forgets nothing: accuracy on the forget set is the original's")
+    harm = np.mean([row["retain_test_accuracy"] - cell["row"]["retain_test_accuracy"] for cell, row in pairs] or [0])
+    if harm > _HARM:
+        remarks.append(f"harms what stays: test accuracy fell by {harm:.3f}")
+    return remarks
+
+
+def _figure(row: dict[str, Any], key: str, digits: int) -> str:
+    mean, std = row["mean"][key], row["std"][key]
+    if mean is None:
+        return "–"
+    return f"{mean:.{digits}f}" + ("" if std is None else f" ± {std:.{digits}f}")
+
+
+def _shown(table: dict[str, Any]) -> list[tuple[str, str, int]]:
+    return [column for column in COLUMNS if any(row["mean"][column[0]] is not None for row in table.values())]
+
+
+def _within(name: str, row: dict[str, Any]) -> str:
+    return "–" if name in ("original", "retrained") else f"{row['within']}/{row['n']}"
+
+
+def _heading(task: dict[str, Any]) -> str:
+    return f"{task['request']}" + (f" ({', '.join(task['classes'])})" if task["classes"] else "")
+
+
+def budget(task: dict[str, Any]) -> str:
+    """How the settings were found, in a sentence."""
+    tuned = task["tuned"]
+    if tuned is None:
+        return "Settings: each method's defaults; nothing was tuned."
+    return (
+        f"Settings: the best of {tuned['trials']} trials a method ({tuned['sampler']} search from the published settings, "
+        f"seed {tuned['seed']}), chosen on validation data. {tuned['rule']}"
+    )
+
+
+def as_csv(found: dict[str, Any]) -> str:
+    """All tables as one CSV: a line a request and method, means and standard deviations in columns of their own."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    keys = [key for key, _, _ in COLUMNS]
+    writer.writerow(
+        ["request", "method", "n", *(f"{key}{end}" for key in keys for end in ("", "_std")), "within", "remarks"]
+    )
+    for word, table in found["tables"].items():
+        for name, row in table.items():
+            values = [row[which][key] for key in keys for which in ("mean", "std")]
+            writer.writerow([word, name, row["n"], *values, row.get("within"), "; ".join(row["remarks"])])
+    return buffer.getvalue()
+
+
+def as_markdown(found: dict[str, Any]) -> str:
+    """The tables for a page."""
+    parts = [f"# Comparison on {found['source']['name']}\n\n{_preamble(found)}\n"]
+    for word, table in found["tables"].items():
+        task, columns = found["tasks"][word], _shown(table)
+        parts.append(f"## {_heading(task)}\n\n{budget(task)}\n")
+        head = ["", *(heading for _, heading, _ in columns), "gap within retrained"]
+        lines = [head, ["---", *("---:" for _ in head[1:])]]
+        for name, row in table.items():
+            lines.append([name, *(_figure(row, key, digits) for key, _, digits in columns), _within(name, row)])
+        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
+        notes = _notes(table, task)
+        if notes:
+            parts.append("".join(f"- {note}\n" for note in notes))
+    return "\n".join(parts)
+
+
+def _notes(table: dict[str, Any], task: dict[str, Any]) -> list[str]:
+    """What a reader must know of single methods, a sentence each."""
+    remarks = [f"{name}: {remark}." for name, row in table.items() for remark in row["remarks"]]
+    return remarks + [f"{name} is left out: {why}" for name, why in task["left_out"].items()]
+
+
+def _preamble(found: dict[str, Any]) -> str:
+    n = found["retrained"]
+    return (
+        f"Mean ± standard deviation over {len(found['seeds'])} seeds; the retrained row is over the {n} retrained models of "
+        f"each seed. The aim is the retrained models' figure, not the best one. Mean gap: mean absolute difference of "
+        "forget, retain and test accuracy to the retrained models' mean; of a retrained model, to the mean of the others. "
+        "“Within retrained” counts the seeds whose gap is no larger than the largest of the retrained models' own. Seconds "
+        f"are without compilation, on {found['device']}. {CAVEAT}"
+    )
+
+
+def as_latex(found: dict[str, Any]) -> str:
+    """The tables for a paper (package booktabs), with the columns that fit a page."""
+    keys = (
+        "forget_train_accuracy",
+        "forget_test_accuracy",
+        "retain_test_accuracy",
+        "mia_loss_auc",
+        "mean_gap",
+        "flops_ratio",
+    )
+    parts = []
+    for word, table in found["tables"].items():
+        columns = [column for column in _shown(table) if column[0] in keys]
+        lines = [
+            r"\begin{tabular}{l" + "r" * len(columns) + "}",
+            r"\toprule",
+            " & ".join(["", *(_latex(heading) for _, heading, _ in columns)]) + r" \\",
+            r"\midrule",
+        ]
+        for name, row in table.items():
+            figures = (_figure(row, key, digits).replace("±", r"$\pm$").replace("–", "--") for key, _, digits in columns)
+            lines.append(" & ".join([_latex(name), *figures]) + r" \\")
+        lines += [r"\bottomrule", r"\end{tabular}"]
+        parts.append(f"% {found['source']['name']}, {word}\n" + "\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def _latex(text: str) -> str:
+    return text.replace("_", r"\_").replace("%", r"\%")
+
+
+def terminal_table(word: str, found: dict[str, Any]) -> Table:
+    """The figures that matter most, a line a method."""
+    table = found["tables"][word]
+    keys = ("forget_train_accuracy", "forget_test_accuracy", "retain_test_accuracy", "mia_loss_auc", "mean_gap", "seconds")
+    columns = [column for column in _shown(table) if column[0] in keys]
+    shown = Table(title=f"{found['source']['name']}: {_heading(found['tasks'][word])}")
+    shown.add_column("", no_wrap=True, min_width=max(map(len, table)))
+    for _, heading, _ in columns:
+        shown.add_column(heading, justify="right")
+    shown.add_column("gap within retrained", justify="right")
+    for name, row in table.items():
+        shown.add_row(name, *(_figure(row, key, digits) for key, _, digits in columns), _within(name, row))
+    return shown
+
+
+def as_html(found: dict[str, Any]) -> str:
+    """One self-contained page: tables and pictures, no scripts, no network."""
+    escape = html.escape
+    parts = []
+    for word, table in found["tables"].items():
+        task, columns = found["tasks"][word], _shown(table)
+        head = "".join(f"<th>{escape(heading)}</th>" for _, heading, _ in columns)
+        body = ""
+        for name, row in table.items():
+            cells = "".join(f"<td>{escape(_figure(row, key, digits))}</td>" for key, _, digits in columns)
+            mark = ' class="unlearned"' * (name == "contrastive")
+            body += f"<tr{mark}><td>{escape(name)}</td>{cells}<td>{_within(name, row)}</td></tr>"
+        notes = "".join(f"<li>{escape(note)}</li>" for note in _notes(table, task))
+        settings = json.dumps(task["settings"], indent=2)
+        class_task = bool(task["classes"])
+        pictures = ""
+        if "retrained" in table:
+            pictures = picture(
+                "Forgetting against utility",
+                "Blue: where the retrained models lie (mean, and the range of all of them). A point a method, bars one "
+                "standard deviation over seeds.",
+                trade_off_figure(found, word, "forget_test_accuracy" if class_task else "forget_train_accuracy"),
+            ) + picture(
+                "Cost against gap",
+                "Operations relative to retraining (1: as dear) and mean gap; dotted: the retrained models' own gap.",
+                cost_figure(table),
+            )
+        parts.append(
+            f"<h2>{escape(_heading(task))}</h2><p>{escape(budget(task))}</p>"
+            f'<div class="scroll"><table><thead><tr><th></th>{head}<th>gap within retrained</th></tr></thead>'
+            f"<tbody>{body}</tbody></table></div>"
+            + (f"<ul class='note'>{notes}</ul>" if notes else "")
+            + pictures
+            + f"<details><summary>Settings</summary><pre>{escape(settings)}</pre></details>"
+        )
+    failures = "".join(f"<li>{escape(failure)}</li>" for failure in found["failures"])
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Comparison of unlearning methods: {escape(found["source"]["name"])}</title><style>{STYLE}</style></head><body>
+<h1>Comparison of unlearning methods on {escape(found["source"]["name"])}</h1>
+<p class="caveat">{escape(_preamble(found))}</p>
+{f"<h2>Failed</h2><ul>{failures}</ul>" if failures else ""}
+{"".join(parts)}
+<h2>Details</h2><details><summary>Setup, versions</summary>
+<pre>{escape(json.dumps({key: found[key] for key in ("setup", "versions", "seeds", "device")}, indent=2))}</pre></details>
+</body></html>
+"""
+
+
+def write_comparison(directory: Path, found: dict[str, Any]) -> list[Path]:
+    """Writes `comparison.json`, `.csv`, `.md`, `.tex` and `.html`, each whole or not at all, and returns their paths."""
+    texts = {
+        "json": json.dumps(found, indent=2, allow_nan=False) + "\n",
+        "csv": as_csv(found),
+        "md": as_markdown(found),
+        "tex": as_latex(found),
+        "html": as_html(found),
+    }
+    return [write_whole(directory / f"comparison.{ending}", text) for ending, text in texts.items()]

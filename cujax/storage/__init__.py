@@ -1,0 +1,1 @@
+"""What lies on disk: checkpoints with digests, progress, metrics, and the folder of a run."""

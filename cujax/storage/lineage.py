@@ -1,0 +1,105 @@
+"""The ledger of deletion requests: the chain of models from the original to a checkpoint, verified link by link."""
+
+from dataclasses import dataclass
+from os import PathLike
+
+from etils.epath import Path
+
+from cujax.data.requests import ids_digest
+from cujax.storage.checkpoints import Ancestor, Checkpoint, CheckpointError, load_checkpoint
+
+
+@dataclass(frozen=True)
+class Deletion:
+    """One request that a model, or what it was made from, has carried out.
+
+    Attributes:
+        request: In words.
+        method: By what; "" for a model that was retrained.
+        created: When, in UTC.
+        ids: What was forgotten by it.
+    """
+
+    request: str
+    method: str
+    created: str
+    ids: tuple[str, ...]
+
+
+def deletions(checkpoint: Checkpoint) -> tuple[Deletion, ...]:
+    """The requests that a checkpoint has seen, the first one first."""
+    found, before = [], 0
+    for model in (*checkpoint.metadata.lineage, checkpoint.as_ancestor()):
+        if model.n_forgotten > before:
+            ids = checkpoint.metadata.forgotten_ids[before : model.n_forgotten]
+            found.append(Deletion(model.request, model.method, model.created, ids))
+            before = model.n_forgotten
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Link:
+    """One model of a chain.
+
+    Attributes:
+        model: What its descendants, or it itself, record of it.
+        path: Where its checkpoint lies, or should.
+        verified: Whether its arrays and metadata were read and match the digest; False where it is not there.
+        problem: What is wrong; "" if nothing is.
+    """
+
+    model: Ancestor
+    path: Path | None
+    verified: bool
+    problem: str = ""
+
+
+def verify_lineage(directory: str | PathLike[str]) -> list[Link]:
+    """Verifies a checkpoint, what it records of its ancestors, and their checkpoints where they are found.
+
+    A parent is looked for where the run that made the child found it: at the path it was given, or beside the child.
+
+    Returns:
+        The chain, the original first.
+
+    Raises:
+        FileNotFoundError: if the directory does not exist.
+        CheckpointError: if the checkpoint itself is damaged, so that nothing it says of its ancestors counts.
+    """
+    path: Path | None = Path(directory)
+    checkpoint = load_checkpoint(directory)
+    chain, ids = (*checkpoint.metadata.lineage, checkpoint.as_ancestor()), checkpoint.metadata.forgotten_ids
+    links: list[Link] = []
+    for model in reversed(chain):
+        problem, found = "", None
+        if ids_digest(ids[: model.n_forgotten]) != model.forgotten_digest:
+            problem = "the ids it forgot are not the first of those that its descendant forgot"
+        elif path is not None and path.is_dir():
+            try:
+                found = load_checkpoint(path)
+                if found.digest != model.digest:
+                    problem, found = f"another model lies there: {found.digest[:12]}", None
+            except CheckpointError as error:
+                problem = str(error)
+        links.append(Link(model, path, found is not None, problem))
+        path = _parent_of(path, found)
+    return links[::-1]
+
+
+def _parent_of(path: Path | None, checkpoint: Checkpoint | None) -> Path | None:
+    if path is None or checkpoint is None:
+        return None
+    given = checkpoint.metadata.config.get("original")
+    return path.parent / "original" if given is None else Path(given).expanduser()
+
+
+def describe_lineage(checkpoint: Checkpoint) -> str:
+    """The chain from the original to this checkpoint, a line each."""
+    lines = []
+    for depth, model in enumerate((*checkpoint.metadata.lineage, checkpoint.as_ancestor())):
+        request = f"forgot {model.request}" if model.request else "nothing forgotten"
+        lines.append(
+            f"{'  ' * depth}{model.kind} {model.digest[:12]}: {request} ({model.n_forgotten} ids in all, "
+            f"digest {model.forgotten_digest[:12]})"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,64 @@
+"""Metrics of a run as JSON lines, and as TensorBoard events if asked for."""
+
+import json
+import os
+from types import TracebackType
+from typing import Any, Self
+
+from etils.epath import Path
+
+from cujax.sharding import is_first_host
+
+
+class MetricsWriter:
+    """Writes one JSON object a line, and each at once, so that a killed process has written all it logged.
+
+    Of several hosts only the first writes.
+
+    Args:
+        path: The file; its folder is made.
+        tensorboard: Also write TensorBoard events, into a folder of the file's name without its ending.
+        keep: How many bytes of the file as it is are kept; it goes on after them.
+
+    Raises:
+        ModuleNotFoundError: if TensorBoard events are asked for and tensorboardX is not installed.
+    """
+
+    def __init__(self, path: Path, tensorboard: bool = False, keep: int = 0) -> None:
+        if not is_first_host():
+            path, tensorboard, keep = Path(os.devnull), False, 0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = path.read_text()[:keep] if keep else ""  # JSON in ASCII: as many characters as bytes
+        self._file = path.open("w", encoding="utf-8")
+        self._file.write(kept)
+        self._file.flush()
+        self._events = None
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._events = SummaryWriter(str(path.with_suffix("")), purge_step=_last_step(path) + 1 if keep else 0)
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        """Writes one record; its "step" or "check" is the step of its other values."""
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        if self._events is not None:
+            prefix = "check" if "check" in record else "step"
+            for name, value in record.items():
+                if name != prefix:
+                    self._events.add_scalar(f"{prefix}/{name}", float(value), record[prefix])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+
+def _last_step(path: Path) -> int:
+    record = json.loads(path.read_text("utf-8").splitlines()[-1])
+    return record.get("step", record.get("check"))

@@ -1,0 +1,184 @@
+"""Supervised training: the original model, and models retrained without the forget set, by one recipe."""
+
+import functools
+from dataclasses import asdict, dataclass, field, replace
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from cujax.batch import Examples
+from cujax.data.batches import Augmentation, ImageSet, batches_of_all, image_shape, preprocess
+from cujax.losses import cross_entropy
+from cujax.model import Model, PyTree, Variables
+from cujax.progress import Progress, silent
+from cujax.step import Metrics, Step, UnlearnState, accuracy, update
+from cujax.training.loop import NOTHING_YET, Cost, Log, NotFiniteError, Phase, Stepper
+from cujax.training.resume import NO_RESUME_POINT, Position, ResumePoint
+
+OptimizerName = Literal["adam", "sgd"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """The recipe of supervised training.
+
+    Attributes:
+        epochs: Passes over the training images.
+        batch_size: Images a step.
+        optimizer: "adam" (decoupled weight decay), or "sgd" with Nesterov-free momentum 0.9.
+        learning_rate: At the start; it falls to 0 along half a cosine.
+        weight_decay: Strength of L2 decay.
+        augmentation: "none", "crop" or "crop_flip".
+    """
+
+    epochs: int = 20
+    batch_size: int = 64
+    optimizer: OptimizerName = "adam"
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.0
+    augmentation: Augmentation = "none"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"training.{name} must be at least 1, but is {getattr(self, name)}.")
+        if not self.learning_rate > 0:
+            raise ValueError(f"training.learning_rate must be positive, but is {self.learning_rate}.")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"training.weight_decay must not be negative, but is {self.weight_decay}.")
+
+    def make_optimizer(self, steps: int) -> optax.GradientTransformation:
+        """The optimiser for a run of so many steps; the same value for equal settings."""
+        return _optimizer(self.optimizer, self.learning_rate, self.weight_decay, steps)
+
+
+@functools.cache
+def _optimizer(name: OptimizerName, learning_rate: float, weight_decay: float, steps: int) -> optax.GradientTransformation:
+    return make_optimizer(name, optax.cosine_decay_schedule(learning_rate, steps), weight_decay=weight_decay)
+
+
+def make_optimizer(
+    name: OptimizerName,
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    momentum: float | jax.Array = 0.9,
+    weight_decay: float | jax.Array = 0.0,
+) -> optax.GradientTransformation:
+    """The optimiser of this name; every number may be traced.
+
+    Args:
+        name: "adam" (decoupled weight decay, no use for `momentum`), or "sgd" with Nesterov-free momentum, its weight decay
+            part of the gradient.
+        learning_rate: A number or a schedule.
+        momentum: Of "sgd".
+        weight_decay: Strength of L2 decay.
+    """
+    if name == "adam":
+        return optax.adamw(learning_rate, weight_decay=weight_decay)
+    decay = optax.add_decayed_weights(weight_decay)
+    return optax.chain(decay, optax.sgd(learning_rate, momentum=momentum))
+
+
+def make_train_step(model: Model, tx: optax.GradientTransformation) -> Step:
+    """The pure supervised update: `step(state, examples) -> (state, metrics)`, on the masked cross-entropy."""
+    return jax.tree_util.Partial(_TrainStep(model, tx))
+
+
+@dataclass(frozen=True)
+class _TrainStep:
+    model: Model
+    tx: optax.GradientTransformation
+
+    def __call__(self, state: UnlearnState, examples: Examples) -> tuple[UnlearnState, Metrics]:
+        key = jax.random.fold_in(state.key, state.step)
+
+        def objective(params: PyTree) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
+            outputs, model_state = self.model.apply(params, state.model_state, examples.images, train=True, key=key)
+            loss = cross_entropy(outputs.logits, examples.labels, examples.mask)
+            metrics = {"loss": loss, "accuracy": accuracy(outputs.logits, examples)}
+            return loss, (model_state, metrics)
+
+        gradients, (model_state, metrics) = jax.grad(objective, has_aux=True)(state.params)
+        return update(self.tx, state, gradients, model_state, metrics)
+
+
+def fresh_variables(model: Model, images: ImageSet, key: jax.Array) -> Variables:
+    """A new initialisation of the model, for images like these."""
+    return model.init(key, jnp.zeros((1, *image_shape(images))))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network and what it took."""
+
+    variables: Variables
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """What the training runs of an experiment share.
+
+    Attributes:
+        recipe: The recipe.
+        images: The training images.
+        progress: Shows progress.
+        log: Takes a record (a dict) of each step.
+        steps_per_call: As in `cujax.training.loop.Stepper`.
+        resume_point: Keeps where the run stands; with one that kept something, training goes on from there.
+    """
+
+    recipe: Training
+    images: ImageSet
+    progress: Progress = silent
+    log: Log = field(default=lambda record: None)
+    steps_per_call: int | None = None
+    resume_point: ResumePoint = NO_RESUME_POINT
+
+    def train(self, model: Model, indices: np.ndarray, key: jax.Array, *, description: str = "training") -> Trained:
+        """Trains fresh parameters on the images at `indices`; initialisation and order both come from `key`.
+
+        Raises:
+            ValueError: if the batch is larger than the number of images.
+            FloatingPointError: if the loss stops being finite.
+        """
+        recipe = self.recipe
+        if recipe.batch_size > len(indices):
+            raise ValueError(
+                f"training.batch_size is {recipe.batch_size}, but there are only {len(indices)} images to train on; "
+                f"make it at most {len(indices)}."
+            )
+        init_key, state_key, order_key = jax.random.split(key, 3)
+        tx = recipe.make_optimizer(recipe.epochs * -(-len(indices) // recipe.batch_size))
+        state = UnlearnState.create(*fresh_variables(model, self.images, init_key), tx, state_key)
+        images = replace(self.images, augmentation=recipe.augmentation)
+        step = make_train_step(model, tx)
+        position, cost = Position(), NOTHING_YET
+        kept = self.resume_point.resume({"state": state})
+        if kept is not None:
+            tree, record = kept
+            state, position, cost = tree["state"], Position(**record["position"]), Cost(**record["cost"])
+        stepper = Stepper(images, self.log, self.steps_per_call, cost, self.resume_point.due)
+
+        def keep(epoch: int, state: UnlearnState, batches: int) -> None:
+            record = {"position": asdict(Position(epoch, 0, batches)), "cost": asdict(stepper.cost)}
+            self.resume_point.keep({"state": state}, record)
+
+        with self.progress(description, recipe.epochs) as advance:
+            if position.passes:
+                advance(position.passes)
+            for epoch in range(position.passes, recipe.epochs):
+                batches = batches_of_all(indices, recipe.batch_size, jax.random.fold_in(order_key, epoch))
+                skip = position.batches if epoch == position.passes else 0
+                try:
+                    phase = Phase(step, preprocess, batches)
+                    state = stepper.run(state, phase, skip=skip, keep=functools.partial(keep, epoch))
+                except NotFiniteError as error:
+                    raise FloatingPointError(
+                        f"{description} diverged: {error} Lower training.learning_rate, now {recipe.learning_rate}."
+                    ) from error
+                advance()
+        return Trained(Variables(state.params, state.model_state), stepper.cost)

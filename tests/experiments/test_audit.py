@@ -1,0 +1,305 @@
+"""Whole audits of small real models: calibrated on retrained ones, and not deceived by what only looks forgotten."""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import jsonschema
+import numpy as np
+import pytest
+from etils import epath
+
+from cujax.audit.intervals import Estimate
+from cujax.audit.relearning import relearn
+from cujax.data.images import Data
+from cujax.data.requests import ForgetClass, ForgetRandom
+from cujax.experiments import audit as auditing
+from cujax.experiments.audit import Audit, Level, method_of
+from cujax.experiments.config import Experiment
+from cujax.experiments.run import prepare
+from cujax.methods import ContrastiveUnlearning
+from cujax.reports.html import html_page
+from cujax.reports.run_report import make_report
+from cujax.reports.summary import audit_summary, describe_findings, summary
+from cujax.storage.checkpoints import Metadata, save_checkpoint
+from cujax.training.supervised import Training
+
+SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "report.schema.json").read_text())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_audits():
+    """Fewer models, steps and samples of probes than users get, and one device, so that tests end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(auditing.LEVELS, "standard", Level(5, 0))
+        patch.setitem(auditing.LEVELS, "full", Level(10, 10))
+        patch.setattr("cujax.experiments.run.data_mesh", lambda: None)
+        patch.setattr("cujax.experiments.audit._PROBE_SAMPLES", 600)
+        patch.setattr("cujax.experiments.audit.relearn", functools.partial(relearn, at_most=60))
+        yield
+
+
+@pytest.fixture(scope="module")
+def class_audit(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("class")
+    experiment = Experiment(
+        training=Training(epochs=12),
+        method=ContrastiveUnlearning(learning_rate=0.02, unlearn_weight=1.0),
+        forget=ForgetClass(5),
+        retrained=0,
+        workdir=str(folder / "run"),
+    )
+    return Audit(prepare(experiment), "standard", epath.Path(folder / "retrained models"))
+
+
+@pytest.fixture(scope="module")
+def class_findings(class_audit):
+    """Of what the run itself unlearned."""
+    return class_audit.findings(class_audit.run.original(), class_audit.run.unlearned(), None)
+
+
+@pytest.fixture(scope="module")
+def sample_findings(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("samples")
+    experiment = Experiment(
+        data=Data("digits", label_noise=0.2),
+        training=Training(epochs=18, batch_size=128, learning_rate=5e-3),
+        method=ContrastiveUnlearning(max_passes=1),
+        forget=ForgetRandom(fraction=0.1),
+        retrained=0,
+        workdir=str(folder / "run"),
+    )
+    audit = Audit(prepare(experiment), "full", epath.Path(folder / "retrained models"))
+    original, unlearned = audit.run.original(), audit.run.unlearned()
+    findings = audit.findings(original, unlearned, method_of(unlearned))
+    return audit, findings, make_report(audit.run, original, audit.retrained(), unlearned, findings)
+
+
+def by_key(findings):
+    return {found.key: found for found in findings.judged}
+
+
+def flagged(findings):
+    return {found.key for found in findings.judged if found.verdict.word in ("above", "below")}
+
+
+def contains(estimate, value):
+    low, high = estimate.interval()
+    return low <= value <= high
+
+
+def pretended(audit, folder, variables, **record):
+    """A checkpoint that says that it was unlearned."""
+    ids = tuple(audit.run.split.forget.ids.tolist())
+    source = audit.run.source
+    metadata = Metadata("unlearned", source.name, source.version, forgotten_ids=ids, record=record)
+    return save_checkpoint(folder / "checkpoint", variables, metadata)
+
+
+# What the retrained models' range holds only where the class is gone from the network, not from its answers alone.
+DEEP = {"probe_z", "nearest_class_mean", "class_inference_auc", "relearning_ratio"}
+
+
+def test_an_original_returned_unchanged_is_flagged_by_every_family(class_audit, tmp_path):
+    original = class_audit.run.original()
+    findings = class_audit.findings(original, pretended(class_audit, tmp_path, original.variables), None)
+    families = {found.family for found in findings.judged if found.verdict.word in ("above", "below")}
+    assert {"accuracy", "membership", "class inference", "distance", "representation", "relearning"} <= families
+    assert {"forget_train_accuracy", "forget_test_accuracy", "mean_gap", "residual_knowledge", *DEEP} <= flagged(findings)
+    assert by_key(findings)["relearning_ratio"].figures["unlearned"].value == 0
+
+
+def test_masked_logits_are_flagged_by_what_lies_beneath_them(class_audit, tmp_path):
+    original = class_audit.run.original()
+    masked = pretended(class_audit, tmp_path, original.variables, masked_classes=[5])
+    findings = class_audit.findings(original, masked, None)
+    assert not {"forget_train_accuracy", "forget_test_accuracy", "retain_test_accuracy"} & flagged(findings)
+    assert flagged(findings) >= DEEP
+    for key in ("mia_loss_auc", "mia_confidence", "mia_confidence_auc"):
+        assert isinstance(by_key(findings)[key].figures["unlearned"], str), "infinite losses tell nothing, not 0.5"
+
+
+def test_a_last_layer_turned_away_from_the_class_is_flagged_by_the_features(class_audit, tmp_path):
+    original = class_audit.run.original()
+    params = jax.tree.map(jnp.array, original.variables.params)
+    params["head"]["kernel"] = params["head"]["kernel"].at[:, 5].multiply(-1)
+    turned = original.variables._replace(params=params)
+    findings = class_audit.findings(original, pretended(class_audit, tmp_path, turned), None)
+    assert by_key(findings)["forget_test_accuracy"].verdict.word == "within"
+    assert flagged(findings) >= DEEP - {"relearning_ratio"}
+
+
+def test_another_retrained_model_is_within_the_spread_of_retrained_models(class_audit, tmp_path):
+    fresh = dataclasses.replace(class_audit.run.experiment, seed=9, retrained=1, workdir=str(tmp_path / "fresh"))
+    (retrained,) = prepare(fresh).retrained()
+    findings = class_audit.findings(class_audit.run.original(), pretended(class_audit, tmp_path, retrained.variables), None)
+    judged = [found for found in findings.judged if found.verdict.word != "not judged"]
+    assert len(judged) > 25
+    # A further one of six exchangeable models lies outside the bare range of five in one of three figures.
+    assert len(flagged(findings)) <= len(judged) / 3
+    assert by_key(findings)["forget_test_accuracy"].verdict.word == "within"
+    outside, of = findings.false_alarms
+    assert of == 5 * len(judged)
+    assert outside / of < 1 / 3
+
+
+def test_among_oracles_class_inference_is_chance_and_the_original_is_told(class_findings):
+    found = by_key(class_findings)["class_inference_auc"]
+    assert np.mean([reference.value for reference in found.retrained]) == pytest.approx(0.5, abs=0.1)
+    assert found.verdict.low <= 0.5 <= found.verdict.high
+    assert found.figures["original"].value > max(found.verdict.high, 0.8)
+    assert by_key(class_findings)["ulira_auc"].verdict.reason.startswith("it takes shadow")
+
+
+def test_no_oracle_is_trained_or_looked_into_twice(class_audit, class_findings, monkeypatch):
+    def never(*arguments, **settings):
+        raise AssertionError("computed again")
+
+    again = Audit(prepare(class_audit.run.experiment), "standard", class_audit.root)
+    for name in (
+        "cujax.experiments.run.Trainer.train",
+        "cujax.experiments.audit.relearn",
+        "cujax.experiments.audit.linear_probe",
+    ):
+        monkeypatch.setattr(name, never)
+    second = again.findings(again.run.original(), again.run.unlearned(), None)
+    for one, other in zip(class_findings.judged, second.judged, strict=True):
+        assert [reference.value for reference in one.retrained] == [reference.value for reference in other.retrained]
+
+
+def check_likelihood_ratios_tell_memorised_samples_and_nothing_of_oracles(sample_findings):
+    _, findings, _ = sample_findings
+    found = by_key(findings)["ulira_auc"]
+    assert found.figures["original"].value > 0.7
+    assert not contains(found.figures["original"], 0.5)
+    assert np.mean([floor.value for floor in found.retrained]) == pytest.approx(0.5, abs=0.05)
+    assert found.verdict.low <= 0.5 <= found.verdict.high
+    assert by_key(findings)["klom"].figures["original"].value > max(o.value for o in by_key(findings)["klom"].retrained)
+    quality = by_key(findings)["forgetting_quality"]
+    assert quality.figures["original"].value < min(floor.value for floor in quality.retrained)
+
+
+def check_loss_attacks_on_oracles_are_chance_and_the_original_is_told(sample_findings):
+    _, findings, _ = sample_findings
+    found = by_key(findings)["mia_loss_auc"]
+    assert all(contains(reference, 0.5) for reference in found.retrained)
+    assert not contains(found.figures["original"], 0.5)
+    assert found.figures["original"].value > 0.6
+
+
+def test_oracles_relearn_as_fast_as_one_another(class_findings):
+    found = by_key(class_findings)["relearning_ratio"]
+    assert found.verdict.low <= 1.0 <= found.verdict.high
+    probe = by_key(class_findings)["probe_z"]
+    values = [reference.value for reference in probe.retrained]
+    assert max(values) - min(values) < probe.figures["original"].value - max(values) + 0.2
+
+
+def check_a_shadow_model_has_seen_its_half_and_the_other_the_rest(sample_findings):
+    audit, _, _ = sample_findings
+    forget = set(audit.run.split.forget.ids.tolist())
+    shadows = audit.references.shadows(10)
+    for first, second in zip(shadows[::2], shadows[1::2], strict=True):
+        unseen = [set(model.metadata.forgotten_ids) for model in (first, second)]
+        assert unseen[0] | unseen[1] == forget
+        assert not unseen[0] & unseen[1]
+    assert audit.references.missing(retrained=10, shadows=10) == 0
+    assert audit.references.missing(retrained=11, shadows=12) == 3
+
+
+def check_oracles_of_another_recipe_or_split_lie_elsewhere_and_of_another_method_or_seed_here(sample_findings, tmp_path):
+    audit, _, _ = sample_findings
+    experiment = dataclasses.replace(audit.run.experiment, original=None)
+
+    def folder(number, **changes):
+        run = prepare(dataclasses.replace(experiment, workdir=str(tmp_path / str(number)), **changes))
+        return Audit(run, "standard", epath.Path(tmp_path / "retrained models")).references.directory.name
+
+    here = audit.references.directory.name
+    assert folder(0, seed=5) == folder(1, method=ContrastiveUnlearning(max_passes=7)) == here
+    others = {
+        folder(2, training=Training(epochs=16)),
+        folder(3, forget=ForgetRandom(fraction=0.1, seed=1)),
+        folder(4, data=Data("digits")),
+    }
+    assert len(others | {here}) == 4
+
+
+def check_the_report_holds_every_metric_and_says_what_is_missing(sample_findings):
+    _, findings, made = sample_findings
+    report = made["report"]
+    jsonschema.validate(report, SCHEMA)
+    metrics = {metric["key"]: metric for metric in report["audit"]["measures"]}
+    assert len(metrics) == len(findings.judged) > 35
+    assert metrics["ulira_auc"]["figures"]["unlearned"]["low"] is not None
+    assert "not classes" in metrics["class_inference_auc"]["figures"]["unlearned"]["reason"]
+    text = summary(report)
+    assert "figures lie within the range of 10 retrained models" in text
+    assert "Retrained models themselves" in text
+    page = html_page(report, made["figures"])
+    assert "no certificate of deletion" in page
+    assert "Likelihood-ratio attack" in page
+    assert "class inference AUC, original, unlearned: samples were forgotten, not classes" in page
+    assert not any(word in page for word in ("<script", "http://", 'src="/'))
+
+
+def test_few_samples_have_wide_intervals_and_the_report_says_so(class_audit, tmp_path):
+    experiment = dataclasses.replace(
+        class_audit.run.experiment, forget=ForgetRandom(count=3), retrained=1, workdir=str(tmp_path / "few")
+    )
+    run = prepare(experiment)
+    audit = Audit(run, "quick", epath.Path(tmp_path / "retrained models"))
+    original, unlearned = run.original(), run.unlearned()
+    findings = audit.findings(original, unlearned, None)
+    described = describe_findings(findings)
+    words = " ".join(audit_summary(described, 3))
+    assert "Only 3 samples were forgotten" in words
+    assert "No figure is judged: a range takes five retrained models, and there is 1" in words
+    metrics = {metric["key"]: metric for metric in described["measures"]}
+    share = metrics["forget_train_accuracy"]["figures"]["unlearned"]
+    assert share["high"] - share["low"] > 0.4
+    assert "fewer than 10" in metrics["js_to_retrained"]["figures"]["unlearned"]["reason"]
+    assert not (tmp_path / "retrained models").exists(), "level quick keeps nothing outside of the run"
+
+
+def test_earlier_requests_are_audited_again(class_audit, tmp_path):
+    first = str(class_audit.run.workdir / "checkpoints" / "unlearned")
+    class_audit.run.unlearned()
+    experiment = dataclasses.replace(
+        class_audit.run.experiment,
+        original=first,
+        forget=ForgetRandom(count=40),
+        retrained=1,
+        workdir=str(tmp_path / "second"),
+    )
+    run = prepare(experiment)
+    findings = Audit(run, "quick", epath.Path(tmp_path / "retrained models")).findings(run.original(), run.unlearned(), None)
+    (words, judged) = next(iter(findings.earlier.items()))
+    assert words == "ForgetClass(label=5)"
+    found = {metric.key: metric for metric in judged}
+    assert found["forget_train_accuracy"].figures["original"].value < 0.2
+    assert isinstance(found["js_to_retrained"].figures["unlearned"], Estimate)
+
+
+def test_the_method_is_made_anew_from_what_a_checkpoint_records(class_audit):
+    unlearned = class_audit.run.unlearned()
+    assert method_of(unlearned) == class_audit.run.experiment.method
+    unknown = dataclasses.replace(unlearned, metadata=dataclasses.replace(unlearned.metadata, config={}))
+    assert method_of(unknown) is None
+
+
+def test_an_unknown_level_is_named(class_audit):
+    with pytest.raises(ValueError, match="level 'deep' does not exist; choose one of quick, standard, full"):
+        Audit(class_audit.run, "deep", class_audit.root)
+
+
+def test_a_full_audit_of_samples(sample_findings, tmp_path):
+    # One test, since each worker that takes one of several would train all the models anew.
+    check_likelihood_ratios_tell_memorised_samples_and_nothing_of_oracles(sample_findings)
+    check_loss_attacks_on_oracles_are_chance_and_the_original_is_told(sample_findings)
+    check_a_shadow_model_has_seen_its_half_and_the_other_the_rest(sample_findings)
+    check_oracles_of_another_recipe_or_split_lie_elsewhere_and_of_another_method_or_seed_here(sample_findings, tmp_path)
+    check_the_report_holds_every_metric_and_says_what_is_missing(sample_findings)

@@ -1,0 +1,208 @@
+"""Settings chosen by trials on validation data alone, the same for every method, interrupted or not."""
+
+import dataclasses
+import importlib.util
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cujax.cli import main, parse_setup
+from cujax.data.images import Data
+from cujax.data.requests import ForgetClass
+from cujax.experiments.config import load_python_file
+from cujax.experiments.run import Run
+from cujax.experiments.tune import OBJECTIVES, Trial, Tuning, draw, prepare_tuning, published, read_settings
+from cujax.methods import ContrastiveUnlearning, FineTune, Scrub
+from cujax.methods.search_space import LogUniform
+from cujax.training.supervised import Training
+
+ROOT = Path(__file__).parents[2]
+TOLERANCE = OBJECTIVES["accuracy"].tolerance
+SPACE = {"learning_rate": LogUniform(1e-3, 1e-1), "max_passes": LogUniform(1, 20)}
+
+
+def trial(*, drop=0.0, unforgotten=0.0, steps=10):
+    return Trial({"learning_rate": 0.01, "max_passes": 3}, 0.0, 0.0, drop, unforgotten, steps, 1.0, "forgotten")
+
+
+@pytest.fixture
+def tuning(tmp_path):
+    return Tuning(
+        data=Data("digits"),
+        training=Training(epochs=3),
+        methods=("fine_tune", "contrastive"),
+        request="class:5",
+        trials=2,
+        workdir=str(tmp_path / "tuned"),
+    )
+
+
+def test_what_harms_never_wins_then_what_forgets_most_then_what_keeps_the_rest_then_the_fewest_steps():
+    best = trial(drop=-0.01, unforgotten=0.1, steps=20)
+    slower = trial(unforgotten=0.1, steps=30)
+    brittle = trial(drop=0.01, unforgotten=0.1, steps=1)
+    remembers = trial(unforgotten=0.2, steps=1)
+    at_the_limit = trial(drop=TOLERANCE, unforgotten=0.3)
+    harms = trial(drop=TOLERANCE + 0.01)
+    harms_more = trial(drop=0.5)
+    ranked = [best, slower, brittle, remembers, at_the_limit, harms, harms_more]
+    shuffled = [brittle, harms, slower, at_the_limit, harms_more, best, remembers]
+    assert sorted(shuffled, key=lambda one: one.rank) == ranked
+
+
+def test_a_draw_depends_on_seed_and_number_alone():
+    first = [draw(SPACE, [], sampler="random", seed=3, number=number) for number in range(4)]
+    again = [draw(SPACE, [trial()] * 9, sampler="random", seed=3, number=number) for number in range(4)]
+    assert first == again
+    assert len({one["learning_rate"] for one in first}) == 4
+    assert first[0] != draw(SPACE, [], sampler="random", seed=4, number=0)
+
+
+def test_a_few_trials_leave_no_gaps_between_them():
+    drawn = [draw(SPACE, [], sampler="random", seed=0, number=number) for number in range(8)]
+    for name, space in SPACE.items():
+        places = np.sort([space.place(one[name]) for one in drawn])
+        assert np.diff(places).max() < 0.35
+        assert places[0] < 0.3
+        assert places[-1] > 0.7
+
+
+def test_optuna_learns_from_earlier_trials_and_repeats_itself():
+    earlier = [
+        dataclasses.replace(trial(unforgotten=abs(np.log10(rate) + 2)), settings={"learning_rate": rate, "max_passes": 3})
+        for rate in np.geomspace(1.1e-3, 9e-2, 30)
+    ]
+    drawn = [draw(SPACE, earlier, sampler="tpe", seed=0, number=number) for number in range(30, 40)]
+    assert drawn[0] == draw(SPACE, earlier, sampler="tpe", seed=0, number=30)
+    assert np.median([abs(np.log10(one["learning_rate"]) + 2) for one in drawn]) < 0.4  # by chance it would be 0.5
+
+
+def test_the_first_trial_is_the_published_setting():
+    assert published(Scrub, class_task=True) == {}
+    official = ContrastiveUnlearning(**published(ContrastiveUnlearning, class_task=False))
+    assert official == ContrastiveUnlearning.official("samples")
+
+
+def test_tuning_is_continued_trial_by_trial_and_writes_settings(tuning, monkeypatch):
+    path, found = prepare_tuning(tuning).run()
+    assert read_settings(path) == found
+    assert set(found["methods"]) == {"fine_tune", "contrastive"}
+    for method in found["methods"].values():
+        assert len(method["trials"]) == 2
+        best = min((Trial(**one) for one in method["trials"]), key=lambda one: one.rank)
+        assert method["settings"] == best.settings == method["trials"][method["trial"]]["settings"]
+    tried = []
+    call = FineTune.__call__
+    monkeypatch.setattr(FineTune, "__call__", lambda self, *a, **k: (tried.append(self), call(self, *a, **k))[1])
+    more = prepare_tuning(dataclasses.replace(tuning, trials=3, methods=("fine_tune",))).run()[1]
+    assert len(tried) == 1
+    assert more["methods"]["fine_tune"]["trials"][:2] == found["methods"]["fine_tune"]["trials"]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_neither_test_data_nor_a_retrained_model_has_a_say(tuning, objective, monkeypatch):
+    def forbidden(self):
+        raise AssertionError("tuning looked at test data or a retrained model")
+
+    monkeypatch.setattr(Run, "test_images", property(forbidden))
+    monkeypatch.setattr(Run, "retrained", forbidden)
+    prepare_tuning(dataclasses.replace(tuning, trials=1, methods=("contrastive",), objective=objective)).run()
+
+
+@pytest.mark.parametrize("request_", ["class:5", "random:0.1"])
+def test_features_have_a_say_where_they_are_asked_and_earlier_trials_are_not_mixed_with_theirs(tuning, request_):
+    tuning = dataclasses.replace(tuning, request=request_, methods=("fine_tune",), trials=1)
+    path, found = prepare_tuning(tuning).run()
+    before = path.read_text()
+    other_path, other = prepare_tuning(dataclasses.replace(tuning, objective="features")).run()
+    assert other_path.parent == path.parent
+    assert path.read_text() == before
+    assert read_settings(other_path) == other
+    (plain,), (deep,) = (one["methods"]["fine_tune"]["trials"] for one in (found, other))
+    assert plain["traces"] == {}
+    assert plain["forget_accuracy"] == deep["forget_accuracy"]
+    assert set(deep["traces"]) == {"loss", "features"}
+    assert deep["unforgotten"] == pytest.approx(plain["unforgotten"] + sum(deep["traces"].values()))
+    assert (plain["tolerance"], deep["tolerance"]) == (0.02, 0.01)
+    assert not dataclasses.replace(Trial(**deep), retain_drop=0.015).is_admissible
+    assert "recognise" in other["rule"]
+
+
+def test_a_class_without_validation_images_is_refused(tuning):
+    with pytest.raises(ValueError, match="no validation image of the classes that class:1 names to judge a setting by"):
+        prepare_tuning(dataclasses.replace(tuning, data=Data("digits", limit=50), request="class:1"))
+
+
+def test_a_trial_is_what_the_method_does_when_it_is_run(tuning):
+    ready = prepare_tuning(dataclasses.replace(tuning, trials=1, methods=("fine_tune",)))
+    path, found = ready.run()
+    (one,) = found["methods"]["fine_tune"]["trials"]
+    (folder,) = (ready.workdir / "tuning" / "class-5").iterdir()
+    assert folder == path.parent
+    experiment = ready.cells.experiment(ForgetClass(5), FineTune(), 0)
+    history = ready.cells.prepare(experiment, "again").unlearned().metadata.record
+    assert one["steps"] == history["cost"]["steps"]
+    assert one["forget_accuracy"] <= history["checks"][-1]["forget_accuracy"]
+    assert one["retain_drop"] == pytest.approx(
+        history["checks"][0]["retain_accuracy"] - history["checks"][-1]["retain_accuracy"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": ("nothing",)}, "'nothing' does not exist"),
+        ({"methods": ("mask_logit",)}, "none of the methods mask_logit fits the request and has anything to tune"),
+        ({"request": "klass:5"}, "give class:LABEL"),
+        ({"request": "class:77"}, "77"),
+        ({"multihost": True}, "leave --multihost out"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_computed(tuning, changes, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        prepare_tuning(dataclasses.replace(tuning, **changes))
+    assert not (tmp_path / "tuned").exists()
+
+
+def test_a_method_that_does_not_fit_the_request_is_left_out_with_its_reason(tuning):
+    told = []
+    changed = dataclasses.replace(tuning, request="random:0.1", methods=("unsir", "fine_tune"))
+    assert list(prepare_tuning(changed, notify=told.append).methods) == ["fine_tune"]
+    assert any("left out: unsir: unsir makes noise against whole classes" in sentence for sentence in told)
+
+
+def test_no_trials_are_refused():
+    with pytest.raises(ValueError, match="trials must be at least 1, but is 0"):
+        Tuning(trials=0)
+
+
+def test_tpe_without_optuna_names_the_extra(tuning, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="uv run --extra tune"):
+        prepare_tuning(dataclasses.replace(tuning, sampler="tpe"))
+
+
+@pytest.mark.parametrize("text", ["no JSON", "[]", "{}", json.dumps({"methods": {"scrub": 3}})])
+def test_other_files_are_not_taken_for_settings(tmp_path, text):
+    path = tmp_path / "settings.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"scripts/tune\.py"):
+        read_settings(path)
+
+
+def test_a_missing_file_of_settings_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"scripts/tune\.py"):
+        read_settings(tmp_path / "none.json")
+
+
+def test_the_script_says_what_was_chosen_and_where(tmp_path, capsys):
+    script = load_python_file(ROOT / "scripts" / "tune.py")
+    arguments = "--training.epochs", "1", "--trials", "1", "--methods", "fine_tune", "--workdir", str(tmp_path / "run")
+    options = {"configs": ROOT / "configs", "description": "", "arguments": arguments}
+    assert main(script.tune, parse=partial(parse_setup, Tuning), prepare=prepare_tuning, **options) == 0
+    printed = capsys.readouterr().out
+    assert "trial 1/1" in printed
+    assert Path(printed.split("--settings: ")[1].strip()).is_file()
