@@ -3,6 +3,7 @@
 What is public, by name. Importing this starts no device and loads no data, checkpoint or plotting library.
 """
 
+from cujax.adapters import from_function, from_linen, from_nnx
 from cujax.batch import Batch, Examples, IndexBatch, Rows
 from cujax.data.batches import gather, paired_batches
 from cujax.data.images import Data
@@ -19,16 +20,7 @@ from cujax.data.sources import load_source
 from cujax.losses import contrastive_unlearning_loss
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.contrastive import ContrastiveUnlearning
-from cujax.model import (
-    Model,
-    Outputs,
-    Variables,
-    abstract_variables,
-    compute_embeddings,
-    from_function,
-    from_linen,
-    from_nnx,
-)
+from cujax.model import Model, Outputs, Variables, abstract_variables, compute_embeddings
 from cujax.step import UnlearnState, make_unlearn_step, pmap_unlearn_step, unlearn_step
 from cujax.storage.checkpoints import (
     Checkpoint,

@@ -90,7 +90,7 @@ def shard_own(tree: PyTree, mesh: Mesh | None) -> PyTree:
 
 
 def traced_num_shards() -> int:
-    """Into how many parts a batch may be split in the function that is being compiled: see `on_mesh_of`."""
+    """Into how many parts a batch may be split in the function that is being compiled: see `on_mesh`."""
     mesh = jax.sharding.get_abstract_mesh()
     sizes = zip(mesh.axis_sizes, mesh.axis_types, strict=True)
     return math.prod(size for size, kind in sizes if kind == AxisType.Auto)
@@ -104,9 +104,8 @@ def whole(tree: PyTree) -> PyTree:
 
 
 @contextlib.contextmanager
-def on_mesh_of(array: jax.Array) -> Iterator[None]:
-    """Sets the mesh that an array was placed on, unless the caller has set one."""
-    mesh = mesh_of(array)
+def on_mesh(mesh: Mesh | None) -> Iterator[None]:
+    """Sets a mesh, such as the one that a batch was placed on, unless the caller has set one."""
     if mesh is None or not jax.sharding.get_abstract_mesh().empty:
         yield
     else:

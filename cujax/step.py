@@ -19,7 +19,7 @@ from cujax.batch import Batch, Examples
 from cujax.embedding_queue import LabelledEmbeddings, queue_of
 from cujax.losses import Denominator, anchor_losses, cross_entropy, masked_mean
 from cujax.model import Model, Outputs, PyTree
-from cujax.sharding import on_mesh_of, traced_num_shards, whole, with_auto_axes
+from cujax.sharding import mesh_of, on_mesh, traced_num_shards, whole, with_auto_axes
 
 BatchNorm = Literal["joint", "retain_only", "frozen"]
 Metrics = dict[str, jax.Array]
@@ -147,7 +147,7 @@ def unlearn_step(
     Returns:
         The new state and the metrics of `make_unlearn_step`.
     """
-    with on_mesh_of(batch.forget.images):
+    with on_mesh(mesh_of(batch.forget.images)):
         return _jitted(make_unlearn_step(model, tx, config), state, batch)
 
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cujax.adapters import from_linen
 from cujax.batch import Examples
 from cujax.benchmark import Benchmark, _bare_step, measure, read_earlier, tables
 from cujax.methods import ContrastiveUnlearning
-from cujax.model import from_linen
 from cujax.networks.resnet import ResNet
 from cujax.step import UnlearnState
 from cujax.training.supervised import make_train_step

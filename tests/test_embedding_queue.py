@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from cujax.adapters import from_function, from_linen
 from cujax.batch import Batch, Examples
 from cujax.data.batches import to_device
 from cujax.data.images import Data
@@ -18,7 +19,6 @@ from cujax.embedding_queue import LabelledEmbeddings, keep_embeddings, queue_of
 from cujax.losses import anchor_losses, contrastive_unlearning_loss, cross_entropy
 from cujax.methods import ContrastiveUnlearning
 from cujax.methods.base import Loop
-from cujax.model import from_function, from_linen
 from cujax.networks.cnn import CNN
 from cujax.step import UnlearnState, make_unlearn_step
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cujax.model import Outputs, abstract_variables, compute_embeddings, from_function, from_linen, from_nnx
+from cujax.adapters import from_function, from_linen, from_nnx
+from cujax.model import Outputs, abstract_variables, compute_embeddings
 
 IMAGES = jax.random.normal(jax.random.key(7), (8, 4, 4, 1))
 

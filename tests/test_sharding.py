@@ -28,13 +28,14 @@ from cujax import (
     load_source,
     make_split,
     make_unlearn_step,
+    sharding,
 )
 from cujax.data.batches import DeviceImages, StreamedImages, placed, to_device
 from cujax.data.decoding import ImageFiles
 from cujax.experiments.config import Experiment
 from cujax.experiments.run import prepare
 from cujax.networks.resnet import ResNet
-from cujax.sharding import check_batch_size, data_mesh, on_mesh_of, replicate, shard, shard_own, unused_accelerator
+from cujax.sharding import check_batch_size, data_mesh, replicate, shard, shard_own, unused_accelerator
 from cujax.training.loop import _advance
 from cujax.training.predict import predict
 from cujax.training.supervised import Trainer, Training, fresh_variables
@@ -147,7 +148,7 @@ def test_what_devices_tell_each_other_in_a_step(policy, kind):
     images, batch = images_of(kind)
     config, state = settings(policy), replicate(start(policy), data_mesh())
     step = make_unlearn_step(MODEL, config.optimizer(), config)
-    with on_mesh_of(images.mean):
+    with sharding.on_mesh(images.mesh):
         found = sizes_by_collective(_advance.lower(gather, step, state, images, batch).compile().as_text())
     assert {kind for kind, _, _ in found} == {"all-gather", "all-reduce"}
     embeddings = 32 * 128

@@ -10,9 +10,9 @@ import numpy as np
 import optax
 import pytest
 
+from cujax.adapters import from_function, from_linen
 from cujax.batch import Batch, Examples
 from cujax.methods import ContrastiveUnlearning
-from cujax.model import from_function, from_linen
 from cujax.step import UnlearnState, make_unlearn_step, unlearn_step
 
 CONFIG = ContrastiveUnlearning(learning_rate=0.1, momentum=0.9, unlearn_weight=0.5, retain_weight=2.0, temperature=0.3)

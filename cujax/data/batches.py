@@ -47,6 +47,11 @@ class DeviceImages:
     std: jax.Array
     augmentation: Augmentation = "none"
 
+    @property
+    def mesh(self) -> Mesh | None:
+        """The devices that the images are placed on; None for a single one."""
+        return mesh_of(self.mean)
+
 
 @dataclass(frozen=True, eq=False)
 class StreamedImages:
@@ -65,6 +70,11 @@ class StreamedImages:
     mean: jax.Array
     std: jax.Array
     augmentation: Augmentation = "none"
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """The devices that the images are placed on; None for a single one."""
+        return mesh_of(self.mean)
 
 
 ImageSet = DeviceImages | StreamedImages
@@ -94,7 +104,7 @@ def placed(images: ImageSet, batches: Iterable[Any]) -> Iterator[tuple[DeviceIma
     host reads those of its own devices. What several devices cannot share equally, as a forget set smaller than a batch, is
     filled with rows of the same set, masked out.
     """
-    mesh = mesh_of(images.mean)
+    mesh = images.mesh
     parts = num_shards(mesh)
     fill = functools.partial(jax.tree.map, lambda rows: _filled(rows, parts), is_leaf=_is_rows)
     if isinstance(images, DeviceImages):

@@ -12,6 +12,7 @@ import numpy as np
 
 from cujax.data.batches import ImageSet
 from cujax.data.requests import Split
+from cujax.methods.stop_rules import AccuracyRule, Check, Observation, StopRule
 from cujax.model import Model, PyTree, Variables
 from cujax.progress import Progress, silent
 from cujax.step import UnlearnState
@@ -19,41 +20,7 @@ from cujax.training.loop import NOTHING_YET, Cost, Log, NotFiniteError, Phase, S
 from cujax.training.predict import accuracy, predict
 from cujax.training.resume import NO_RESUME_POINT, Position, ResumePoint
 
-StopRule = Literal["forgotten", "max_passes", "retain_tolerance", "not_finite"]
-
-
-@dataclass(frozen=True)
-class Check:
-    """What the stop rule saw after a pass; all accuracies are fractions.
-
-    Attributes:
-        step: Optimiser steps so far.
-        forget_accuracy: Class task: on validation samples of the forgotten classes or on the forget set, whichever is
-            higher (a small class has too few validation samples to decide alone). Sample task: on the forget set.
-        target: The run ends when `forget_accuracy` is at most this. Sample task: the accuracy on validation samples of
-            the same classes, now or before the first step, whichever is higher: a run that harms the model must not
-            lower its own bar.
-        retain_accuracy: On validation samples of the classes that stay.
-    """
-
-    step: int
-    forget_accuracy: float
-    target: float
-    retain_accuracy: float
-
-    @property
-    def is_forgotten(self) -> bool:
-        """Whether the samples count as forgotten."""
-        return self.forget_accuracy <= self.target
-
-    @property
-    def distance(self) -> float:
-        """How far accuracy on what to forget is from its target, on either side."""
-        return abs(self.forget_accuracy - self.target)
-
-
-def _forgotten(check: Check) -> str:
-    return f"accuracy {check.forget_accuracy:.3f} on what to forget is at most {check.target:.3f}"
+EndedBy = Literal["forgotten", "max_passes", "retain_tolerance", "not_finite"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +36,7 @@ class History:
     """
 
     checks: tuple[Check, ...]
-    stop_rule: StopRule
+    stop_rule: EndedBy
     stop_reason: str
     step: int
     cost: Cost
@@ -132,6 +99,7 @@ class Loop:
         progress: Shows progress.
         log: Takes a record (a dict) of each step and check.
         steps_per_call: As in `cujax.training.loop.Stepper`.
+        stop_rule: When a run may end before its last pass.
         stop_early: Whether a run ends as soon as the samples are forgotten, or the tolerance is exceeded. If not, it makes
             all its passes, and returns the last state within the tolerance.
         resume_point: Keeps where the run stands; with one that kept something, the run goes on from there.
@@ -142,6 +110,7 @@ class Loop:
     progress: Progress = silent
     log: Log = field(default=lambda record: None)
     steps_per_call: int | None = None
+    stop_rule: StopRule = AccuracyRule()  # noqa: RUF009 - frozen
     stop_early: bool = True
     resume_point: ResumePoint = NO_RESUME_POINT
 
@@ -200,7 +169,7 @@ class Loop:
             }
             self.resume_point.keep({"state": state, "good": good.variables}, record)
 
-        rule: StopRule = "max_passes"
+        rule: EndedBy = "max_passes"
         reason = (
             f"{max_passes} passes were made without forgetting; raise max_passes, or the learning rate or weight with which "
             "the method forgets"
@@ -231,11 +200,11 @@ class Loop:
                 tolerable = self._tolerable(first, check)
                 if tolerable and (not rewind or good.step == 0 or check.distance <= good.check(checks).distance):
                     good = _Snapshot.of(Variables(state.params, state.model_state), int(state.step))
-                if ends_early and (check.is_forgotten or not tolerable):
+                if ends_early and (check.holds or not tolerable):
                     break
         if rule != "not_finite":
-            if good.step and good.check(checks).is_forgotten:
-                rule, reason = "forgotten", _forgotten(good.check(checks))
+            if good.step and good.check(checks).holds:
+                rule, reason = "forgotten", good.check(checks).reason
             elif not self._tolerable(first, checks[-1]):
                 rule, reason = "retain_tolerance", self._not_tolerable(first, checks[-1], good.step)
         cost = spent + stepper.cost + replace(NOTHING_YET, seconds=checking)
@@ -280,15 +249,15 @@ class Loop:
             last = self._check(made_model, made, split, cost.steps, forgotten_accuracy, first.target)
             cost += replace(NOTHING_YET, seconds=time.perf_counter() - started)
             advance(1, f"forget {last.forget_accuracy:.2f} (to {last.target:.2f}), retain {last.retain_accuracy:.2f}")
-        rule: StopRule = "max_passes"
+        rule: EndedBy = "max_passes"
         reason = f"accuracy {last.forget_accuracy:.3f} on what to forget is above {last.target:.3f} after the only pass"
         if by_construction:
             rule, reason = "forgotten", "the model was trained without the forget set"
         elif not self._tolerable(first, last):
             reason = self._not_tolerable(first, last, 0)
             return Unlearned(model, *original, History((first, last), "retain_tolerance", reason, 0, cost))
-        elif last.is_forgotten:
-            rule, reason = "forgotten", _forgotten(last)
+        elif last.holds:
+            rule, reason = "forgotten", last.reason
         return Unlearned(made_model, *made, History((first, last), rule, reason, cost.steps, cost))
 
     def _tolerable(self, first: Check, check: Check) -> bool:
@@ -314,18 +283,17 @@ class Loop:
         validation = predict(model, variables, self.images, split.validation.indices)
         stays = ~np.isin(validation.labels, split.absent_classes)
         forget = predict(model, variables, self.images, split.forget.indices)
-        same_classes = validation.take(np.isin(validation.labels, forget.labels))
+        held_out = validation.take(np.isin(validation.labels, forget.labels))
         forget_accuracy, retain_accuracy = accuracy(forget), accuracy(validation.take(stays))
-        held_out_accuracy = accuracy(same_classes) if len(same_classes.labels) else None
+        held_out_accuracy = accuracy(held_out) if len(held_out.labels) else None
         if split.is_class_task:
             forget_accuracy = max(forget_accuracy, held_out_accuracy or 0.0)
             target = 1 / model.num_classes if forgotten_accuracy is None else forgotten_accuracy
         else:
             target = max(retain_accuracy if held_out_accuracy is None else held_out_accuracy, lowest_target)
         check = Check(step, forget_accuracy, target, retain_accuracy)
-        figures = asdict(check)
-        self.log({"check": figures.pop("step"), **figures})
-        return check
+        self.log(check.as_record())
+        return replace(check, reason=self.stop_rule.holds(Observation(check, forget, held_out)) or "")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from cujax.methods.gradient_sums import GradientSums, sum_of_counted
 from cujax.methods.layers import in_layers, named_layers
 from cujax.methods.search_space import LogUniform, SearchSpace
 from cujax.model import Model, PyTree, Variables
-from cujax.sharding import mesh_of, replicate
+from cujax.sharding import replicate
 from cujax.training.loop import NOTHING_YET, Cost
 
 # The inverse information of a weight that the samples to keep do not need at all would be infinite.
@@ -69,7 +69,7 @@ class FisherForgetting:
             by_answer = [sums.over(drawn, fisher_sum, jnp.int32(answer)) for answer in range(model.num_classes)]
             total = jax.tree.map(lambda *leaves: sum(leaves), *by_answer)
             started = time.perf_counter()
-            before = replicate(original.params, mesh_of(loop.images.mean))
+            before = replicate(original.params, loop.images.mesh)
             variances = variance(jax.tree.map(lambda leaf: leaf / len(drawn), total), head, self.alpha)
             params = jax.block_until_ready(_noisy(before, variances, noise_key))
             seconds = time.perf_counter() - started

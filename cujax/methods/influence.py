@@ -22,7 +22,7 @@ from cujax.methods.base import Loop, Unlearned
 from cujax.methods.gradient_sums import GradientSums, gradient_sum
 from cujax.methods.search_space import LogUniform, SearchSpace
 from cujax.model import Model, PyTree, Variables
-from cujax.sharding import mesh_of, replicate
+from cujax.sharding import replicate
 from cujax.training.loop import NOTHING_YET, Cost, NotFiniteError
 
 _TOLERANCE = 1e-4
@@ -67,7 +67,7 @@ class InfluenceUnlearning:
             difference = jax.tree.map(lambda f, r: f / n - r * (n_forget / (n * n_retain)), of_forget, of_retain)
             direction = _solve(sums, difference, drawn)
             started = time.perf_counter()
-            before = replicate(original.params, mesh_of(loop.images.mean))
+            before = replicate(original.params, loop.images.mesh)
             params = jax.tree.map(lambda leaf, step: (leaf + self.alpha * step).astype(leaf.dtype), before, direction)
             last = replace(NOTHING_YET, seconds=time.perf_counter() - started, steps=1)
             return Variables(params, original.model_state), sums.cost + last

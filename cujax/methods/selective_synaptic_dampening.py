@@ -14,7 +14,7 @@ from cujax.methods.base import Loop, Unlearned
 from cujax.methods.gradient_sums import GradientSums, squared_gradient_sum, squared_mean_gradient
 from cujax.methods.search_space import LogUniform, SearchSpace
 from cujax.model import Model, PyTree, Variables
-from cujax.sharding import mesh_of, replicate
+from cujax.sharding import replicate
 from cujax.training.loop import NOTHING_YET, Cost
 
 
@@ -61,7 +61,7 @@ class SelectiveSynapticDampening:
             sums = GradientSums(model, original, self.batch_size, loop)
             of_forget, of_all = (self._importance(sums, indices) for indices in (split.forget.indices, everything))
             started = time.perf_counter()
-            before = replicate(original.params, mesh_of(loop.images.mean))
+            before = replicate(original.params, loop.images.mesh)
             params = jax.block_until_ready(dampen(before, of_forget, of_all, self.alpha, self.dampening))
             seconds = time.perf_counter() - started
             return Variables(params, original.model_state), sums.cost + replace(NOTHING_YET, seconds=seconds, steps=1)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import flax.linen as nn
 from jax.typing import DTypeLike
 
-from cujax.model import Model, from_linen
+from cujax.adapters import from_linen
+from cujax.model import Model
 from cujax.networks.cnn import CNN
 from cujax.networks.heads import Head
 from cujax.networks.resnet import ResNet

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cujax.data.batches import DeviceImages, ImageSet, StreamedImages, placed
-from cujax.sharding import mesh_of, on_mesh_of, replicate, shard
+from cujax.sharding import on_mesh, replicate, shard
 from cujax.step import Metrics, UnlearnState
 
 # Called with one record a step or check; a script writes them to a file.
@@ -134,12 +134,12 @@ class Stepper:
         Raises:
             NotFiniteError: after the step whose loss or gradient was not finite.
         """
-        mesh = mesh_of(self.images.mean)
+        mesh = self.images.mesh
         state = replicate(state, mesh)
         # A step holds arrays, too: teachers, importances. What is a number stays one.
         step = jax.tree.map(lambda leaf: replicate(leaf, mesh) if isinstance(leaf, jax.Array) else leaf, phase.step)
         phase = phase._replace(step=step)
-        with on_mesh_of(self.images.mean):
+        with on_mesh(mesh):
             return self._run(state, phase, skip, keep)
 
     def _run(self, state: UnlearnState, phase: Phase, skip: int, keep: Callable[[UnlearnState, int], None]) -> UnlearnState:
@@ -194,7 +194,7 @@ class Stepper:
 
     def _stack(self, index_batches: list[Any]) -> Any:
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *index_batches)
-        return shard(stacked, mesh_of(self.images.mean), axis=1)
+        return shard(stacked, self.images.mesh, axis=1)
 
     def _step_cost(self, phase: Phase, state: UnlearnState, arrays: DeviceImages, index_batches: Any) -> _StepCost:
         """What one step costs; where it is new it is compiled, ahead of the call, so that compiling is not timed."""

@@ -11,7 +11,7 @@ import numpy as np
 from cujax.batch import Rows
 from cujax.data.batches import DeviceImages, ImageSet, batches_of_all, placed, preprocess
 from cujax.model import Model, Outputs, Variables
-from cujax.sharding import mesh_of, on_mesh_of, replicate, shard, whole
+from cujax.sharding import on_mesh, replicate, shard, whole
 
 _LARGEST_BATCH = 512
 
@@ -78,10 +78,10 @@ def predict(model: Model, variables: Variables, images: ImageSet, indices: np.nd
             features[depth].append(np.asarray(tap, np.float32)[rows.mask].reshape(rows.mask.sum(), -1))
 
     batch_size = min(_LARGEST_BATCH, 1 << max(len(indices) - 1, 0).bit_length())
-    pending, mesh = None, mesh_of(images.mean)
+    pending, mesh = None, images.mesh
     variables = replicate(variables, mesh)
     for arrays, rows in placed(images, batches_of_all(indices, batch_size)):
-        with on_mesh_of(images.mean):
+        with on_mesh(mesh):
             answer = _forward(model, variables, arrays, shard(rows, mesh)), rows
         if pending is not None:
             read(*pending)

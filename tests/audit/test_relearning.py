@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cujax.adapters import from_function
 from cujax.audit.relearning import relearn
 from cujax.data.batches import DeviceImages
-from cujax.model import Variables, from_function
+from cujax.model import Variables
 
 
 def apply(params, model_state, images, *, train, key):

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cujax.adapters import from_function
 from cujax.audit.residual import residual_knowledge, share_correct_under_noise
 from cujax.data.batches import DeviceImages
-from cujax.model import Variables, from_function
+from cujax.model import Variables
 
 
 def linear_apply(params, model_state, images, *, train, key):

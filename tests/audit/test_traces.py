@@ -6,10 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cujax.adapters import from_function
 from cujax.audit.traces import Traces
 from cujax.data.batches import DeviceImages
 from cujax.data.requests import Part, Split
-from cujax.model import Outputs, Variables, from_function
+from cujax.model import Outputs, Variables
 from cujax.training.predict import predict
 
 CLASSES, EACH = 5, 40

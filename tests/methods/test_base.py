@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from cujax.adapters import from_function, from_linen
 from cujax.batch import IndexBatch, Rows
 from cujax.data.batches import DeviceImages, gather, to_device
 from cujax.data.images import Data
@@ -16,7 +17,6 @@ from cujax.data.requests import ForgetClass, ForgetRandom, Part, Split, make_spl
 from cujax.data.sources import load_source
 from cujax.methods import ContrastiveUnlearning
 from cujax.methods.base import Loop
-from cujax.model import from_function, from_linen
 from cujax.networks.cnn import CNN
 from cujax.step import UnlearnState
 from cujax.training.loop import Cost, Phase

@@ -30,10 +30,11 @@ from tiny import (
     record,
 )
 
+from cujax.adapters import from_function, from_linen
 from cujax.data.batches import DeviceImages
 from cujax.methods import DeepContrastiveUnlearning
 from cujax.methods.deep_contrastive import features, layers_above
-from cujax.model import Outputs, Variables, from_function, from_linen
+from cujax.model import Outputs, Variables
 from cujax.networks.cnn import CNN
 from cujax.networks.resnet import ResNet
 from cujax.training.supervised import fresh_variables

@@ -28,10 +28,10 @@ from tiny import (
     part,
 )
 
+from cujax.adapters import from_function
 from cujax.data.batches import examples_at
 from cujax.methods import LCodec
 from cujax.methods.l_codec import conditional_dependence, foci
-from cujax.model import from_function
 
 ANYTHING = dataclasses.replace(LOOP, retain_tolerance=1.0)
 START = float64(ORIGINAL.params)

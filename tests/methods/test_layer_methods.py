@@ -33,10 +33,11 @@ from tiny import (
     take,
 )
 
+from cujax.adapters import from_function, from_linen
 from cujax.methods import CatastrophicForgetLastK, ExactUnlearnLastK, LayerNegation
 from cujax.methods.layer_negation import negated
 from cujax.methods.layers import as_mask, in_layers, merge
-from cujax.model import Variables, from_function, from_linen
+from cujax.model import Variables
 
 ANONYMOUS = from_function(init, apply, num_classes=3)
 HEAD = {"hidden": {"bias": False, "kernel": False}, "head": {"bias": True, "kernel": True}}

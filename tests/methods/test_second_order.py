@@ -30,12 +30,12 @@ from tiny import (
     log_softmax,
 )
 
+from cujax.adapters import from_function
 from cujax.batch import Examples
 from cujax.methods import FisherForgetting, InfluenceUnlearning, influence
 from cujax.methods.fisher import fisher_sum
 from cujax.methods.fisher import variance as variance_of
 from cujax.methods.influence import fisher_product
-from cujax.model import from_function
 
 ANYTHING = dataclasses.replace(LOOP, retain_tolerance=1.0)
 START = float64(ORIGINAL.params)

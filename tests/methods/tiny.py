@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cujax.adapters import from_function
 from cujax.data.batches import DeviceImages
 from cujax.data.requests import Part, Split
 from cujax.methods.base import Loop, Unlearned
-from cujax.model import Variables, from_function
+from cujax.model import Variables
 
 PIXELS, HIDDEN, CLASSES = 4, 5, 3
 KEY = jax.random.key(3)

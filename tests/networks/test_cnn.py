@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cujax.model import from_linen
+from cujax.adapters import from_linen
 from cujax.networks import make_network
 from cujax.networks.cnn import CNN
 

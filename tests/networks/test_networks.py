@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cujax.adapters import from_linen
 from cujax.batch import Batch, Examples
 from cujax.methods import ContrastiveUnlearning
-from cujax.model import abstract_variables, from_linen
+from cujax.model import abstract_variables
 from cujax.networks import MODULES, make_network
 from cujax.networks.resnet import ResNet
 from cujax.networks.vit import ViT

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
 
+from cujax.adapters import from_linen
 from cujax.data.requests import ids_digest
-from cujax.model import Variables, abstract_variables, from_linen
+from cujax.model import Variables, abstract_variables
 from cujax.networks.cnn import CNN
 from cujax.storage.checkpoints import (
     Ancestor,

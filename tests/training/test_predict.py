@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cujax.adapters import from_function
 from cujax.data.batches import DeviceImages
-from cujax.model import from_function
 from cujax.training.predict import predict
 
 IMAGES = DeviceImages(

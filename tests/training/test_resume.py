@@ -10,11 +10,12 @@ import numpy as np
 import optax
 import pytest
 
+from cujax.adapters import from_function, from_linen
 from cujax.data.batches import DeviceImages, gather, paired_batches
 from cujax.data.requests import Part, Split
 from cujax.methods import ContrastiveUnlearning
 from cujax.methods.base import Loop
-from cujax.model import Variables, from_function, from_linen
+from cujax.model import Variables
 from cujax.networks.cnn import CNN
 from cujax.step import UnlearnState, make_unlearn_step
 from cujax.storage.checkpoints import from_plain, to_plain

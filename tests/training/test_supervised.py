@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cujax.adapters import from_function, from_linen
 from cujax.data.batches import DeviceImages, batches_of_all, to_device
 from cujax.data.images import Data
 from cujax.data.sources import load_source
-from cujax.model import from_function, from_linen
 from cujax.networks.cnn import CNN
 from cujax.training.predict import accuracy, predict
 from cujax.training.supervised import Trainer, Training

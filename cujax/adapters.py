@@ -1,0 +1,253 @@
+"""Three ways to meet the contract of `cujax.model`: `from_linen`, `from_nnx`, `from_function`."""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+from flax import nnx
+
+from cujax.model import Model, Outputs, PyTree, Variables
+
+_INVERTED_TRAIN_ARGUMENTS = ("deterministic", "use_running_average")
+
+
+def from_linen(
+    module: nn.Module,
+    *,
+    num_classes: int | None = None,
+    embedding: str | None = None,
+    train_argument: str | None = "train",
+    layers: Sequence[str] = (),
+) -> Model:
+    """A `Model` from a flax.linen module.
+
+    Args:
+        module: Called as `module(images, train=...)`. A module that takes the images alone is called with them alone.
+        num_classes: Number of logits; seen in the first call where not given.
+        embedding: For a module that returns logits alone: the path of the submodule ("head", "classifier/last") whose
+            input is the embedding.
+        train_argument: What the module calls its mode argument. "deterministic" and "use_running_average" are given
+            the opposite of train. None: the module behaves alike in both modes.
+        layers: Parameter-path prefixes in order of depth, the last the head; some methods need them. Read from the
+            module's own `layers` where not given.
+
+    Raises:
+        ValueError: if the module takes other arguments beside the images but not `train_argument`.
+
+    >>> import flax.linen as nn, jax, jax.numpy as jnp
+    >>> class Net(nn.Module):
+    ...     @nn.compact
+    ...     def __call__(self, images):
+    ...         hidden = nn.relu(nn.Dense(4)(images.reshape(len(images), -1)))
+    ...         return nn.Dense(3, name="head")(hidden)
+    >>> model = from_linen(Net(), embedding="head")
+    >>> images = jnp.ones((2, 5, 5, 1))
+    >>> variables = model.init(jax.random.key(0), images)
+    >>> compute_embeddings(model, *variables, images).shape, model.num_classes
+    ((2, 4), 3)
+    """
+    signature = inspect.signature(type(module).__call__).parameters
+    extra = [name for name in list(signature)[2:] if signature[name].kind is not inspect.Parameter.VAR_POSITIONAL]
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in signature.values())
+    if not extra:
+        train_argument = None
+    elif train_argument is not None and train_argument not in extra and not takes_any:
+        raise ValueError(
+            f"{type(module).__name__}.__call__ takes {extra} beside the images, but not train_argument="
+            f"{train_argument!r}; name the one that sets train mode, or train_argument=None if none does."
+        )
+    try:
+        hash(module)
+    except TypeError as error:
+        raise ValueError(
+            f"{type(module).__name__} has a field that is not hashable ({error}), so compiled steps cannot know it again; "
+            "use tuples for lists and frozen dicts for dicts."
+        ) from error
+    layers = tuple(layers) or tuple(getattr(module, "layers", ()))
+    return _LinenModel(num_classes, layers, None, module, embedding, train_argument)
+
+
+@dataclass(frozen=True)
+class _LinenModel(Model):
+    module: nn.Module
+    embedding: str | None
+    train_argument: str | None
+
+    def _mode(self, train: bool) -> dict[str, bool]:
+        if self.train_argument is None:
+            return {}
+        return {self.train_argument: train is not (self.train_argument in _INVERTED_TRAIN_ARGUMENTS)}
+
+    def _init(self, key: jax.Array, images: jax.Array) -> Variables:
+        collections = dict(self.module.init(key, images, **self._mode(train=False)))  # type: ignore[arg-type]
+        collections.pop("intermediates", None)
+        params = collections.pop("params", {})
+        return Variables(params, collections)
+
+    def _apply(self, variables: Variables, images: jax.Array, train: bool, key: jax.Array | None) -> tuple[Any, PyTree]:
+        module = self.module
+        if self.axis_name is not None:
+            if hasattr(module, "axis_name"):
+                module = module.clone(axis_name=self.axis_name)
+            elif variables.model_state:
+                raise ValueError(
+                    f"{type(module).__name__} keeps {sorted(variables.model_state)}, which must be averaged over the "
+                    f"device axis {self.axis_name!r}, but it has no field axis_name: add `axis_name: str | None = None` "
+                    "to the module and pass it on to its BatchNorm layers."
+                )
+        inputs: list[jax.Array] = []
+        seen: list[str] = []
+
+        def record(next_method: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+            path = "/".join(context.module.path)
+            if context.method_name == "__call__" and path:
+                seen.append(path)
+                if path == self.embedding:
+                    inputs.append(args[0] if args else next(iter(kwargs.values())))
+            return next_method(*args, **kwargs)
+
+        with nn.intercept_methods(record):
+            result, new_state = module.apply(
+                {"params": variables.params, **variables.model_state},
+                images,
+                **self._mode(train),  # type: ignore[arg-type]
+                rngs=None if key is None else {"dropout": key},
+                mutable=list(variables.model_state) if train else [],
+            )
+        if self.embedding is None or isinstance(result, Outputs | tuple):
+            return result, new_state
+        if len(inputs) != 1:
+            raise ValueError(
+                f"embedding={self.embedding!r} must name a submodule called once, but it is called {len(inputs)} "
+                f"times; the submodules called are {list(dict.fromkeys(seen))}."
+            )
+        flat = inputs[0].reshape(inputs[0].shape[0], -1)
+        return Outputs(flat, result), new_state
+
+
+def from_nnx(
+    constructor: Callable[[nnx.Rngs], nnx.Module],
+    *,
+    num_classes: int | None = None,
+    layers: Sequence[str] = (),
+) -> Model:
+    """A `Model` from a function that builds a flax.nnx module, which returns `Outputs` or an `(embedding, logits)` pair.
+
+    A constructor rather than a module, since retraining needs fresh parameters. Two models are equal if their
+    constructors are: use a function or class defined once, not a new lambda each time.
+
+    Args:
+        constructor: Called with `nnx.Rngs`; a module class whose only argument is `rngs` will do.
+        num_classes: Number of logits; seen in the first call where not given.
+        layers: Parameter-path prefixes in order of depth, the last the head; some methods need them.
+    """
+    return _NnxModel(num_classes, tuple(layers), None, constructor)
+
+
+@functools.cache
+def _nnx_structure(constructor: Callable[[nnx.Rngs], nnx.Module]) -> tuple[Any, Any, Any]:
+    """The graph definition and the abstract parameters and other state of what the constructor builds."""
+    graph, params, _, rest = _split_nnx(nnx.eval_shape(lambda: constructor(nnx.Rngs(0))))
+    return graph, params, rest
+
+
+def _split_nnx(module: nnx.Module) -> Any:
+    """Graph definition, parameters, state of random number generators, and all other state."""
+    return nnx.split(module, nnx.Param, nnx.RngState, ...)
+
+
+@dataclass(frozen=True)
+class _NnxModel(Model):
+    constructor: Callable[[nnx.Rngs], nnx.Module]
+
+    def _init(self, key: jax.Array, images: jax.Array) -> Variables:
+        del images  # an nnx module knows its shapes
+        _, params, _, rest = _split_nnx(self.constructor(nnx.Rngs(key)))
+        return Variables(_with_string_keys(params), _with_string_keys(rest))
+
+    def _apply(self, variables: Variables, images: jax.Array, train: bool, key: jax.Array | None) -> tuple[Any, PyTree]:
+        graph, abstract_params, abstract_rest = _nnx_structure(self.constructor)
+        rng_state = nnx.state(self.constructor(nnx.Rngs(jax.random.key(0) if key is None else key)), nnx.RngState)
+        module = nnx.merge(
+            graph,
+            _like(abstract_params, variables.params),
+            rng_state,
+            _like(abstract_rest, variables.model_state),
+            copy=True,
+        )
+        if train:
+            module.train()
+        else:
+            module.eval()
+        if self.axis_name is not None:
+            for _, layer in nnx.iter_modules(module):
+                if isinstance(layer, nnx.BatchNorm):
+                    layer.axis_name = self.axis_name
+        result = module(images)
+        return result, _with_string_keys(_split_nnx(module)[3])
+
+
+def _with_string_keys(state: nnx.State) -> dict[str, Any]:
+    """A nested dict of the arrays of a state; the integer keys of lists become strings, as checkpoints hold them."""
+
+    def convert(node: Any) -> Any:
+        return {str(key): convert(value) for key, value in node.items()} if isinstance(node, Mapping) else node
+
+    return convert(nnx.to_pure_dict(state))
+
+
+def _like(abstract: nnx.State, tree: Mapping[str, Any]) -> nnx.State:
+    """The state of `abstract` holding the arrays of `tree`."""
+
+    def convert(node: Any, values: Any) -> Any:
+        if isinstance(node, Mapping):
+            return {key: convert(child, values[str(key)]) for key, child in node.items()}
+        return values
+
+    state = jax.tree.map(lambda leaf: leaf, abstract)
+    nnx.replace_by_pure_dict(state, convert(nnx.to_pure_dict(abstract), tree))
+    return state
+
+
+def from_function(
+    init: Callable[[jax.Array, jax.Array], tuple[PyTree, PyTree]],
+    apply: Callable[..., tuple[Any, PyTree]],
+    *,
+    num_classes: int | None = None,
+    layers: Sequence[str] = (),
+) -> Model:
+    """A `Model` from two pure functions.
+
+    Args:
+        init: `init(key, images) -> (params, model_state)`.
+        apply: `apply(params, model_state, images, *, train, key) -> (outputs, model_state)`, where outputs is
+            `Outputs` or an `(embedding, logits)` pair. A network with batch statistics that is to run under `pmap`
+            also takes `axis_name`.
+        num_classes: Number of logits; seen in the first call where not given.
+        layers: Parameter-path prefixes in order of depth, the last the head; some methods need them.
+    """
+    return _FunctionModel(num_classes, tuple(layers), None, init, apply)
+
+
+@dataclass(frozen=True)
+class _FunctionModel(Model):
+    init_function: Callable[..., tuple[PyTree, PyTree]]
+    apply_function: Callable[..., tuple[Any, PyTree]]
+
+    def _init(self, key: jax.Array, images: jax.Array) -> Variables:
+        return Variables(*self.init_function(key, images))
+
+    def _apply(self, variables: Variables, images: jax.Array, train: bool, key: jax.Array | None) -> tuple[Any, PyTree]:
+        arguments: dict[str, Any] = {"train": train, "key": key}
+        if self.axis_name is not None and jax.tree.leaves(variables.model_state):
+            if "axis_name" not in inspect.signature(self.apply_function).parameters:
+                raise ValueError(
+                    f"{self.apply_function.__name__} keeps state, which must be averaged over the device axis "
+                    f"{self.axis_name!r}, but it takes no argument axis_name."
+                )
+            arguments["axis_name"] = self.axis_name
+        return self.apply_function(variables.params, variables.model_state, images, **arguments)

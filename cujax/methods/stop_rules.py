@@ -1,0 +1,83 @@
+"""When a run may end before its last pass. A stop rule sees validation data only, and claims nothing about forgetting."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from cujax.registry import Registry
+from cujax.training.predict import Predictions
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was seen after a pass; all accuracies are fractions.
+
+    Attributes:
+        step: Optimiser steps so far.
+        forget_accuracy: Class task: on validation samples of the forgotten classes or on the forget set, whichever is
+            higher (a small class has too few validation samples to decide alone). Sample task: on the forget set.
+        target: What `forget_accuracy` should be. Class task: a threshold near 0. Sample task: the accuracy on validation
+            samples of the same classes, now or before the first step, whichever is higher: a run that harms the model
+            must not lower its own bar.
+        retain_accuracy: On validation samples of the retained classes.
+        reason: Why the stop rule holds, in words; "" where it does not.
+    """
+
+    step: int
+    forget_accuracy: float
+    target: float
+    retain_accuracy: float
+    reason: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the stop rule holds."""
+        return bool(self.reason)
+
+    @property
+    def distance(self) -> float:
+        """How far the accuracy on the forget set is from its target, on either side."""
+        return abs(self.forget_accuracy - self.target)
+
+    def as_record(self) -> dict[str, Any]:
+        """The numbers of this check, for the metrics of a run."""
+        values = asdict(self)
+        values.pop("reason")
+        return {"check": values.pop("step"), **values}
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What a stop rule decides by.
+
+    Attributes:
+        check: The accuracies.
+        forget: What the model answers on the forget set.
+        held_out: What it answers on validation samples of the same classes; empty where there are none.
+    """
+
+    check: Check
+    forget: Predictions
+    held_out: Predictions
+
+
+class StopRule(Protocol):
+    """Decides whether a run may end: a frozen dataclass, so that equal rules are equal values."""
+
+    def holds(self, observation: Observation) -> str | None:
+        """The reason to end the run now, in words; None to go on."""
+
+
+@dataclass(frozen=True)
+class AccuracyRule:
+    """Holds where accuracy on the forget set is at most its target."""
+
+    def holds(self, observation: Observation) -> str | None:
+        """The reason to end the run now, in words; None to go on."""
+        check = observation.check
+        if check.forget_accuracy > check.target:
+            return None
+        return f"accuracy {check.forget_accuracy:.3f} on the forget set is at most {check.target:.3f}"
+
+
+# By the name that a configuration gives them; other packages add theirs as entry points `cujax.stop_rules`.
+STOP_RULES: Registry[type[StopRule]] = Registry("stop rule", "cujax.stop_rules", {"accuracy": AccuracyRule})
