@@ -15,9 +15,10 @@ from etils import epath
 
 from cujax.data.images import Source
 from cujax.data.requests import ForgetClass, ForgetWhere
-from cujax.experiments.config import Experiment, Setup, load_python_file
+from cujax.experiments.config import Experiment, Setup
 from cujax.experiments.run import prepare
 from cujax.experiments.sweep import SeveralRuns
+from cujax.experiments.user_files import load_python_file
 from cujax.methods.registry import find_method, method_names
 from cujax.progress import bar, silent
 from cujax.sharding import MultihostError, is_first_host, start_multihost, unused_accelerator

@@ -6,11 +6,11 @@ This module stays for one release, so that configurations written for 0.1 still 
 import warnings
 from typing import Any
 
-from cujax.experiments import config, request_words
+from cujax.experiments import config, identity, request_words, user_files
 
 
 def __getattr__(name: str) -> Any:
-    for module in (config, request_words):
+    for module in (config, identity, request_words, user_files):
         if not name.startswith("_") and hasattr(module, name):
             warnings.warn(
                 f"cujax.experiment.{name} is {module.__name__}.{name} now; the old name goes in the next release.",

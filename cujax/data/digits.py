@@ -1,10 +1,18 @@
 """The 8x8 digits embedded in scikit-learn: no download."""
 
-from importlib.metadata import version
-
 import numpy as np
 
-from cujax.data.images import DIGITS, Data, Images, Reader, Source, hold_out_fifth, numbered_ids, pixel_statistics
+from cujax.data.images import (
+    DIGITS,
+    Data,
+    Images,
+    Reader,
+    Source,
+    content_digest,
+    hold_out_fifth,
+    numbered_ids,
+    pixel_statistics,
+)
 from cujax.progress import Progress
 
 
@@ -18,7 +26,7 @@ def _read(data: Data, progress: Progress) -> Source:
     train, test = hold_out_fifth(everything)
     names = tuple(str(digit) for digit in range(10))
     mean, std = pixel_statistics(train)
-    return Source(DIGITS, f"scikit-learn {version('scikit-learn')}", train, test, names, mean, std)
+    return Source(DIGITS, content_digest(train, test), train, test, names, mean, std)
 
 
 READER = Reader(lambda data: data.source == DIGITS, _read)

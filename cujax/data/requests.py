@@ -274,3 +274,16 @@ def _rows_of_ids(source: Source, path: Path, is_validation: np.ndarray, is_previ
         if names:
             raise ValueError(f"{len(names)} of the ids in {path} {why}: {names[:5]}; take them off the list.")
     return rows
+
+
+def check_held_out(source: Source, split: Split) -> None:
+    """Raises ValueError if no validation or no test sample of the retained classes is left."""
+    for name, labels in (
+        ("validation", source.train.labels[split.validation.indices]),
+        ("test", source.test.labels[split.test.indices]),
+    ):
+        if np.isin(labels, split.absent_classes).all():
+            raise ValueError(
+                f"{source.name} has no {name} sample of the retained classes, so nothing shows whether they are kept; give "
+                "more images: a class needs 6 training images for one of validation, and test images of its own."
+            )

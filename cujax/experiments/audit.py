@@ -20,18 +20,19 @@ from cujax.audit.representation import divide_for_probes, linear_probe, nearest_
 from cujax.audit.residual import share_correct_under_noise
 from cujax.audit.verdict import FEWEST_RETRAINED, Verdict, judge
 from cujax.data.requests import Part
-from cujax.experiments.config import digest_of
+from cujax.experiments.identity import digest_of
 from cujax.experiments.reference_models import ReferenceModels
 from cujax.experiments.run import Run
 from cujax.methods.base import Method
 from cujax.methods.registry import find_method, make_method, method_names
 from cujax.storage.checkpoints import Checkpoint
-from cujax.storage.workdir import kept_json
+from cujax.storage.records import Kind, kept_record
 from cujax.training.predict import Predictions, accuracy, predict
 
 _PROBE_SAMPLES, _REFERENCE_SAMPLES, _HELD_OUT_SAMPLES, _NOISY_SAMPLES = 4000, 1000, 1000, 200
 _NOISE, _DRAWS = 0.3, 20
-_CACHED = "evidence"
+# Raise the last number when the same model would give other values.
+EVIDENCE = Kind("evidence", schema=2, computed_by=2)
 
 
 # What is measured again of the samples of earlier requests.
@@ -201,7 +202,9 @@ class Audit:
         """What an earlier audit found out about a model, or finds now; kept beside what it was held against."""
         asked = {"model": checkpoint.digest, "rows": self.rows.described(), "target": target, "noise": [_NOISE, _DRAWS]}
         home = self.run.workdir if self.level == "quick" else self.references.directory
-        return kept_json(home / _CACHED / f"{digest_of(asked)[:20]}.json", lambda: self._deep(checkpoint, target))
+        return kept_record(
+            home / "evidence" / f"{digest_of(asked)[:20]}.json", EVIDENCE, lambda: self._deep(checkpoint, target)
+        )
 
     def _predict(self, checkpoint: Checkpoint, rows: np.ndarray, *, train: bool) -> Predictions:
         images = self.run.train_images if train else self.run.test_images

@@ -15,7 +15,8 @@ from cujax.audit.evidence import Answers
 from cujax.audit.rows import audit_row
 from cujax.data.images import Source
 from cujax.data.requests import Request, Split, make_split
-from cujax.experiments.config import Experiment, describe
+from cujax.experiments.config import Experiment
+from cujax.experiments.identity import describe
 from cujax.experiments.request_words import describe_request, parse_request, request_in_words
 from cujax.experiments.run import Run
 from cujax.experiments.sweep import ReadySweep, SeveralRuns, Sweep, slug
@@ -27,7 +28,11 @@ from cujax.model import Variables
 from cujax.progress import Progress, silent
 from cujax.storage.checkpoints import installed_versions
 from cujax.storage.preemption import Interruption
-from cujax.storage.workdir import Notify, kept_json
+from cujax.storage.records import Kind, kept_record
+from cujax.storage.workdir import Notify
+
+# Raise the last number when the same models would give other values.
+CELL = Kind("cell", schema=2, computed_by=2)
 
 
 @dataclass(frozen=True)
@@ -166,7 +171,7 @@ class ComparisonRun(ReadySweep):
 
     def _kept(self, folder: epath.Path, audit: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What an audit found earlier against as many retrained models, or finds now."""
-        return kept_json(folder / f"audit-{self.comparison.retrained}.json", audit)
+        return kept_record(folder / f"audit-{self.comparison.retrained}.json", CELL, audit)
 
 
 @dataclass

@@ -1,10 +1,6 @@
 """The settings of an experiment as plain data, and the networks and files that they name."""
 
-import hashlib
-import importlib.util
-import json
-from dataclasses import dataclass, fields, is_dataclass
-from pathlib import Path
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -13,8 +9,6 @@ from cujax.data.images import Data
 from cujax.data.requests import ForgetClass, ForgetClasses, ForgetIds, ForgetRandom, ForgetWhere
 from cujax.methods.base import Method
 from cujax.methods.contrastive import ContrastiveUnlearning
-from cujax.model import Model
-from cujax.networks.registry import make_network
 from cujax.training.supervised import Training
 
 # The requests as the command line names them: forget:class --forget.label 3.
@@ -101,75 +95,3 @@ class Experiment(Setup):
 
     forget: _Request = ForgetClass()  # noqa: RUF009 - frozen
     method: Method = ContrastiveUnlearning()  # noqa: RUF009 - frozen
-
-
-# Where something lies, how it is shown, how it is driven and how many others there are does not change what is computed.
-NOT_IDENTITY = (
-    "retrained",
-    "workdir",
-    "tensorboard",
-    "original",
-    "steps_per_call",
-    "profile",
-    "multihost",
-    "save_seconds",
-    "save_steps",
-)
-
-
-def describe(value: Any) -> Any:
-    """A configuration as plain data: dataclasses become dicts with a "type", functions their names."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {"type": type(value).__name__} | {item.name: describe(getattr(value, item.name)) for item in fields(value)}
-    if isinstance(value, list | tuple):
-        return [describe(item) for item in value]
-    if callable(value):
-        return getattr(value, "__qualname__", repr(value))
-    return value
-
-
-def identity(experiment: Experiment) -> dict[str, Any]:
-    """What of an experiment's description tells what it computes from what another does."""
-    described = {name: value for name, value in describe(experiment).items() if name not in NOT_IDENTITY}
-    described["data"].pop("data_dir")
-    return described
-
-
-def digest_of(described: dict[str, Any]) -> str:
-    """SHA-256 over a description, hexadecimal; equal descriptions have equal digests, whatever the order of their names."""
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-
-
-def build_model(network: str, num_classes: int, dtype: str = "float32") -> Model:
-    """The network of an experiment.
-
-    Raises:
-        ValueError: if the name is unknown, what it names is not a function that makes a `Model`, or `dtype` is set for
-            a network that has its own.
-        FileNotFoundError: if the file is not there.
-    """
-    path, _, name = network.rpartition(":")
-    if not path.endswith(".py"):
-        return make_network(network, num_classes, dtype)
-    if dtype != "float32":
-        raise ValueError(f"dtype {dtype} is for the networks of cujax; {network} decides itself what it computes in.")
-    make = getattr(load_python_file(Path(path)), name, None)
-    model = make(num_classes) if callable(make) else make
-    if not isinstance(model, Model):
-        raise ValueError(
-            f"network {network!r} must name a function that, given the number of classes, returns a cujax Model "
-            f"(from_linen, from_nnx or from_function), but it gives {type(model).__name__}."
-        )
-    return model
-
-
-def load_python_file(path: Path) -> Any:
-    """Imports a Python file that the user named: a configuration or a network."""
-    if not path.is_file():
-        raise FileNotFoundError(f"file {path} does not exist.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -12,10 +12,11 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
+from filelock import FileLock
 
 from cujax.audit.likelihood import log_odds, shadow_members
-from cujax.data.requests import Part, Split, ids_digest
-from cujax.experiments.config import describe, digest_of
+from cujax.data.requests import Part, Split
+from cujax.experiments.identity import describe, described_setup, digest_of, normalised
 from cujax.experiments.model_store import ModelStore
 from cujax.experiments.request_words import describe_request
 from cujax.experiments.run import Run
@@ -24,7 +25,7 @@ from cujax.model import Variables
 from cujax.sharding import is_first_host
 from cujax.storage.checkpoints import Ancestor, Checkpoint, Kind, Metadata
 from cujax.storage.metrics_writer import MetricsWriter
-from cujax.storage.workdir import Lock, claim
+from cujax.storage.workdir import claim
 from cujax.training.resume import ResumePoint
 
 _SHADOWS, _UNLEARNING = 1_000_000, 2_000_000
@@ -41,25 +42,18 @@ class ReferenceModels:
 
     run: Run
     root: epath.Path
-    _lock: Lock | None = field(default=None, init=False)
+    _lock: FileLock | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         if is_first_host():
-            self._lock = claim(self.directory, self.identity, {})
+            self._lock = claim(self.directory, self.identity, {}, normalised)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What tells these models from those of another split or recipe; seeds and methods do not."""
-        experiment, split = self.run.experiment, self.run.split
-        described = describe(experiment)
-        described["data"].pop("data_dir")
-        shared = ("data", "network", "dtype", "training", "deterministic")
-        identity = {name: described[name] for name in shared} | {
-            "source_version": self.run.source.version,
-            "forget_digest": split.digest,
-            "previously_forgotten_digest": ids_digest(split.previously_forgotten.ids.tolist()),
-        }
-        return json.loads(json.dumps(identity))
+        described = described_setup(self.run.experiment) | self.run.split_identity
+        shared = ("data", "network", "network_sha256", "dtype", "training", "deterministic", *self.run.split_identity)
+        return json.loads(json.dumps(normalised({name: described[name] for name in shared if name in described})))
 
     @cached_property
     def directory(self) -> epath.Path:

@@ -1,7 +1,7 @@
 """Deletion requests as words, for command lines, file names and reports."""
 
 from cujax.data.requests import ForgetClass, ForgetClasses, ForgetIds, ForgetRandom, Request
-from cujax.experiments.config import describe
+from cujax.experiments.identity import describe
 
 
 def describe_request(request: Request) -> str:

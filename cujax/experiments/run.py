@@ -5,15 +5,16 @@ same command continues where a killed one stopped, and a finished one only shows
 """
 
 import contextlib
-import importlib.util
 import json
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
+from filelock import FileLock
 
 from cujax.audit.evidence import Answers
 from cujax.data.batches import ImageSet, to_device
@@ -21,32 +22,36 @@ from cujax.data.images import Source
 from cujax.data.requests import (
     Part,
     Split,
+    check_held_out,
     ids_digest,
     make_split,
 )
 from cujax.data.sources import load_source
-from cujax.experiments.config import Experiment, build_model, describe, digest_of, identity
+from cujax.experiments.checks import check_batch_sizes, check_extras, check_num_classes, check_trained_on
+from cujax.experiments.config import Experiment, Setup
+from cujax.experiments.identity import describe, digest_of, identity, normalised
 from cujax.experiments.model_store import ModelStore
 from cujax.experiments.request_words import describe_request
+from cujax.experiments.user_files import build_model
 from cujax.methods.base import Loop, Method, Unlearned, check_fits
 from cujax.methods.mask_logit import MaskedModel
 from cujax.methods.retrain import Retrain
 from cujax.model import Model, Variables, abstract_variables
 from cujax.progress import Progress, silent
-from cujax.sharding import check_batch_size, check_same_on_all_hosts, data_mesh, is_first_host
+from cujax.sharding import check_same_on_all_hosts, data_mesh, is_first_host
 from cujax.storage.checkpoints import (
     Ancestor,
     Checkpoint,
-    CheckpointError,
     Kind,
     Metadata,
+    check_is_original,
     installed_versions,
     load_checkpoint,
 )
 from cujax.storage.lineage import Deletion, deletions
 from cujax.storage.metrics_writer import MetricsWriter
 from cujax.storage.preemption import Interruption
-from cujax.storage.workdir import Lock, Notify, claim
+from cujax.storage.workdir import Notify, claim
 from cujax.training.predict import Predictions, predict
 from cujax.training.resume import ResumePoint
 from cujax.training.supervised import Trained, Trainer
@@ -64,7 +69,7 @@ class Run:
     progress: Progress = silent
     notify: Notify = lambda sentence: None
     interruption: Interruption = field(default_factory=Interruption)
-    lock: Lock | None = None
+    lock: FileLock | None = None
     identity: str = ""
 
     @property
@@ -179,6 +184,32 @@ class Run:
         chosen = [(request, np.isin(part.ids, request.ids)) for request in deletions(self.given_original)]
         return [(request, Part(part.indices[rows], part.ids[rows])) for request, rows in chosen]
 
+    @property
+    def split_identity(self) -> dict[str, Any]:
+        """What tells this split from those of other data and requests."""
+        return {
+            "source_version": self.source.version,
+            "forget_digest": self.split.digest,
+            "previously_forgotten_digest": ids_digest(self.split.previously_forgotten.ids.tolist()),
+        }
+
+    def claim_workdir(self) -> None:
+        """Makes the workdir the run's own, if it is nobody else's.
+
+        Raises:
+            FileExistsError: if it holds another experiment, or something else.
+            BlockingIOError: if another process uses it.
+            OSError: if it cannot be written.
+        """
+        original = {"original_digest": self.given_original.digest if self.given_original else None}
+        described = normalised(identity(self.experiment) | self.split_identity | original)
+        described = json.loads(json.dumps(described))
+        self.identity = digest_of(described)
+        if is_first_host():
+            lists = {"redrawn_ids.txt": self.source.redrawn_ids, "skipped_images.txt": self.source.skipped}
+            files = {name: "\n".join(lines) + "\n" for name, lines in lists.items() if lines}
+            self.lock = claim(self.workdir, described, files, normalised)
+
     def _key(self, fold: int) -> jax.Array:
         return jax.random.fold_in(jax.random.key(self.experiment.seed), fold)
 
@@ -258,94 +289,35 @@ def prepare(
 def _prepare(
     experiment: Experiment, progress: Progress, notify: Notify, interruption: Interruption, source: Source | None
 ) -> Run:
-    if experiment.tensorboard and importlib.util.find_spec("tensorboardX") is None:
-        raise ValueError("tensorboard needs tensorboardX: run the command as uv run --extra tensorboard ...")
-    if experiment.workdir.startswith("gs://") and not any(map(importlib.util.find_spec, ("gcsfs", "tensorflow"))):
-        raise ValueError(f"workdir {experiment.workdir} needs gcsfs: run the command as uv run --extra gcs ...")
+    check_extras(experiment)
     if experiment.method == Retrain():
         experiment = replace(experiment, method=Retrain(experiment.training))
     source = load_source(experiment.data, progress) if source is None else source
     model = build_model(experiment.network, source.num_classes, experiment.dtype)
-    image_shape = source.train.images.shape[1:]
-    like = abstract_variables(model, image_shape)
-    if model.num_classes < source.num_classes:
-        raise ValueError(
-            f"{source.name} has {source.num_classes} classes, but the network has {model.num_classes} logits; give a "
-            f"network with at least {source.num_classes}."
-        )
-    given = None
-    if experiment.original is not None:
-        given = load_checkpoint(experiment.original, like=like)
-        _check_given_original(given, source, experiment)
+    like = abstract_variables(model, source.train.images.shape[1:])
+    check_num_classes(model, source.num_classes, source.name)
+    given = load_given_original(experiment, source, like)
     split = make_split(source, experiment.forget, given.metadata.forgotten_ids if given else ())
-    _check_held_out(source, split)
+    check_held_out(source, split)
     check_fits(experiment.method, split)
-    _check_batch_sizes(experiment, split, trains_original=given is None)
+    check_batch_sizes(experiment, split, trains_original=given is None)
     run = Run(experiment, source, split, model, given, progress, notify, interruption)
-    _claim_workdir(run)
+    run.claim_workdir()
     return run
 
 
-def _check_given_original(given: Checkpoint, source: Source, experiment: Experiment) -> None:
-    metadata, where = given.metadata, experiment.original
-    if metadata.kind not in ("original", "unlearned", "retrained"):
-        raise CheckpointError(f"{where} is a {metadata.kind} checkpoint of an unfinished run; it cannot be unlearned.")
-    if metadata.record.get("masked_classes"):
-        raise CheckpointError(
-            f"{where} was made by mask_logit: its parameters have forgotten nothing; give the model it was made from."
-        )
-    expected = (source.name, source.version)
-    if metadata.source and (metadata.source, metadata.source_version) != expected:
-        raise ValueError(
-            f"{where} was trained on {metadata.source} ({metadata.source_version}), but the data is {source.name} "
-            f"({source.version}); its samples cannot be told apart in other data. Give the data it was trained on."
-        )
-    trained_with = metadata.config.get("data", {})
-    for name in ("limit", "label_noise", "label_noise_seed"):
-        now = getattr(experiment.data, name)
-        if name in trained_with and trained_with[name] != now:
-            raise ValueError(
-                f"{where} was trained with --data.{name.replace('_', '-')} {trained_with[name]}, but it is {now} now; "
-                "give the same, so that the samples it saw are known."
-            )
+def load_given_original(setup: Setup, source: Source, like: Variables) -> Checkpoint | None:
+    """The original that a setup names, verified; None where it names none.
 
-
-def _check_held_out(source: Source, split: Split) -> None:
-    for name, labels in (
-        ("validation", source.train.labels[split.validation.indices]),
-        ("test", source.test.labels[split.test.indices]),
-    ):
-        if np.isin(labels, split.absent_classes).all():
-            raise ValueError(
-                f"{source.name} has no {name} sample of the classes that stay, so nothing tells whether they are kept; give "
-                "more images: a class needs 6 training images for one of validation, and test images of its own."
-            )
-
-
-def _check_batch_sizes(experiment: Experiment, split: Split, *, trains_original: bool) -> None:
-    for group in ("training", "method"):
-        settings = getattr(experiment, group)
-        for name in (item.name for item in fields(settings) if item.name.endswith("batch_size")):
-            check_batch_size(f"{group}.{name}", getattr(settings, name), data_mesh())
-    n_retain = len(split.retain)
-    smallest = n_retain if experiment.retrained else n_retain + len(split.forget)
-    if (trains_original or experiment.retrained) and experiment.training.batch_size > smallest:
-        raise ValueError(
-            f"training.batch_size is {experiment.training.batch_size}, but there are only {smallest} images to train on; "
-            f"make it at most {smallest}."
-        )
-
-
-def _claim_workdir(run: Run) -> None:
-    """Makes the workdir the run's own, if it is nobody else's."""
-    described = identity(run.experiment) | {
-        "source_version": run.source.version,
-        "forget_digest": run.split.digest,
-        "previously_forgotten_digest": ids_digest(run.split.previously_forgotten.ids.tolist()),
-        "original_digest": run.given_original.digest if run.given_original else None,
-    }
-    described = json.loads(json.dumps(described))
-    run.identity = digest_of(described)
-    if is_first_host():
-        lists = {"redrawn_ids.txt": run.source.redrawn_ids, "skipped_images.txt": run.source.skipped}
-        run.lock = claim(run.workdir, described, {name: "\n".join(lines) + "\n" for name, lines in lists.items() if lines})
+    Raises:
+        CheckpointError: if it is damaged, of another network, or cannot be unlearned.
+        ValueError: if it was trained on other data.
+        FileNotFoundError: if it is not there.
+    """
+    if setup.original is None:
+        return None
+    path = Path(setup.original).expanduser()
+    given = load_checkpoint(path, like=like)
+    check_is_original(given, str(path))
+    check_trained_on(given, str(path), source, setup.data)
+    return given

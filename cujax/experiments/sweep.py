@@ -9,7 +9,8 @@ from etils import epath
 from cujax.data.images import Source
 from cujax.data.requests import ForgetRandom, Request
 from cujax.data.sources import load_source
-from cujax.experiments.config import Experiment, Setup, digest_of, identity
+from cujax.experiments.config import Experiment, Setup
+from cujax.experiments.identity import digest_of, identity
 from cujax.experiments.run import Run, prepare
 from cujax.methods.base import Method
 from cujax.methods.retrain import Retrain

@@ -17,7 +17,7 @@ from scipy.stats import qmc
 
 from cujax.audit.traces import Traces
 from cujax.data.requests import Part, Request, make_split
-from cujax.experiments.config import identity
+from cujax.experiments.identity import identity
 from cujax.experiments.request_words import parse_request, request_in_words
 from cujax.experiments.run import Run
 from cujax.experiments.sweep import ReadySweep, SeveralRuns, Sweep, slug
@@ -28,9 +28,13 @@ from cujax.methods.search_space import SearchSpace
 from cujax.progress import Progress, silent
 from cujax.storage.checkpoints import Checkpoint, installed_versions
 from cujax.storage.preemption import Interruption
-from cujax.storage.workdir import Notify, write_whole
+from cujax.storage.records import Kind, RecordError, read_record, write_record
+from cujax.storage.workdir import Notify
 from cujax.training.predict import Predictions, accuracy, predict
 
+# Raise the last number when the same trial would give other values.
+TRIALS = Kind("trials", schema=2, computed_by=2)
+SETTINGS = Kind("settings", schema=2)
 ObjectiveName = Literal["accuracy", "features"]
 
 
@@ -80,7 +84,7 @@ class Tuning(SeveralRuns):
         methods: Which methods to tune; all where none is named.
         trials: How many settings each method may try. The first is its published one.
         objective: "accuracy", or "features": the loss, and what can be read from the features, beside it.
-        sampler: "random" (scrambled Halton points, which leave no gaps between a few trials), or "tpe" for Optuna's
+        sampler: "halton" (scrambled Halton points, which leave no gaps between a few trials; "random" in 0.1), or "tpe" for Optuna's
             tree-structured Parzen estimator (extra [tune]).
     """
 
@@ -88,10 +92,12 @@ class Tuning(SeveralRuns):
     methods: tuple[str, ...] = ()
     trials: int = 10
     objective: ObjectiveName = "accuracy"
-    sampler: Literal["random", "tpe"] = "random"
+    sampler: Literal["halton", "tpe", "random"] = "halton"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.sampler == "random":  # its name in 0.1
+            object.__setattr__(self, "sampler", "halton")
         if self.trials < 1:
             raise ValueError(f"trials must be at least 1, but is {self.trials}.")
 
@@ -147,11 +153,11 @@ def draw(space: SearchSpace, earlier: Sequence[Trial], *, sampler: str, seed: in
     Args:
         space: The ranges.
         earlier: The trials before it that drew from them.
-        sampler: "random" or "tpe".
+        sampler: "halton" or "tpe".
         seed: Of the draw.
         number: Of the trial, from 0.
     """
-    if sampler == "random":
+    if sampler == "halton":
         points = qmc.Halton(len(space), rng=np.random.default_rng(seed)).random(number + 1)
         return {name: values.at(float(place)) for (name, values), place in zip(space.items(), points[-1], strict=True)}
     import optuna
@@ -217,8 +223,8 @@ class TuningRun(ReadySweep):
             "versions": installed_versions(),
             "methods": chosen,
         }
-        path = write_whole(run.workdir / f"settings{self._suffix}.json", json.dumps(found, indent=2) + "\n")
-        return path, json.loads(path.read_text())
+        path = write_record(run.workdir / f"settings{self._suffix}.json", SETTINGS, found)
+        return path, json.loads(json.dumps(found))
 
     @property
     def _suffix(self) -> str:
@@ -229,7 +235,7 @@ class TuningRun(ReadySweep):
         tuning = self.tuning
         space: SearchSpace = cast(Any, kind).search_space
         path = run.workdir / f"{name}-{tuning.sampler}{self._suffix}.json"
-        trials = [Trial(**trial) for trial in json.loads(path.read_text())] if path.is_file() else []
+        trials = [Trial(**trial) for trial in (read_record(path, TRIALS) or [])] if path.is_file() else []
         for number in range(tuning.trials):
             if number == len(trials):
                 if number == 0:
@@ -237,7 +243,7 @@ class TuningRun(ReadySweep):
                 else:
                     settings = draw(space, trials[1:], sampler=tuning.sampler, seed=tuning.seed, number=number)
                 trials.append(self._try(run, original, traces, make_method(kind, name, settings), settings))
-                write_whole(path, json.dumps([asdict(trial) for trial in trials], indent=2) + "\n")
+                write_record(path, TRIALS, [asdict(trial) for trial in trials])
                 trial = trials[-1]
                 self.cells.notify(
                     f"{name} {number + 1}/{tuning.trials}: forget {trial.forget_accuracy:.3f}, validation "
@@ -297,7 +303,7 @@ def prepare_tuning(
         FileNotFoundError: if data or a file of ids is not there.
     """
     if tuning.sampler == "tpe" and importlib.util.find_spec("optuna") is None:
-        raise ValueError("sampler tpe needs Optuna: run the command as uv run --extra tune ..., or take --sampler random.")
+        raise ValueError("sampler tpe needs Optuna: run the command as uv run --extra tune ..., or take --sampler halton.")
     cells = Sweep(tuning, progress, notify, interruption or Interruption())
     methods = {}
     split = make_split(cells.source, parse_request(tuning.request))
@@ -335,8 +341,12 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"settings {path} do not exist; make them with scripts/tune.py.")
     try:
         settings = json.loads(path.read_text("utf-8"))
+        if "cujax" in settings:  # files of 0.1 have no digest
+            settings = read_record(epath.Path(path), SETTINGS)
         wrong = {"request", "forget_digest", "trials", "sampler", "methods"} - settings.keys()
         wrong |= {name for name, method in settings["methods"].items() if not isinstance(method["settings"], dict)}
+    except RecordError:
+        raise
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"settings {path} were not written by scripts/tune.py ({error}); make them anew.") from error
     if wrong:

@@ -32,7 +32,7 @@ class BadTeacher(Descent):
         retain_share: Share of the retain set that is used.
     """
 
-    optimizer: OptimizerName = "adam"
+    optimizer: OptimizerName = "adamw"
     learning_rate: float = 1e-4
     max_passes: int = 1
     retain_share: float = 0.3

@@ -19,7 +19,7 @@ from cujax.methods.base import Loop, Unlearned
 from cujax.model import Model, PyTree, Variables
 from cujax.step import Metrics, UnlearnState, update
 from cujax.training.loop import Phase
-from cujax.training.supervised import OptimizerName, make_optimizer
+from cujax.training.supervised import OptimizerName, make_optimizer, optimizer_name
 
 # `objective(model, variables, batch, terms, key) -> (loss, model_state)`: pure, defined at module level, so that equal
 # steps are equal values. `batch` is what the phase's `prepare` gives; `terms` is a tree of arrays and floats, such as
@@ -32,7 +32,7 @@ class Descent:
     """Settings that methods of this kind have in common; each has its own published defaults.
 
     Attributes:
-        optimizer: "sgd" with momentum, or "adam" with decoupled weight decay.
+        optimizer: "sgd" with momentum, or "adamw" with decoupled weight decay ("adam" is another name for it).
         learning_rate: Of the optimiser.
         momentum: Of "sgd".
         weight_decay: Strength of L2 decay.
@@ -50,6 +50,7 @@ class Descent:
     forgotten_accuracy: float | None = 0.01
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "optimizer", optimizer_name(self.optimizer))
         _validate.choice(self, "optimizer", get_args(OptimizerName))
         _validate.positive(self, "learning_rate")
         _validate.not_negative(self, "weight_decay")

@@ -64,7 +64,7 @@ class Scrub(Descent):
     def small(cls) -> Self:
         """The settings published for small forget sets."""
         return cls(
-            optimizer="adam",
+            optimizer="adamw",
             weight_decay=0.1,
             batch_size=64,
             max_passes=10,

@@ -41,7 +41,7 @@ class Unsir(Descent):
             sample, as here there are .5 with batches of 256.
     """
 
-    optimizer: OptimizerName = "adam"
+    optimizer: OptimizerName = "adamw"
     learning_rate: float = 0.02
     max_passes: int = 1
     repair_learning_rate: float = 0.01
@@ -111,7 +111,7 @@ class Unsir(Descent):
         # The step is driven by rows of the classes: it takes their labels, and leaves the images alone.
         rows = np.array([split.forget.indices[np.flatnonzero(own == label)[0]] for label in labels], np.int32)
         noise = jax.random.normal(key, (self.noise_batch_size, *image_shape(loop.images)))
-        maker = Descent(optimizer="adam", learning_rate=_NOISE_LEARNING_RATE)
+        maker = Descent(optimizer="adamw", learning_rate=_NOISE_LEARNING_RATE)
         step = maker.step(model, _noise_objective, original)
         stepper = Stepper(loop.images, lambda record: None, loop.steps_per_call)
         batches = [Rows(rows, np.ones(len(rows), bool))] * _NOISE_STEPS

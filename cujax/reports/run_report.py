@@ -13,7 +13,7 @@ from cujax.audit.evidence import Answers
 from cujax.audit.findings import Findings
 from cujax.audit.rows import audit_rows
 from cujax.data.requests import Part, ids_digest
-from cujax.experiments.config import describe
+from cujax.experiments.identity import describe
 from cujax.experiments.request_words import describe_request
 from cujax.experiments.run import Run
 from cujax.reports.audit_figures import audit_pictures

@@ -1,14 +1,11 @@
-"""Checkpoints through Orbax: parameters that know what they are, what they forgot, and whether they are intact.
+"""Checkpoints: parameters that know what they are, what they forgot, and whether they are intact.
 
-The only file that imports Orbax, and only when a checkpoint is written or read. A checkpoint is one Orbax directory;
-Orbax writes it under a temporary name and renames it, so that it is either whole or absent. Orbax does not notice
+A checkpoint is one Orbax directory, written under a temporary name and renamed: whole or absent. Orbax does not notice
 damaged array data: a digest over every array and all metadata is kept and verified on loading.
 """
 
 import functools
-import hashlib
 import json
-import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -23,18 +20,12 @@ from etils.epath import Path
 
 from cujax.data.requests import ids_digest
 from cujax.model import Model, PyTree, Variables, abstract_variables
+from cujax.storage.orbax import CheckpointError, absolute, by_path, conform, describe_array, read_tree, write_tree
+from cujax.storage.records import json_digest
 
 Kind = Literal["original", "retrained", "unlearned", "progress"]
 
-_METADATA_KEY = "cujax"
 _PROGRESS = "progress"
-_UNFINISHED = ".orbax-checkpoint-tmp"
-# Orbax confuses saves that overlap in two threads, and fails.
-_SAVING = threading.Lock()
-
-
-class CheckpointError(ValueError):
-    """A checkpoint is damaged, incomplete, of another network, or not ours."""
 
 
 @functools.cache
@@ -150,7 +141,7 @@ def save_checkpoint(directory: str | PathLike[str], variables: Variables, metada
         FileExistsError: if the directory exists. Nothing is ever overwritten.
         OSError: if it cannot be written, because the disk is full or access is denied. Nothing is left of it then.
     """
-    path = _absolute(directory)
+    path = absolute(directory)
     if path.exists():
         raise FileExistsError(
             f"{path} exists, and checkpoints are never overwritten; choose another directory, or move it away."
@@ -170,7 +161,7 @@ def save_progress(directory: Path, arrays: dict[str, np.ndarray], record: dict[s
     Raises:
         OSError: as `save_checkpoint`.
     """
-    _write(_absolute(directory), {_PROGRESS: arrays}, Metadata("progress", record=record))
+    _write(absolute(directory), {_PROGRESS: arrays}, Metadata("progress", record=record))
 
 
 def load_progress(directory: Path) -> tuple[dict[str, jax.Array], Metadata]:
@@ -179,7 +170,7 @@ def load_progress(directory: Path) -> tuple[dict[str, jax.Array], Metadata]:
     Raises:
         CheckpointError: if it is damaged or something else.
     """
-    tree, metadata, _ = _verified(_absolute(directory))
+    tree, metadata, _ = _verified(absolute(directory))
     if metadata.kind != "progress" or _PROGRESS not in tree:
         raise CheckpointError(f"{directory} is a {metadata.kind} checkpoint, not the progress of a run.")
     return tree[_PROGRESS], metadata
@@ -187,7 +178,7 @@ def load_progress(directory: Path) -> tuple[dict[str, jax.Array], Metadata]:
 
 def to_plain(tree: PyTree) -> dict[str, np.ndarray]:
     """Copies in the host's memory by path; typed keys as their data."""
-    return {name: np.array(leaf, copy=True) for name, leaf in _by_path(_key_data(tree)).items()}
+    return {name: np.array(leaf, copy=True) for name, leaf in by_path(_key_data(tree)).items()}
 
 
 def from_plain(arrays: Mapping[str, Any], like: PyTree, where: str) -> PyTree:
@@ -196,7 +187,7 @@ def from_plain(arrays: Mapping[str, Any], like: PyTree, where: str) -> PyTree:
     Raises:
         CheckpointError: if names, shapes or dtypes differ.
     """
-    plain = _conform(arrays, _key_data(like), where)
+    plain = conform(arrays, _key_data(like), where)
 
     def restored(leaf: jax.Array, plain_leaf: jax.Array) -> jax.Array:
         # A copy that nobody else holds: the step donates it.
@@ -218,31 +209,14 @@ def _key_data(tree: PyTree) -> PyTree:
 
 def _write(path: Path, tree: dict[str, Any], metadata: Metadata) -> str:
     """Writes arrays and metadata, whole or not at all, and returns their digest."""
-    from orbax.checkpoint import v1 as ocp
-
     stored = {
         "metadata": asdict(metadata),
-        "arrays": {name: _describe(array) for name, array in _by_path(tree).items()},
+        "arrays": {name: describe_array(array) for name, array in by_path(tree).items()},
     }
     stored = json.loads(json.dumps(stored))
-    stored["digest"] = _digest(stored)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _SAVING:
-            ocp.save(path, tree, custom_metadata={_METADATA_KEY: stored})
-    except Exception as error:  # Orbax raises many types where a disk is full or access is denied
-        remove_leftovers(path.parent, path.name)
-        raise OSError(
-            f"{path} could not be written ({type(error).__name__}: {str(error)[-200:]}); nothing is left of it. Free space, "
-            "or restore access, and run the same command again: what was complete before is kept."
-        ) from error
+    stored["digest"] = json_digest(stored)
+    write_tree(path, tree, stored)
     return stored["digest"]
-
-
-def remove_leftovers(directory: Path, name: str = "") -> None:
-    """Removes what Orbax leaves in a folder where it was killed while writing; what is complete stays."""
-    for leftover in directory.glob(f"{name}*{_UNFINISHED}*"):
-        leftover.rmtree()
 
 
 def load_checkpoint(directory: str | PathLike[str], *, like: Variables | None = None) -> Checkpoint:
@@ -257,7 +231,7 @@ def load_checkpoint(directory: str | PathLike[str], *, like: Variables | None = 
         FileNotFoundError: if the directory does not exist.
         CheckpointError: if it is not a checkpoint of this library, is damaged, or is of another network.
     """
-    path = _absolute(directory)
+    path = absolute(directory)
     tree, metadata, digest = _verified(path)
     if _PROGRESS in tree:
         raise CheckpointError(
@@ -265,25 +239,25 @@ def load_checkpoint(directory: str | PathLike[str], *, like: Variables | None = 
         )
     variables = Variables(tree.get("params", {}), tree.get("model_state") or {})
     if like is not None:
-        variables = _conform(variables, like, str(path))
+        variables = conform(variables, like, str(path))
     return Checkpoint(variables, metadata, digest)
 
 
 def _verified(path: Path) -> tuple[Mapping[str, Any], Metadata, str]:
     """Arrays, metadata and digest of a checkpoint, after verifying them."""
-    tree, stored = _read(path)
+    tree, stored = read_tree(path)
     if stored is None:
         raise CheckpointError(
             f"{path} was not written by cujax, or its metadata is damaged: it has no digest to verify. Restore a "
             "damaged one from a copy. If it comes from elsewhere and you trust it, read it with cujax.import_checkpoint "
             "and save it with cujax.save_checkpoint."
         )
-    arrays = _by_path(tree)
+    arrays = by_path(tree)
     remedy = "the file was damaged after it was written. Restore it from a copy, or move it away and run again"
     try:
-        if _digest(stored) != stored["digest"]:
+        if json_digest(stored) != stored["digest"]:
             raise CheckpointError(f"the metadata of {path} does not match its digest: {remedy}.")
-        damaged = [name for name, what in stored["arrays"].items() if _describe(arrays.get(name)) != what]
+        damaged = [name for name, what in stored["arrays"].items() if describe_array(arrays.get(name)) != what]
         if damaged or arrays.keys() - stored["arrays"].keys():
             raise CheckpointError(f"{damaged or 'an array'} in {path} does not match its digest: {remedy}.")
         fields = dict(stored["metadata"])
@@ -293,6 +267,17 @@ def _verified(path: Path) -> tuple[Mapping[str, Any], Metadata, str]:
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"the metadata of {path} is incomplete ({error!r}): {remedy}.") from error
     return tree, metadata, stored["digest"]
+
+
+def check_is_original(checkpoint: Checkpoint, where: str) -> None:
+    """Raises CheckpointError if a checkpoint is no model that can be unlearned."""
+    metadata = checkpoint.metadata
+    if metadata.kind not in ("original", "unlearned", "retrained"):
+        raise CheckpointError(f"{where} is a {metadata.kind} checkpoint of an unfinished run; it cannot be unlearned.")
+    if metadata.record.get("masked_classes"):
+        raise CheckpointError(
+            f"{where} was made by mask_logit: its parameters have forgotten nothing; give the model it was made from."
+        )
 
 
 def import_checkpoint(
@@ -315,8 +300,8 @@ def import_checkpoint(
     """
     where = "the given tree"
     if isinstance(source, str | PathLike):
-        where = str(_absolute(source))
-        source, _ = _read(_absolute(source))
+        where = str(absolute(source))
+        source, _ = read_tree(absolute(source))
     like = abstract_variables(model, image_shape)
     tree: Any = source._asdict() if isinstance(source, Variables) else source
     if "params" not in tree:
@@ -324,72 +309,4 @@ def import_checkpoint(
     state = tree.get("model_state")
     if state is None:
         state = {name: value for name, value in tree.items() if name in like.model_state}
-    return _conform(Variables(tree["params"], state), like, where)
-
-
-def _absolute(directory: str | PathLike[str]) -> Path:
-    """The path as Orbax wants it; an address such as gs://BUCKET/FOLDER is absolute, though epath would prefix it."""
-    path = Path(directory)
-    return path if "://" in str(path) else path.absolute()
-
-
-def _read(path: Path) -> tuple[Any, dict[str, Any] | None]:
-    """The arrays of an Orbax directory, and what `save_checkpoint` stored beside them, if it wrote it."""
-    from orbax.checkpoint import v1 as ocp
-
-    if not path.is_dir():
-        raise FileNotFoundError(f"checkpoint {path} does not exist or is not a directory.")
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    try:
-        found = ocp.metadata(path)
-        abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), found.metadata)
-        tree = ocp.load(path, abstract)
-    except Exception as error:  # Orbax raises many types, and hides the cause behind some of them
-        raise CheckpointError(
-            f"{path} cannot be read as an Orbax checkpoint ({type(error).__name__}: {str(error)[:200]}); it is damaged, "
-            "incomplete or something else. Restore it from a copy, or move it away and run again."
-        ) from error
-    stored = (found.custom_metadata or {}).get(_METADATA_KEY)
-    if stored is None:
-        return tree, None
-    if not isinstance(tree, Mapping) or not isinstance(stored, dict):
-        raise CheckpointError(f"{path} is damaged. Restore it from a copy, or move it away and run again.")
-    return tree, stored
-
-
-def _by_path(tree: PyTree) -> dict[str, Any]:
-    """Leaves by their path, such as "params/head/kernel"; lists and dicts with the same keys give the same paths."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
-def _describe(array: Any) -> dict[str, Any] | None:
-    if array is None:
-        return None
-    values = np.asarray(array)
-    digest = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
-    return {"dtype": str(values.dtype), "shape": list(values.shape), "sha256": digest}
-
-
-def _digest(stored: dict[str, Any]) -> str:
-    content = {name: value for name, value in stored.items() if name != "digest"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _conform(tree: PyTree, like: PyTree, where: str) -> Any:
-    """The arrays of `tree` in the structure of `like`, if names, shapes and dtypes agree."""
-    found, wanted = _by_path(tree), _by_path(like)
-    missing, surplus = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
-    differing = [
-        f"{name} is {found[name].dtype} {found[name].shape}, the network's is {leaf.dtype} {leaf.shape}"
-        for name, leaf in wanted.items()
-        if name in found and (found[name].shape, found[name].dtype) != (leaf.shape, leaf.dtype)
-    ]
-    if missing or surplus or differing:
-        lines = [f"{where} is of another network than the one given:"]
-        lines += [f"  missing: {', '.join(missing[:5])} ({len(missing)} in all)"] if missing else []
-        lines += [f"  unknown to the network: {', '.join(surplus[:5])} ({len(surplus)} in all)"] if surplus else []
-        lines += [f"  {line}" for line in differing[:5]]
-        raise CheckpointError("\n".join([*lines, "Give the network (--network) and data that it was trained with."]))
-    leaves = [jnp.asarray(found[name]) for name in wanted]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+    return conform(Variables(tree["params"], state), like, where)

@@ -1,6 +1,5 @@
 """A run's folder: whose it is, which process uses it, and the progress of what is unfinished."""
 
-import fcntl
 import json
 import os
 import socket
@@ -10,31 +9,24 @@ from os import PathLike
 from typing import Any
 
 from etils.epath import Path
+from filelock import FileLock, Timeout
 
-from cujax.sharding import is_first_host
-from cujax.storage.checkpoints import (
-    remove_leftovers,
-)
+from cujax.storage.orbax import remove_leftovers
+from cujax.storage.records import write_whole
 
 # Takes a sentence that a person should read.
 Notify = Callable[[str], None]
 
-_LOCK = ".lock"
+_MOVE_AWAY = "restore it from a copy, or give another folder with --workdir"
+_LOCK, _HOLDER = ".lock", ".lock-holder"
 
 
-class Lock:
-    """The right of one process to a folder, held until this is collected; the system drops it when the process ends."""
-
-    def __init__(self, descriptor: int) -> None:
-        weakref.finalize(self, os.close, descriptor)
+# Runs of one process may share a folder: they take turns. The system drops a lock when its process ends.
+_held: weakref.WeakValueDictionary[Path, FileLock] = weakref.WeakValueDictionary()
 
 
-# Runs of one process may share a folder: they take turns.
-_held: weakref.WeakValueDictionary[Path, Lock] = weakref.WeakValueDictionary()
-
-
-def lock(workdir: PathLike[str]) -> Lock | None:
-    """Takes a folder for this process; None for one in a bucket (gs://), which cannot be locked.
+def lock(workdir: PathLike[str]) -> FileLock | None:
+    """Takes a folder for this process, until the result is collected; None for a bucket (gs://), which has no locks.
 
     Raises:
         BlockingIOError: if another process has it; the message names the process.
@@ -45,22 +37,26 @@ def lock(workdir: PathLike[str]) -> Lock | None:
     held = _held.get(path)
     if held is not None and path.exists():
         return held
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    taken, holder = FileLock(path, timeout=0, thread_local=False), path.with_name(_HOLDER)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(descriptor, 200).decode().strip() or "another process"
-        os.close(descriptor)
+        taken.acquire()
+    except Timeout:
+        named = holder.read_text("utf-8").strip() if holder.is_file() else ""
         raise BlockingIOError(
-            f"workdir {workdir} is in use by {holder}; wait for it or stop it, or give another folder with --workdir."
+            f"workdir {workdir} is in use by {named or 'another process'}; wait for it or stop it, or give another folder "
+            "with --workdir."
         ) from None
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-    _held[path] = taken = Lock(descriptor)
+    write_whole(holder, f"process {os.getpid()} on {socket.gethostname()}\n")
+    _held[path] = taken
     return taken
 
 
-def claim(directory: PathLike[str], identity: dict[str, Any], files: dict[str, str]) -> Lock | None:
+def claim(
+    directory: PathLike[str],
+    identity: dict[str, Any],
+    files: dict[str, str],
+    normalised: Callable[[dict[str, Any]], dict[str, Any]] = lambda described: described,
+) -> FileLock | None:
     """Makes a folder the home of one configuration, or checks that it is, and locks it.
 
     What a killed process left half written is removed.
@@ -69,8 +65,10 @@ def claim(directory: PathLike[str], identity: dict[str, Any], files: dict[str, s
         directory: The folder.
         identity: What tells the configuration from others; plain data, kept in `config.json`.
         files: Text files to write beside it, by name.
+        normalised: Gives what an earlier release may have written as this one would.
 
     Raises:
+        ValueError: if `config.json` is damaged.
         FileExistsError: if the folder holds another configuration, or something else.
         BlockingIOError: if another process uses it.
         OSError: if it cannot be written.
@@ -86,7 +84,7 @@ def claim(directory: PathLike[str], identity: dict[str, Any], files: dict[str, s
         workdir.mkdir(parents=True, exist_ok=True)
         taken = lock(workdir)
         if config.is_file():
-            _compare(workdir, json.loads(config.read_text("utf-8")), identity)
+            _compare(workdir, normalised(_read_config(config)), identity)
         else:
             for name, text in {**files, config.name: json.dumps(identity, indent=2) + "\n"}.items():
                 write_whole(workdir / name, text)
@@ -102,22 +100,14 @@ def claim(directory: PathLike[str], identity: dict[str, Any], files: dict[str, s
     return taken
 
 
-def write_whole(path: Path, text: str) -> Path:
-    """Writes a text file whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text, "utf-8")
-    return temporary.replace(path)
-
-
-def kept_json(path: Path, compute: Callable[[], Any]) -> Any:
-    """The plain data that a file holds; where there is none, what is computed now, which the first host keeps there."""
-    if not path.is_file():
-        found = compute()
-        if not is_first_host():
-            return found
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(found, indent=2) + "\n")
-    return json.loads(path.read_text("utf-8"))
+def _read_config(config: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(config.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{config} cannot be read ({error}): it is damaged; {_MOVE_AWAY}.") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{config} does not hold a configuration: it is damaged; {_MOVE_AWAY}.")
+    return found
 
 
 def _compare(workdir: Path, earlier: dict[str, Any], now: dict[str, Any]) -> None:

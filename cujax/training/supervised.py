@@ -18,7 +18,12 @@ from cujax.step import Metrics, Step, UnlearnState, accuracy, update
 from cujax.training.loop import NOTHING_YET, Cost, Log, NotFiniteError, Phase, Stepper
 from cujax.training.resume import NO_RESUME_POINT, Position, ResumePoint
 
-OptimizerName = Literal["adam", "sgd"]
+OptimizerName = Literal["adamw", "sgd", "adam"]
+
+
+def optimizer_name(name: OptimizerName) -> OptimizerName:
+    """The name that counts: "adam", which 0.1 called AdamW, is "adamw"."""
+    return "adamw" if name == "adam" else name
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,8 @@ class Training:
     Attributes:
         epochs: Passes over the training images.
         batch_size: Images a step.
-        optimizer: "adam" (decoupled weight decay), or "sgd" with Nesterov-free momentum 0.9.
+        optimizer: "adamw" (Adam with decoupled weight decay; "adam" is another name for it), or "sgd" with heavy-ball
+            momentum 0.9.
         learning_rate: At the start; it falls to 0 along half a cosine.
         weight_decay: Strength of L2 decay.
         augmentation: "none", "crop" or "crop_flip".
@@ -36,12 +42,13 @@ class Training:
 
     epochs: int = 20
     batch_size: int = 64
-    optimizer: OptimizerName = "adam"
+    optimizer: OptimizerName = "adamw"
     learning_rate: float = 2e-3
     weight_decay: float = 0.0
     augmentation: Augmentation = "none"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "optimizer", optimizer_name(self.optimizer))
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training.{name} must be at least 1, but is {getattr(self, name)}.")
@@ -70,13 +77,13 @@ def make_optimizer(
     """The optimiser of this name; every number may be traced.
 
     Args:
-        name: "adam" (decoupled weight decay, no use for `momentum`), or "sgd" with Nesterov-free momentum, its weight decay
-            part of the gradient.
+        name: "adamw" (Adam with decoupled weight decay; it ignores `momentum`), or "sgd" with heavy-ball momentum, its weight
+            decay part of the gradient.
         learning_rate: A number or a schedule.
         momentum: Of "sgd".
         weight_decay: Strength of L2 decay.
     """
-    if name == "adam":
+    if optimizer_name(name) == "adamw":
         return optax.adamw(learning_rate, weight_decay=weight_decay)
     decay = optax.add_decayed_weights(weight_decay)
     return optax.chain(decay, optax.sgd(learning_rate, momentum=momentum))

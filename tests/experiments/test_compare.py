@@ -13,8 +13,8 @@ from cujax.cli import main, parse_setup
 from cujax.data.images import Data
 from cujax.data.requests import ForgetClass, ForgetClasses, ForgetIds, ForgetRandom, ForgetWhere
 from cujax.experiments.compare import Comparison, parameter_change, prepare_comparison
-from cujax.experiments.config import load_python_file
 from cujax.experiments.request_words import parse_request, request_in_words
+from cujax.experiments.user_files import load_python_file
 from cujax.methods import FineTune, SelectiveSynapticDampening
 from cujax.methods.registry import make_method
 from cujax.model import Variables

@@ -14,9 +14,11 @@ import pytest
 import cujax
 from cujax.data.images import Data
 from cujax.data.requests import ForgetClass, ForgetClasses, ForgetRandom, ForgetWhere
-from cujax.experiments.config import Experiment, build_model, describe
+from cujax.experiments.config import Experiment
+from cujax.experiments.identity import describe
 from cujax.experiments.request_words import describe_request
 from cujax.experiments.run import prepare
+from cujax.experiments.user_files import build_model
 from cujax.methods import BadTeacher, ContrastiveUnlearning, MaskLogit, Retrain, SelectiveSynapticDampening, Unsir
 from cujax.storage.checkpoints import CheckpointError, Metadata, save_checkpoint
 from cujax.storage.lineage import describe_lineage

@@ -12,9 +12,9 @@ import pytest
 from cujax.cli import main, parse_setup
 from cujax.data.images import Data
 from cujax.data.requests import ForgetClass
-from cujax.experiments.config import load_python_file
 from cujax.experiments.run import Run
 from cujax.experiments.tune import OBJECTIVES, Trial, Tuning, draw, prepare_tuning, published, read_settings
+from cujax.experiments.user_files import load_python_file
 from cujax.methods import ContrastiveUnlearning, FineTune, Scrub
 from cujax.methods.search_space import LogUniform
 from cujax.training.supervised import Training
@@ -54,15 +54,15 @@ def test_what_harms_never_wins_then_what_forgets_most_then_what_keeps_the_rest_t
 
 
 def test_a_draw_depends_on_seed_and_number_alone():
-    first = [draw(SPACE, [], sampler="random", seed=3, number=number) for number in range(4)]
-    again = [draw(SPACE, [trial()] * 9, sampler="random", seed=3, number=number) for number in range(4)]
+    first = [draw(SPACE, [], sampler="halton", seed=3, number=number) for number in range(4)]
+    again = [draw(SPACE, [trial()] * 9, sampler="halton", seed=3, number=number) for number in range(4)]
     assert first == again
     assert len({one["learning_rate"] for one in first}) == 4
-    assert first[0] != draw(SPACE, [], sampler="random", seed=4, number=0)
+    assert first[0] != draw(SPACE, [], sampler="halton", seed=4, number=0)
 
 
 def test_a_few_trials_leave_no_gaps_between_them():
-    drawn = [draw(SPACE, [], sampler="random", seed=0, number=number) for number in range(8)]
+    drawn = [draw(SPACE, [], sampler="halton", seed=0, number=number) for number in range(8)]
     for name, space in SPACE.items():
         places = np.sort([space.place(one[name]) for one in drawn])
         assert np.diff(places).max() < 0.35

@@ -313,11 +313,11 @@ def test_the_published_defaults():
     assert of(RandomLabels()) == of(SalUn()) == ("sgd", 0.013, 0.9, 5e-4, 10)
     assert of(L1Sparse()) == ("sgd", 0.01, 0.9, 5e-4, 10)
     assert of(Scrub()) == ("sgd", 5e-4, 0.9, 5e-4, 3)
-    assert of(Scrub.small()) == ("adam", 5e-4, 0.9, 0.1, 10)
+    assert of(Scrub.small()) == ("adamw", 5e-4, 0.9, 0.1, 10)
     assert (Scrub().gamma, Scrub().alpha, Scrub().temperature, Scrub().max_steps) == (0.99, 0.001, 4.0, 2)
     small = Scrub.small()
     assert (small.gamma, small.alpha, small.temperature, small.max_steps) == (1.0, 0.5, 2.0, 3)
-    assert (BadTeacher().optimizer, BadTeacher().learning_rate, BadTeacher().max_passes) == ("adam", 1e-4, 1)
+    assert (BadTeacher().optimizer, BadTeacher().learning_rate, BadTeacher().max_passes) == ("adamw", 1e-4, 1)
     assert (BadTeacher().batch_size, BadTeacher().retain_share) == (256, 0.3)
     assert of(Delete()) == ("sgd", 1e-4, 0.9, 0.0, 20)
     assert Delete().batch_size == 128

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from cujax.data.requests import ForgetRandom
-from cujax.experiments.config import Experiment, describe
+from cujax.experiments.config import Experiment
+from cujax.experiments.identity import describe
 from cujax.experiments.run import prepare
 from cujax.methods import ContrastiveUnlearning
 from cujax.reports.html import html_page

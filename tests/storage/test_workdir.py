@@ -45,7 +45,7 @@ def test_another_process_in_the_same_folder_is_refused_and_named_until_it_dies(h
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     assert claim(tmp_path, {"seed": 1}, {"notes.txt": "x"}) is not None
-    assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on ")
+    assert (tmp_path / ".lock-holder").read_text().startswith(f"process {os.getpid()} on ")
     assert (tmp_path / "notes.txt").read_text() == "x"
 
 

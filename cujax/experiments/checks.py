@@ -1,0 +1,66 @@
+"""What can be checked of a setup before anything is computed, beside what data, storage and methods check themselves."""
+
+import importlib.util
+from dataclasses import fields
+
+from cujax.data.images import Data, Source
+from cujax.data.requests import Split
+from cujax.experiments.config import Experiment, Setup
+from cujax.experiments.identity import normalised
+from cujax.model import Model
+from cujax.sharding import check_batch_size, data_mesh
+from cujax.storage.checkpoints import Checkpoint
+
+
+def check_extras(setup: Setup) -> None:
+    """Raises ValueError if a setting needs a package that is not installed."""
+    if setup.tensorboard and importlib.util.find_spec("tensorboardX") is None:
+        raise ValueError("tensorboard needs tensorboardX: run the command as uv run --extra tensorboard ...")
+    if setup.workdir.startswith("gs://") and not any(map(importlib.util.find_spec, ("gcsfs", "tensorflow"))):
+        raise ValueError(f"workdir {setup.workdir} needs gcsfs: run the command as uv run --extra gcs ...")
+
+
+def check_num_classes(model: Model, num_classes: int, where: str) -> None:
+    """Raises ValueError if a network has fewer logits than the data has classes."""
+    if model.num_classes < num_classes:
+        raise ValueError(
+            f"{where} has {num_classes} classes, but the network has {model.num_classes} logits; give a network with at "
+            f"least {num_classes}."
+        )
+
+
+def check_trained_on(given: Checkpoint, where: str, source: Source, data: Data) -> None:
+    """Raises ValueError if a given original was trained on other data."""
+    metadata = given.metadata
+    before, now = (
+        (name, normalised({"source_version": version})["source_version"])
+        for name, version in ((metadata.source, metadata.source_version), (source.name, source.version))
+    )
+    if metadata.source and before != now:
+        raise ValueError(
+            f"{where} was trained on {metadata.source} ({metadata.source_version}), but the data is {source.name} "
+            f"({source.version}); its samples cannot be identified in other data. Give the data it was trained on."
+        )
+    trained_with = metadata.config.get("data", {})
+    for name in ("limit", "label_noise", "label_noise_seed"):
+        value = getattr(data, name)
+        if name in trained_with and trained_with[name] != value:
+            raise ValueError(
+                f"{where} was trained with --data.{name.replace('_', '-')} {trained_with[name]}, but it is {value} now; "
+                "give the same, so that the samples it saw are known."
+            )
+
+
+def check_batch_sizes(experiment: Experiment, split: Split, *, trains_original: bool) -> None:
+    """Raises ValueError if a batch is larger than what it is drawn from, or devices cannot share it equally."""
+    for group in ("training", "method"):
+        settings = getattr(experiment, group)
+        for name in (item.name for item in fields(settings) if item.name.endswith("batch_size")):
+            check_batch_size(f"{group}.{name}", getattr(settings, name), data_mesh())
+    n_retain = len(split.retain)
+    smallest = n_retain if experiment.retrained else n_retain + len(split.forget)
+    if (trains_original or experiment.retrained) and experiment.training.batch_size > smallest:
+        raise ValueError(
+            f"training.batch_size is {experiment.training.batch_size}, but there are only {smallest} images to train on; "
+            f"make it at most {smallest}."
+        )

@@ -1,0 +1,117 @@
+"""Trees of arrays on disk: the only file that imports Orbax, and only when something is written or read."""
+
+import hashlib
+import threading
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils.epath import Path
+
+from cujax.model import PyTree
+
+_METADATA_KEY = "cujax"
+
+
+_UNFINISHED = ".orbax-checkpoint-tmp"
+
+
+# Orbax confuses saves that overlap in two threads, and fails.
+_SAVING = threading.Lock()
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is damaged, incomplete, of another network, or not ours."""
+
+
+def remove_leftovers(directory: Path, name: str = "") -> None:
+    """Removes what Orbax leaves in a folder where it was killed while writing; what is complete stays."""
+    for leftover in directory.glob(f"{name}*{_UNFINISHED}*"):
+        leftover.rmtree()
+
+
+def absolute(directory: str | PathLike[str]) -> Path:
+    """The path as Orbax wants it; an address such as gs://BUCKET/FOLDER is absolute, though epath would prefix it."""
+    path = Path(directory)
+    return path if "://" in str(path) else path.absolute()
+
+
+def read_tree(path: Path) -> tuple[Any, dict[str, Any] | None]:
+    """The arrays of an Orbax directory, and what `save_checkpoint` stored beside them, if it wrote it."""
+    from orbax.checkpoint import v1 as ocp
+
+    if not path.is_dir():
+        raise FileNotFoundError(f"checkpoint {path} does not exist or is not a directory.")
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    try:
+        found = ocp.metadata(path)
+        abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), found.metadata)
+        tree = ocp.load(path, abstract)
+    except Exception as error:  # Orbax raises many types, and hides the cause behind some of them
+        raise CheckpointError(
+            f"{path} cannot be read as an Orbax checkpoint ({type(error).__name__}: {str(error)[:200]}); it is damaged, "
+            "incomplete or something else. Restore it from a copy, or move it away and run again."
+        ) from error
+    stored = (found.custom_metadata or {}).get(_METADATA_KEY)
+    if stored is None:
+        return tree, None
+    if not isinstance(tree, Mapping) or not isinstance(stored, dict):
+        raise CheckpointError(f"{path} is damaged. Restore it from a copy, or move it away and run again.")
+    return tree, stored
+
+
+def by_path(tree: PyTree) -> dict[str, Any]:
+    """Leaves by their path, such as "params/head/kernel"; lists and dicts with the same keys give the same paths."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def describe_array(array: Any) -> dict[str, Any] | None:
+    """Dtype, shape and SHA-256 of an array."""
+    if array is None:
+        return None
+    values = np.asarray(array)
+    digest = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+    return {"dtype": str(values.dtype), "shape": list(values.shape), "sha256": digest}
+
+
+def conform(tree: PyTree, like: PyTree, where: str) -> Any:
+    """The arrays of `tree` in the structure of `like`, if names, shapes and dtypes agree."""
+    found, wanted = by_path(tree), by_path(like)
+    missing, surplus = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    differing = [
+        f"{name} is {found[name].dtype} {found[name].shape}, the network's is {leaf.dtype} {leaf.shape}"
+        for name, leaf in wanted.items()
+        if name in found and (found[name].shape, found[name].dtype) != (leaf.shape, leaf.dtype)
+    ]
+    if missing or surplus or differing:
+        lines = [f"{where} is of another network than the one given:"]
+        lines += [f"  missing: {', '.join(missing[:5])} ({len(missing)} in all)"] if missing else []
+        lines += [f"  unknown to the network: {', '.join(surplus[:5])} ({len(surplus)} in all)"] if surplus else []
+        lines += [f"  {line}" for line in differing[:5]]
+        raise CheckpointError("\n".join([*lines, "Give the network (--network) and data that it was trained with."]))
+    leaves = [jnp.asarray(found[name]) for name in wanted]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def write_tree(path: Path, tree: PyTree, stored: dict[str, Any]) -> None:
+    """Writes arrays, and plain data beside them, whole or not at all.
+
+    Raises:
+        OSError: if it cannot be written, because the disk is full or access is denied. Nothing is left of it then.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _SAVING:
+            ocp.save(path, tree, custom_metadata={_METADATA_KEY: stored})
+    except Exception as error:  # Orbax raises many types where a disk is full or access is denied
+        remove_leftovers(path.parent, path.name)
+        raise OSError(
+            f"{path} could not be written ({type(error).__name__}: {str(error)[-200:]}); nothing is left of it. Free space, "
+            "or restore access, and run the same command again: what was complete before is kept."
+        ) from error
