@@ -1,6 +1,6 @@
 """The settings of an experiment as plain data, and the networks and files that they name."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -9,6 +9,7 @@ from cujax.data.images import Data
 from cujax.data.requests import ForgetClass, ForgetClasses, ForgetIds, ForgetRandom, ForgetWhere
 from cujax.methods.base import Method
 from cujax.methods.contrastive import ContrastiveUnlearning
+from cujax.methods.stop_rules import STOP_RULES
 from cujax.training.supervised import Training
 
 # The requests as the command line names them: forget:class --forget.label 3.
@@ -34,6 +35,8 @@ class Setup:
         training: How the original and the retrained models are trained.
         retrained: How many models to retrain from scratch for comparison; 0 for a plain deletion request.
         retain_tolerance: Unlearning ends if validation accuracy on what stays falls by more than this.
+        stop_rule: When unlearning may end before its last pass: "accuracy" (on the forget set it is that of held-out
+            samples, or of a class never learned), or one that another package registered.
         stop_early: Whether unlearning ends as soon as the stop rule holds, or makes all the passes of the method.
         seed: Of initialisation, order and everything else random.
         workdir: Folder for checkpoints, metrics and the report; gs://BUCKET/FOLDER, too.
@@ -55,6 +58,7 @@ class Setup:
     training: Training = Training()  # noqa: RUF009 - frozen
     retrained: int = 1
     retain_tolerance: float = 0.05
+    stop_rule: str = field(default="accuracy", metadata={"since": "0.2"})
     stop_early: bool = True
     seed: int = 0
     workdir: str = "runs/experiment"
@@ -68,6 +72,7 @@ class Setup:
     deterministic: bool = False
 
     def __post_init__(self) -> None:
+        STOP_RULES.find(self.stop_rule)
         if self.retrained < 0:
             raise ValueError(f"retrained must be 0 or more models, but is {self.retrained}.")
         if not 0 < self.retain_tolerance <= 1:

@@ -109,6 +109,7 @@ class ReferenceModels:
             "method": described,
             "retain_tolerance": setup.retain_tolerance,
             "stop_early": setup.stop_early,
+            **({} if setup.stop_rule == "accuracy" else {"stop_rule": setup.stop_rule}),
         }
         name = f"{described['type']}-{digest_of(identity)[:10]}"
         store = self._store_at(self.directory / "unlearned" / name, identity)

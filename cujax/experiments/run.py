@@ -36,6 +36,7 @@ from cujax.experiments.user_files import build_model
 from cujax.methods.base import Loop, Method, Unlearned, check_fits
 from cujax.methods.mask_logit import MaskedModel
 from cujax.methods.retrain import Retrain
+from cujax.methods.stop_rules import STOP_RULES
 from cujax.model import Model, Variables, abstract_variables
 from cujax.progress import Progress, silent
 from cujax.sharding import check_same_on_all_hosts, data_mesh, is_first_host
@@ -129,6 +130,7 @@ class Run:
             self.experiment.retain_tolerance,
             self.progress,
             steps_per_call=self.experiment.steps_per_call,
+            stop_rule=STOP_RULES.find(self.experiment.stop_rule)(),
             stop_early=self.experiment.stop_early,
         )
 

@@ -84,8 +84,8 @@ class Tuning(SeveralRuns):
         methods: Which methods to tune; all where none is named.
         trials: How many settings each method may try. The first is its published one.
         objective: "accuracy", or "features": the loss, and what can be read from the features, beside it.
-        sampler: "halton" (scrambled Halton points, which leave no gaps between a few trials; "random" in 0.1), or "tpe" for Optuna's
-            tree-structured Parzen estimator (extra [tune]).
+        sampler: "halton" (scrambled Halton points, which leave no gaps between a few trials; "random" is another name
+            for it), or "tpe" for Optuna's tree-structured Parzen estimator (extra [tune]).
     """
 
     request: str = ""

@@ -255,7 +255,7 @@ def _verified(path: Path) -> tuple[Mapping[str, Any], Metadata, str]:
     arrays = by_path(tree)
     remedy = "the file was damaged after it was written. Restore it from a copy, or move it away and run again"
     try:
-        if json_digest(stored) != stored["digest"]:
+        if json_digest({name: value for name, value in stored.items() if name != "digest"}) != stored["digest"]:
             raise CheckpointError(f"the metadata of {path} does not match its digest: {remedy}.")
         damaged = [name for name, what in stored["arrays"].items() if describe_array(arrays.get(name)) != what]
         if damaged or arrays.keys() - stored["arrays"].keys():

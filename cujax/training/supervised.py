@@ -77,8 +77,8 @@ def make_optimizer(
     """The optimiser of this name; every number may be traced.
 
     Args:
-        name: "adamw" (Adam with decoupled weight decay; it ignores `momentum`), or "sgd" with heavy-ball momentum, its weight
-            decay part of the gradient.
+        name: "adamw" (Adam with decoupled weight decay; it ignores `momentum`), or "sgd" with heavy-ball momentum, its
+            weight decay part of the gradient.
         learning_rate: A number or a schedule.
         momentum: Of "sgd".
         weight_decay: Strength of L2 decay.
