@@ -13,8 +13,7 @@ from etils import epath
 
 from cujax.audit.evidence import Answers
 from cujax.audit.rows import audit_row
-from cujax.data.images import Source
-from cujax.data.requests import Request, Split, make_split
+from cujax.data.requests import Request, Split
 from cujax.experiments.config import Experiment
 from cujax.experiments.identity import describe
 from cujax.experiments.request_words import describe_request, parse_request, request_in_words
@@ -266,13 +265,13 @@ def prepare_comparison(
     if unasked:
         raise ValueError(f"settings are given for {', '.join(unasked)}; the requests are {', '.join(comparison.requests)}.")
     cells = Sweep(comparison, progress, notify, interruption or Interruption())
-    tasks = [_task(word, cells.source, kinds, found.get(word), notify) for word in comparison.requests]
+    tasks = [_task(word, cells, kinds, found.get(word)) for word in comparison.requests]
     return ComparisonRun(cells, comparison, tasks)
 
 
-def _task(word: str, source: Source, kinds: dict[str, type[Method]], found: dict[str, Any] | None, notify: Notify) -> _Task:
+def _task(word: str, cells: Sweep, kinds: dict[str, type[Method]], found: dict[str, Any] | None) -> _Task:
     request = parse_request(word)
-    split = make_split(source, request)
+    split = cells.split(request)
     if found is not None and found["forget_digest"] != split.digest:
         raise ValueError(
             f"the settings for {word} were found for other samples (digest {found['forget_digest'][:12]}) than it names "
@@ -286,7 +285,7 @@ def _task(word: str, source: Source, kinds: dict[str, type[Method]], found: dict
             check_fits(method, split)
         except ValueError as reason:
             left_out[name] = str(reason)
-            notify(f"left out: {word}, {name}: {reason}")
+            cells.notify(f"left out: {word}, {name}: {reason}")
             continue
         methods[name] = method
     if not methods:

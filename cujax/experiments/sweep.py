@@ -2,18 +2,21 @@
 
 import abc
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Self
 
 from etils import epath
 
 from cujax.data.images import Source
-from cujax.data.requests import ForgetRandom, Request
+from cujax.data.requests import ForgetRandom, Request, Split, make_split
 from cujax.data.sources import load_source
 from cujax.experiments.config import Experiment, Setup
 from cujax.experiments.identity import digest_of, identity
-from cujax.experiments.run import Run, prepare
+from cujax.experiments.run import Run, load_given_original, prepare
+from cujax.experiments.user_files import build_model
 from cujax.methods.base import Method
 from cujax.methods.retrain import Retrain
+from cujax.model import abstract_variables
 from cujax.progress import Progress, silent
 from cujax.storage.preemption import Interruption
 from cujax.storage.workdir import Notify
@@ -65,6 +68,18 @@ class Sweep:
             run.original()
             self.originals[seed] = str(run.workdir / "checkpoints" / "original")
         return self.originals[seed]
+
+    @cached_property
+    def previously_forgotten_ids(self) -> tuple[str, ...]:
+        """What the given original was made to forget earlier; none where none is given."""
+        model = build_model(self.setup.network, self.source.num_classes, self.setup.dtype)
+        like = abstract_variables(model, self.source.train.images.shape[1:])
+        given = load_given_original(self.setup, self.source, like)
+        return () if given is None else given.metadata.forgotten_ids
+
+    def split(self, request: Request) -> Split:
+        """The split of the runs of a request."""
+        return make_split(self.source, request, self.previously_forgotten_ids)
 
     def experiment(self, request: Request, method: Method, seed: int) -> Experiment:
         """What the run of a cell computes, from the original of its seed."""

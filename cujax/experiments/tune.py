@@ -16,7 +16,7 @@ from etils import epath
 from scipy.stats import qmc
 
 from cujax.audit.traces import Traces
-from cujax.data.requests import Part, Request, make_split
+from cujax.data.requests import Part, Request
 from cujax.experiments.identity import identity
 from cujax.experiments.request_words import parse_request, request_in_words
 from cujax.experiments.run import Run
@@ -306,7 +306,7 @@ def prepare_tuning(
         raise ValueError("sampler tpe needs Optuna: run the command as uv run --extra tune ..., or take --sampler halton.")
     cells = Sweep(tuning, progress, notify, interruption or Interruption())
     methods = {}
-    split = make_split(cells.source, parse_request(tuning.request))
+    split = cells.split(parse_request(tuning.request))
     labels = cells.source.train.labels
     if not np.isin(labels[split.validation.indices], labels[split.forget.indices]).any():
         raise ValueError(

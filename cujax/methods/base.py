@@ -241,10 +241,10 @@ class Loop:
             try:
                 made, cost = make()
                 if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(made.params)):
-                    raise NotFiniteError("the new parameters are not finite.")
+                    raise NotFiniteError("the new parameters are not finite.", cost)
             except NotFiniteError as error:
                 reason = f"{error} The parameters are kept as they were"
-                return Unlearned(model, *original, History((first,), "not_finite", reason, 0, Cost(0.0, 0, 0, None)))
+                return Unlearned(model, *original, History((first,), "not_finite", reason, 0, error.cost))
             started = time.perf_counter()
             last = self._check(made_model, made, split, cost.steps, forgotten_accuracy, first.target)
             cost += replace(NOTHING_YET, seconds=time.perf_counter() - started)

@@ -71,7 +71,13 @@ class GradientSums:
 
     def __init__(self, model: Model, variables: Variables, batch_size: int, loop: Loop) -> None:
         self._model, self._variables, self._batch_size = model, variables, batch_size
-        self._stepper = Stepper(loop.images, lambda record: None, loop.steps_per_call)
+
+        def due(steps: int) -> bool:
+            del steps
+            loop.resume_point.raise_if_interrupted()
+            return False
+
+        self._stepper = Stepper(loop.images, lambda record: None, loop.steps_per_call, due=due)
 
     @property
     def cost(self) -> Cost:

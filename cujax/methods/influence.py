@@ -86,7 +86,9 @@ def _solve(sums: GradientSums, difference: PyTree, drawn: np.ndarray) -> PyTree:
     matrix = LinearOperator((flat.size, flat.size), matvec=product, dtype=np.float32)
     solution, missing = cg(matrix, np.asarray(flat), rtol=_TOLERANCE, maxiter=_MOST_PRODUCTS)
     if missing:
-        raise NotFiniteError(f"conjugate gradients have not converged after {_MOST_PRODUCTS} products with the Hessian.")
+        raise NotFiniteError(
+            f"conjugate gradients have not converged after {_MOST_PRODUCTS} products with the Hessian.", sums.cost
+        )
     return unravel(jnp.asarray(solution, jnp.float32))
 
 

@@ -90,8 +90,14 @@ class LCodec:
             # One device removes all samples: what they are is too little to share.
             variables = _on_host(original)
             retain, n = _on_host(examples_at(loop.images, drawn)), len(split.forget) + len(split.retain)
+
+            def spent(removed: int) -> Cost:
+                passed = removed * (self.perturbations + len(drawn) + 1)
+                return Cost(time.perf_counter() - started, removed, passed, None)
+
             with loop.progress("removing samples", len(split.forget)) as advance:
                 for number, index in enumerate(split.forget.indices):
+                    loop.resume_point.raise_if_interrupted()
                     example = _on_host(examples_at(loop.images, np.array([index])))
                     perturb_key, noise_key = jax.random.split(jax.random.fold_in(key, number))
                     answers, losses = self._perturbed(model, variables, example, perturb_key)
@@ -101,12 +107,12 @@ class LCodec:
                         model, variables, head, jnp.array(units), example, retain, self.l2, n - number, noise, noise_key
                     )
                     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
-                        raise NotFiniteError(f"the step that removes sample {number} of {len(split.forget)} is not finite.")
+                        raise NotFiniteError(
+                            f"the step that removes sample {number} of {len(split.forget)} is not finite.", spent(number + 1)
+                        )
                     variables = Variables(params, variables.model_state)
                     advance(1, f"units {', '.join(map(str, units))}")
-            passed = len(split.forget) * (self.perturbations + len(drawn) + 1)
-            cost = Cost(time.perf_counter() - started, len(split.forget), passed, None)
-            return Variables(variables.params, original.model_state), cost
+            return Variables(variables.params, original.model_state), spent(len(split.forget))
 
         return loop.once(model, original, make, split, forgotten_accuracy=self.forgotten_accuracy)
 

@@ -30,7 +30,9 @@ class Retrain:
         """
         if self.training is None:
             raise ValueError("Retrain needs the recipe that the original was trained by: Retrain(Training(...)).")
-        trainer = Trainer(self.training, loop.images, loop.progress, loop.log, loop.steps_per_call)
+        trainer = Trainer(
+            self.training, loop.images, loop.progress, loop.log, loop.steps_per_call, resume_point=loop.resume_point
+        )
 
         def make() -> tuple[Variables, Cost]:
             trained = trainer.train(model, split.retain.indices, key, description="retraining")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Self
 
 import jax
+import jax.numpy as jnp
 
 from cujax.batch import Examples
 from cujax.data.batches import preprocess
@@ -16,6 +17,8 @@ from cujax.methods.search_space import LogUniform, SearchSpace
 from cujax.model import Model, PyTree, Variables
 from cujax.training.loop import Phase
 
+_STEP_AWAY = 1e-3
+
 
 @dataclass(frozen=True)
 class Scrub(Descent):
@@ -24,6 +27,9 @@ class Scrub(Descent):
     With the original f0 as teacher, in eval mode, and `D = T² · KL(f0 ‖ f)` at temperature T, pass e = 1, 2, ... is one
     pass over the forget set that maximises D, if `e <= max_steps`, and then one over the retain set that minimises
     `gamma · CE + alpha · D`. Defaults are those published for large forget sets, such as a class; `small` has the others.
+
+    The student starts a small random step away from the teacher. In a network without batch statistics and dropout both
+    would give the same answers, and the gradient of D would be exactly zero there.
 
     Attributes:
         gamma: Weight of the cross-entropy.
@@ -78,6 +84,7 @@ class Scrub(Descent):
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """Makes `original` forget `split.forget`."""
         state_key, forget_key, retain_key = jax.random.split(key, 3)
+        student = _apart(original, jax.random.fold_in(key, 3))
         depart = self.step(model, _depart, _Terms(original, self.temperature, self.gamma, self.alpha))
         stay = self.step(model, _stay, _Terms(original, self.temperature, self.gamma, self.alpha))
 
@@ -86,7 +93,19 @@ class Scrub(Descent):
             minimise = Phase(stay, preprocess, shuffled(split.retain, self.batch_size, retain_key, number))
             return [maximise, minimise] if number < self.max_steps else [minimise]
 
-        return self.run(model, original, split, passes, key=state_key, loop=loop, rewind=self.rewind)
+        return self.run(model, student, split, passes, key=state_key, loop=loop, rewind=self.rewind, original=original)
+
+
+@jax.jit
+def _apart(original: Variables, key: jax.Array) -> Variables:
+    """The arrays with each parameter array moved by `_STEP_AWAY` of its root mean square, in a random direction."""
+    leaves, structure = jax.tree.flatten(original.params)
+    keys = jax.random.split(key, len(leaves))
+    moved = [
+        leaf + (_STEP_AWAY * jnp.sqrt(jnp.mean(leaf**2)) * jax.random.normal(own, leaf.shape)).astype(leaf.dtype)
+        for leaf, own in zip(leaves, keys, strict=True)
+    ]
+    return Variables(jax.tree.unflatten(structure, moved), original.model_state)
 
 
 class _Terms(NamedTuple):

@@ -30,15 +30,15 @@ class SelectiveSynapticDampening:
     Attributes:
         alpha: Selects; 10 for convolutional networks, 5 for vision transformers.
         dampening: Shrinks (lambda).
-        per_sample: Whether gradients are squared sample by sample, as the paper defines, or batch by batch, as its code
-            does: then importance depends on the batch size.
+        per_sample: Whether gradients are squared sample by sample, as the paper defines, or batch by batch, as its authors'
+            code does and their results were obtained: then importance depends on the batch size.
         batch_size: Rows of a batch. The gradients of so many samples are in memory at once, if `per_sample`.
         forgotten_accuracy: Class task: the class counts as forgotten when accuracy on it is at most this. None: 1 / classes.
     """
 
     alpha: float = 10.0
     dampening: float = 1.0
-    per_sample: bool = True
+    per_sample: bool = False
     batch_size: int = 64
     forgotten_accuracy: float | None = 0.01
 

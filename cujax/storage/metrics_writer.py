@@ -1,9 +1,10 @@
 """Metrics of a run as JSON lines, and as TensorBoard events if asked for."""
 
 import json
+import math
 import os
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from etils.epath import Path
 
@@ -28,10 +29,7 @@ class MetricsWriter:
         if not is_first_host():
             path, tensorboard, keep = Path(os.devnull), False, 0
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = path.read_text()[:keep] if keep else ""  # JSON in ASCII: as many characters as bytes
-        self._file = path.open("w", encoding="utf-8")
-        self._file.write(kept)
-        self._file.flush()
+        self._file = _open_after(path, keep)
         self._events = None
         if tensorboard:
             from tensorboardX import SummaryWriter
@@ -40,12 +38,12 @@ class MetricsWriter:
 
     def __call__(self, record: dict[str, Any]) -> None:
         """Writes one record; its "step" or "check" is the step of its other values."""
-        self._file.write(json.dumps(record) + "\n")
+        self._file.write(json.dumps({name: _finite(value) for name, value in record.items()}, allow_nan=False) + "\n")
         self._file.flush()
         if self._events is not None:
             prefix = "check" if "check" in record else "step"
             for name, value in record.items():
-                if name != prefix:
+                if name != prefix and value is not None:
                     self._events.add_scalar(f"{prefix}/{name}", float(value), record[prefix])
 
     def __enter__(self) -> Self:
@@ -57,6 +55,24 @@ class MetricsWriter:
         self._file.close()
         if self._events is not None:
             self._events.close()
+
+
+def _open_after(path: Path, keep: int) -> TextIO:
+    """Opens the file for writing after its first `keep` bytes; nothing of these is ever written again."""
+    if not keep:
+        return path.open("w", encoding="utf-8")
+    if "://" in str(path):  # objects in a bucket are written whole
+        kept = path.read_text()[:keep]  # JSON in ASCII: as many characters as bytes
+        file = path.open("w", encoding="utf-8")
+        file.write(kept)
+        return file
+    os.truncate(path, keep)
+    return path.open("a", encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    """The value; None, which JSON can hold, for NaN and infinities."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _last_step(path: Path) -> int:

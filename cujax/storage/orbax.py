@@ -1,5 +1,6 @@
 """Trees of arrays on disk: the only file that imports Orbax, and only when something is written or read."""
 
+import glob
 import hashlib
 import threading
 from collections.abc import Mapping
@@ -29,7 +30,7 @@ class CheckpointError(ValueError):
 
 def remove_leftovers(directory: Path, name: str = "") -> None:
     """Removes what Orbax leaves in a folder where it was killed while writing; what is complete stays."""
-    for leftover in directory.glob(f"{name}*{_UNFINISHED}*"):
+    for leftover in directory.glob(f"{glob.escape(name) or '*'}{_UNFINISHED}*"):
         leftover.rmtree()
 
 

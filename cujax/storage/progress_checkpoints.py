@@ -146,6 +146,10 @@ class ProgressCheckpointer:
             self._writing.result()
             self._interruption.raise_if_asked()
 
+    def raise_if_interrupted(self) -> None:
+        """As `cujax.training.resume.ResumePoint` has it."""
+        self._interruption.raise_if_asked()
+
     def _write(self, steps: int, arrays: dict[str, Any], record: dict[str, Any]) -> None:
         save_progress(self._directory / f"{steps:09d}", arrays, record)
         if is_first_host():

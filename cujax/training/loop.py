@@ -48,7 +48,15 @@ NOTHING_YET = Cost(0.0, 0, 0, 0.0)
 
 
 class NotFiniteError(FloatingPointError):
-    """A loss or a gradient was NaN or infinite; the state was left as it was before."""
+    """A loss or a gradient was NaN or infinite; the state was left as it was before.
+
+    Attributes:
+        cost: What was spent until then.
+    """
+
+    def __init__(self, sentence: str, cost: Cost = NOTHING_YET) -> None:
+        super().__init__(sentence)
+        self.cost = cost
 
 
 _STEPS_PER_CALL_ON_ACCELERATORS = 128
@@ -222,7 +230,9 @@ class Stepper:
             self.cost = Cost(before.seconds, before.steps + 1, before.samples + step_cost.samples, flops)
             self.log({"step": self.steps, **values})
             if not values["finite"]:
-                raise NotFiniteError(f"the loss or a gradient was not finite at step {self.steps} (loss {values['loss']}).")
+                raise NotFiniteError(
+                    f"the loss or a gradient was not finite at step {self.steps} (loss {values['loss']}).", self.cost
+                )
 
     @property
     def steps(self) -> int:

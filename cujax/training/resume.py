@@ -36,6 +36,9 @@ class ResumePoint(Protocol):
     def keep(self, tree: PyTree, record: dict[str, Any]) -> None:
         """Keeps arrays and plain data. The arrays are copied before this returns; they may be donated then."""
 
+    def raise_if_interrupted(self) -> None:
+        """Raises what was asked for (Ctrl-C, SIGTERM), where there is no progress to keep first."""
+
 
 class _NoResumePoint:
     def resume(self, like: PyTree) -> None:
@@ -47,6 +50,9 @@ class _NoResumePoint:
 
     def keep(self, tree: PyTree, record: dict[str, Any]) -> None:
         del tree, record
+
+    def raise_if_interrupted(self) -> None:
+        pass
 
 
 NO_RESUME_POINT: ResumePoint = _NoResumePoint()

@@ -324,4 +324,4 @@ def test_a_cut_file_is_refused(keep, tmp_path):
 def test_a_missing_file_and_an_unknown_network_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.safetensors does not exist"):
         import_weights(tmp_path / "nowhere.safetensors", "resnet8")
-    assert "network 'resnet9' is unknown; choose one of" in refused(written(tmp_path, small_tensors()), "resnet9")
+    assert "network 'resnet9' does not exist; choose one of" in refused(written(tmp_path, small_tensors()), "resnet9")
