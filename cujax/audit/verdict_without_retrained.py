@@ -1,0 +1,243 @@
+"""What can be said of an unlearned model without retrained models: the faults that show by themselves.
+
+A model that never saw some samples answers them as it answers others that nobody saw; one that never saw a class does not
+answer with it; features that read what was learned no better than those of an untrained network hold nothing of it. What
+departs from that far enough is a fault. The reverse is not evidence: without retrained models there is no "no trace".
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from scipy.special import ndtr
+from scipy.stats import binom, hypergeom
+
+from cujax.audit.key_metrics import Family, Task
+from cujax.audit.verdict_new import FAULTS, HALF_WAY, INFORMATIVE, LARGEST_LOSS, LEVEL, Verdict, Word, holm
+
+CLASS_MARGIN = 0.05
+"""Accuracy on a forgotten class up to which nothing is held against a model: one that never saw it has about 0."""
+
+AREA_MARGIN = 0.02
+"""By how much a loss AUC must exceed 0.5."""
+
+READABLE = 0.9
+"""A probe must keep this part of what training had added to an untrained network.
+
+Near 1 on purpose: retrained models read a class they never saw, too, from features that they learned of others.
+"""
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of n samples.
+
+    Attributes:
+        value: From 0 to 1.
+        n: Samples.
+
+    Raises:
+        ValueError: if the value is not in 0 to 1 or there are no samples.
+    """
+
+    value: float
+    n: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.value <= 1 or self.n < 1:
+            raise ValueError(f"a share must be from 0 to 1 of at least 1 sample, but is {self.value} of {self.n}.")
+
+    @property
+    def count(self) -> int:
+        """How many samples that is."""
+        return round(self.value * self.n)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """Accuracy, on held-out forgotten samples, of a linear probe on frozen features of one depth.
+
+    Attributes:
+        unlearned: Of the unlearned model.
+        original: Of the original.
+        untrained: Of each network of the same kind with random weights, on the same samples.
+    """
+
+    unlearned: Share
+    original: Share
+    untrained: Sequence[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alone:
+    """What is known without retrained models. None, or no entry, where it was not measured.
+
+    Attributes:
+        forget_before: Accuracy of the original on the forget set; of a class on its test samples.
+        forget_after: The same of the unlearned model.
+        held_out_after: Accuracy of the unlearned model on samples of the same kind that no model saw (validation). Unused
+            for a class.
+        loss_auc: AUC of telling forget from held-out samples of the unlearned model by their loss, and its 95 % interval:
+            (value, low, high). Unused for a class: there it cannot show remembering.
+        probes: By depth; the embedding z and one layer below it are the ones to give. Nearer the image, an untrained
+            network often reads as well as a trained one: such a depth is not informative and decides nothing.
+        retain_before: Accuracy of the original on validation samples of what stays.
+        retain_after: The same of the unlearned model, on the same samples.
+    """
+
+    forget_before: Share | None = None
+    forget_after: Share | None = None
+    held_out_after: Share | None = None
+    loss_auc: tuple[float, float, float] | None = None
+    probes: Mapping[str, Probe] = field(default_factory=dict)
+    retain_before: Share | None = None
+    retain_after: Share | None = None
+
+
+@dataclass(frozen=True)
+class _Test:
+    family: Family
+    fault: Word
+    p: float
+    large_enough: bool
+    words: str
+
+
+def judge_without_retrained(known: Alone, task: Task, *, unchanged: bool = False) -> Verdict:
+    """The verdict that needs no retrained model; never "no_trace", "over_forgotten" or "distinguishable".
+
+    Every test is one-sided and exact where it can be; Holm's method holds 5 % over all that are made. Each fault has to be
+    large as well:
+
+    | fault | test | and |
+    |---|---|---|
+    | `damaged` | retained accuracy below the original's (Fisher) | by more than 1 point |
+    | `not_forgotten` | samples: forget accuracy above held-out accuracy (Fisher) | half of the original's excess is left |
+    | | class: its accuracy above 5 % (binomial) | at least 2 samples |
+    | | samples: loss AUC above .5 (normal, from its interval) | by at least .02 |
+    | `hidden` | probe above untrained networks' mean (normal, 2·arcsin √x) | nine tenths of what training added are left |
+
+    `hidden` takes every informative depth: one where the original is at least 4 deviations (of a sample of n) above the
+    reference. The reference is the untrained networks' mean; for samples it is no less than held-out accuracy, since
+    features read samples that nobody saw as well as that.
+
+    The samples of two shares are taken as independent. They are the same, or alike, which makes real differences clearer
+    than the test believes: it errs to the cautious side. Samples of a request that are easier than the held-out ones look
+    known where they are not; that half of the excess must be left guards against some of it.
+
+    These rules have not been calibrated on retrained models. Where a retrained model reads a class nearly as well as the
+    original (large networks on natural images), "hidden" is said too often; only retrained models can tell.
+
+    Args:
+        known: What was measured.
+        task: What was to be forgotten.
+        unchanged: Whether the parameters are the original's.
+
+    >>> kept = Alone(forget_before=Share(1.0, 36), forget_after=Share(0.9, 36))
+    >>> judge_without_retrained(kept, "class").word
+    'not_forgotten'
+    """
+    missing: dict[str, str] = {}
+    tests = [
+        *_damage(known, missing),
+        *_answers(known, task, missing),
+        *_loss(known, task, missing),
+        *_features(known, task, missing),
+    ]
+    adjusted = holm([test.p for test in tests])
+    found = [test for test, p in zip(tests, adjusted, strict=True) if p <= LEVEL and test.large_enough]
+    faults = tuple(fault for fault in FAULTS if any(test.fault == fault for test in found))
+    return Verdict(
+        word=faults[0] if faults else "not_judged",
+        faults=faults,
+        unchanged=unchanged,
+        task=task,
+        n_retrained=0,
+        metrics=(),
+        missing=missing,
+        missing_families=("answers or attack", "features", "return"),
+        reasons=tuple(test.words for fault in faults for test in found if test.fault == fault)
+        or ("no fault shows without retrained models; 5 of them are needed to judge, 8 to say that there is no trace",),
+        seen_alone={test.family: (test in found, test.words) for test in tests},
+    )
+
+
+def _damage(known: Alone, missing: dict[str, str]) -> list[_Test]:
+    before, after = known.retain_before, known.retain_after
+    if before is None or after is None:
+        missing["retain_accuracy"] = "was not measured before and after"
+        return []
+    words = f"accuracy on what stays is {after.value:.3f} (before: {before.value:.3f})"
+    return [_Test("retained", "damaged", _fisher(before, after), before.value - after.value > LARGEST_LOSS + 1e-9, words)]
+
+
+def _answers(known: Alone, task: Task, missing: dict[str, str]) -> list[_Test]:
+    before, after, held_out = known.forget_before, known.forget_after, known.held_out_after
+    if before is None or after is None:
+        missing["forget_accuracy"] = "was not measured before and after"
+        return []
+    if task == "class":
+        p = float(binom.sf(after.count - 1, after.n, CLASS_MARGIN))
+        words = f"accuracy on the class is {after.value:.3f} (before: {before.value:.3f}; never seen: about 0)"
+        return [_Test("answers", "not_forgotten", p, after.count >= 2, words)]
+    if held_out is None:
+        missing["forget_accuracy"] = "there is no held-out accuracy to compare with"
+        return []
+    excess = before.value - held_out.value
+    words = f"accuracy on the samples is {after.value:.3f}, on others that were never seen {held_out.value:.3f}"
+    remains = after.value - held_out.value >= HALF_WAY * excess
+    return [_Test("answers", "not_forgotten", _fisher(after, held_out), remains, words)]
+
+
+def _loss(known: Alone, task: Task, missing: dict[str, str]) -> list[_Test]:
+    if task == "class":
+        return []
+    if known.loss_auc is None or not all(map(math.isfinite, known.loss_auc)):
+        missing["mia_loss_auc"] = "was not measured" if known.loss_auc is None else "a value is not a number"
+        return []
+    value, low, high = known.loss_auc
+    if not low <= value <= high or low == high:
+        missing["mia_loss_auc"] = f"{low:.3g} to {high:.3g} is no interval of {value:.3g}"
+        return []
+    p = float(ndtr(-(value - 0.5) / ((high - low) / (2 * 1.959964))))
+    words = f"their loss tells the samples from others that were never seen, with an AUC of {value:.3f}"
+    return [_Test("attack", "not_forgotten", p, value >= 0.5 + AREA_MARGIN, words)]
+
+
+def _features(known: Alone, task: Task, missing: dict[str, str]) -> list[_Test]:
+    p, large, words = [], [], []
+    for depth, probe in known.probes.items():
+        if not probe.untrained or not all(0 <= value <= 1 for value in probe.untrained):
+            missing[f"probe_{depth}"] = "there is no untrained network to compare with"
+            continue
+        n, reference = probe.unlearned.n, sum(probe.untrained) / len(probe.untrained)
+        variance = 1 / n + 1 / (n * len(probe.untrained))
+        if task == "samples":
+            if known.held_out_after is None:
+                missing[f"probe_{depth}"] = "there is no held-out accuracy to compare with"
+                continue
+            if known.held_out_after.value > reference:
+                reference, variance = known.held_out_after.value, 1 / n + 1 / known.held_out_after.n
+        nothing, all_of_it, left = (_arcsine(value) for value in (reference, probe.original.value, probe.unlearned.value))
+        if all_of_it - nothing < INFORMATIVE / math.sqrt(probe.original.n):
+            missing[f"probe_{depth}"] = "the original is read no better than a network that learned nothing"
+            continue
+        p.append(float(ndtr(-(left - nothing) / math.sqrt(variance))))
+        large.append(probe.unlearned.value - reference >= READABLE * (probe.original.value - reference))
+        words.append(
+            f"{probe.unlearned.value:.3f} at {depth} (original {probe.original.value:.3f}, learned nothing {reference:.3f})"
+        )
+    if not p:
+        missing.setdefault("probes", "no depth is informative")
+        return []
+    return [_Test("features", "hidden", max(p), all(large), "a probe of features reads " + ", ".join(words))]
+
+
+def _arcsine(share: float) -> float:
+    return 2 * math.asin(math.sqrt(share))
+
+
+def _fisher(higher: Share, lower: Share) -> float:
+    """One-sided exact p-value of the first share being this much higher, or more, if both are one."""
+    right = higher.count + lower.count
+    return float(hypergeom.sf(higher.count - 1, higher.n + lower.n, right, higher.n))

@@ -1,0 +1,144 @@
+"""A verdict in plain words: a line a family, for people who do not read statistics."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from cujax.audit.key_metrics import Family, Task
+from cujax.audit.verdict_new import JudgedMetric, Verdict, Word
+
+HEADINGS: dict[Word, str] = {
+    "damaged": "Damaged",
+    "not_forgotten": "Not forgotten",
+    "hidden": "Hidden",
+    "over_forgotten": "Over-forgotten",
+    "distinguishable": "Distinguishable",
+    "no_trace": "No trace found",
+    "not_judged": "Cannot be judged",
+}
+
+FAMILIES: dict[Family, str] = {
+    "answers": "Answers",
+    "attack": "Attacker",
+    "features": "Features",
+    "return": "Comes back",
+    "noise": "Noisy copies",
+    "likeness": "Likeness",
+    "retained": "Retained accuracy",
+}
+
+
+class FamilyLine(NamedTuple):
+    """What a family of metrics says.
+
+    Attributes:
+        family: Its name for people.
+        word: What was found, in a word or two.
+        sentence: The figure that says it most clearly, and that of retrained models.
+    """
+
+    family: str
+    word: str
+    sentence: str
+
+
+def family_lines(verdict: Verdict) -> list[FamilyLine]:
+    """A line for each family of key metrics of the verdict's task, in a fixed order.
+
+    The figure shown is the one that is a fault by most standard deviations; without a fault the most informative one. Words
+    are "NO" where what was learned is still there or retained accuracy is lost, "too far" where it lies beyond retrained
+    models, "differs" where it is only different, "gone", "no" (it does not come back sooner), "alike" or "kept" where
+    nothing was found, and "cannot say" where no metric was judged or none could have shown anything.
+    """
+    if verdict.n_retrained == 0 and verdict.seen_alone:
+        return [
+            FamilyLine(FAMILIES[family], "NO" if fault else "no fault shows", words)
+            for family, (fault, words) in verdict.seen_alone.items()
+        ]
+    judged: dict[Family, list[JudgedMetric]] = {family: [] for family in FAMILIES}
+    for found in verdict.metrics:
+        judged[found.metric.family].append(found)
+    if verdict.task == "class":
+        del judged["noise"]
+    return [_line(family, metrics, verdict) for family, metrics in judged.items()]
+
+
+def _line(family: Family, metrics: Sequence[JudgedMetric], verdict: Verdict) -> FamilyLine:
+    name = FAMILIES[family]
+    if not metrics:
+        reasons = list(dict.fromkeys(verdict.missing.values()))
+        too_few = f"{verdict.n_retrained} retrained models are too few"
+        why = too_few if any(reason.startswith(too_few) for reason in reasons) else "none of its figures could be computed"
+        return FamilyLine(name, "cannot say", why)
+    shown = max(metrics, key=lambda found: (found.fault is not None, _clearness(found)))
+    if family == "retained" and shown.fault is None:
+        shown = metrics[0]
+    if shown.fault == "over_forgotten":
+        word = "too far"
+    elif shown.fault == "distinguishable":
+        word = "differs"
+    elif shown.fault is not None:
+        word = "NO"
+    elif family == "retained":
+        word = "kept"
+    elif family == "likeness":
+        word = "alike"
+    elif not shown.informative:
+        word = "cannot say"
+    else:
+        word = "no" if family == "return" else "gone"
+    sentence = _sentence(shown, verdict.task)
+    if word == "gone":
+        sentence = f"as in {_names(verdict.task)[1].replace('a model', 'models')}: {sentence}"
+    elif word == "cannot say":
+        sentence += "; the original itself is too near to that"
+    return FamilyLine(name, word, sentence + (f"; {shown.note}" if shown.note else ""))
+
+
+def _clearness(found: JudgedMetric) -> float:
+    if found.fault is not None or found.phi is None:
+        return abs(found.t)
+    return -found.phi
+
+
+def _sentence(found: JudgedMetric, task: Task) -> str:
+    key, value, mean = found.metric.key, found.unlearned, found.mean
+    it, never = _names(task)
+    share, usual = _of_100(value), _of_100(mean).removesuffix(" of 100")
+    if found.metric.family == "retained":
+        what = "test samples" if key == "test_accuracy" else "test samples of what stays"
+        return f"{100 * value:.1f} of 100 {what} are right ({never}: {100 * mean:.1f})"
+    if found.metric.kind == "steps":
+        return f"learned again in {value:.0f} steps ({never}: {mean:.0f})"
+    if found.metric.kind == "ratio":
+        return f"learned again in {value:.2f} of the steps that {never} needs"
+    if found.metric.kind == "divergence":
+        return f"answers lie {value:.3f} nats from retrained models' (these from one another: {mean:.3f})"
+    if key == "agreement":
+        return f"{share} answers are a retrained model's (of retrained models among themselves: {usual})"
+    if key == "class_inference_auc":
+        return (
+            f"answers on {it} tell the model from one that never learned it with an AUC of {value:.2f} ({never}: {mean:.2f})"
+        )
+    if found.metric.kind == "area":
+        by = "confidence" if "confidence" in key else "loss"
+        return f"{by} tells {it} from unseen samples with an AUC of {value:.2f} ({never}: {mean:.2f})"
+    if key == "residual_knowledge":
+        return f"{share} are recognised under noise more often than by a retrained model ({never}: {usual})"
+    if found.metric.family == "features":
+        return f"{share} can still be read {_WHERE.get(key, 'one layer below the embedding')} ({never}: {usual})"
+    return f"{share} are still recognised ({never}: {usual})"
+
+
+def _names(task: Task) -> tuple[str, str]:
+    return ("it", "a model that never saw it") if task == "class" else ("them", "a model that never saw them")
+
+
+_WHERE = {"probe_z": "from the embedding", "nearest_class_mean": "by the nearest class mean"}
+
+
+def _of_100(share: float) -> str:
+    if 0 < share < 0.005:
+        return "less than 1 of 100"
+    if 0.995 <= share < 1:
+        return "more than 99 of 100"
+    return f"{100 * share:.0f} of 100"
