@@ -19,6 +19,7 @@ from cujax.experiments.config import Experiment, Setup
 from cujax.experiments.run import prepare
 from cujax.experiments.sweep import SeveralRuns
 from cujax.experiments.user_files import load_python_file
+from cujax.methods.base import method_name
 from cujax.methods.registry import find_method, method_names
 from cujax.progress import bar, silent
 from cujax.sharding import MultihostError, is_first_host, start_multihost, unused_accelerator
@@ -89,7 +90,7 @@ def parse(arguments: Sequence[str], *, configs: Path, description: str) -> Exper
     default, explanation, rest = _configuration(arguments, configs)
     default, rest = _choose_method(default, rest)
     help_text = (
-        f"{description}\n\n{explanation}\n\nmethod:NAME chooses another method (now: {type(default.method).__name__}; "
+        f"{description}\n\n{explanation}\n\nmethod:NAME chooses another method (now: {method_name(default.method)}; "
         f"there are {', '.join(method_names())}), whose settings become the --method flags."
     )
     # A predicate cannot come from a command line: it stays as configured unless another request is named.

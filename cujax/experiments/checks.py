@@ -1,7 +1,7 @@
 """What can be checked of a setup before anything is computed, beside what data, storage and methods check themselves."""
 
 import importlib.util
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 
 from cujax.data.images import Data, Source
 from cujax.data.requests import Split
@@ -55,7 +55,8 @@ def check_batch_sizes(experiment: Experiment, split: Split, *, trains_original: 
     """Raises ValueError if a batch is larger than what it is drawn from, or devices cannot share it equally."""
     for group in ("training", "method"):
         settings = getattr(experiment, group)
-        for name in (item.name for item in fields(settings) if item.name.endswith("batch_size")):
+        names = [item.name for item in fields(settings)] if is_dataclass(settings) else []  # a method may be a function
+        for name in (name for name in names if name.endswith("batch_size")):
             check_batch_size(f"{group}.{name}", getattr(settings, name), data_mesh())
     n_retain = len(split.retain)
     smallest = n_retain if experiment.retrained else n_retain + len(split.forget)

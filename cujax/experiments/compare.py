@@ -13,6 +13,7 @@ from etils import epath
 
 from cujax.audit.evidence import Answers
 from cujax.audit.rows import audit_row
+from cujax.data.images import Source
 from cujax.data.requests import Request, Split
 from cujax.experiments.config import Experiment
 from cujax.experiments.identity import describe
@@ -243,10 +244,13 @@ def prepare_comparison(
     progress: Progress = silent,
     notify: Notify = lambda sentence: None,
     interruption: Interruption | None = None,
+    *,
+    source: Source | None = None,
 ) -> ComparisonRun:
     """Reads the data and checks everything that can be checked before computing.
 
-    A method that does not fit a request is left out of it, and the reason told.
+    A method that does not fit a request is left out of it, and the reason is shown. Arguments as of
+    `cujax.experiments.run.prepare`.
 
     Raises:
         ValueError: if data, requests, methods and settings do not fit together.
@@ -264,7 +268,7 @@ def prepare_comparison(
     unasked = sorted(found.keys() - set(comparison.requests))
     if unasked:
         raise ValueError(f"settings are given for {', '.join(unasked)}; the requests are {', '.join(comparison.requests)}.")
-    cells = Sweep(comparison, progress, notify, interruption or Interruption())
+    cells = Sweep(comparison, progress, notify, interruption or Interruption(), given_source=source)
     tasks = [_task(word, cells, kinds, found.get(word)) for word in comparison.requests]
     return ComparisonRun(cells, comparison, tasks)
 

@@ -20,7 +20,7 @@ from cujax.experiments.identity import describe, described_setup, digest_of, nor
 from cujax.experiments.model_store import ModelStore
 from cujax.experiments.request_words import describe_request
 from cujax.experiments.run import Run
-from cujax.methods.base import Method
+from cujax.methods.base import Method, method_name
 from cujax.model import Variables
 from cujax.sharding import is_first_host
 from cujax.storage.checkpoints import Ancestor, Checkpoint, Kind, Metadata
@@ -111,7 +111,7 @@ class ReferenceModels:
             "stop_early": setup.stop_early,
             **({} if setup.stop_rule == "accuracy" else {"stop_rule": setup.stop_rule}),
         }
-        name = f"{described['type']}-{digest_of(identity)[:10]}"
+        name = f"{method_name(method)}-{digest_of(identity)[:10]}"
         store = self._store_at(self.directory / "unlearned" / name, identity)
         return [
             self._unlearned(store, method, number, shadow, seen)
@@ -140,7 +140,7 @@ class ReferenceModels:
             unlearned = method(run.model, shadow.variables, own, key=key, loop=loop)
             ancestry = (shadow.as_ancestor(),)
             return unlearned.variables, self._metadata(
-                "unlearned", split.forget.ids.tolist(), run.record_of(unlearned), ancestry, type(method).__name__
+                "unlearned", split.forget.ids.tolist(), run.record_of(unlearned), ancestry, method_name(method)
             )
 
         if not seen.any():

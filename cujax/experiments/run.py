@@ -33,9 +33,8 @@ from cujax.experiments.identity import describe, digest_of, identity, normalised
 from cujax.experiments.model_store import ModelStore
 from cujax.experiments.request_words import describe_request
 from cujax.experiments.user_files import build_model
-from cujax.methods.base import Loop, Method, Unlearned, check_fits
+from cujax.methods.base import Loop, Method, Unlearned, check_fits, method_name, with_recipe
 from cujax.methods.mask_logit import MaskedModel
-from cujax.methods.retrain import Retrain
 from cujax.methods.stop_rules import STOP_RULES
 from cujax.model import Model, Variables, abstract_variables
 from cujax.progress import Progress, silent
@@ -156,7 +155,7 @@ class Run:
         if isinstance(model, MaskedModel) and model.model == self.model:
             return {"masked_classes": model.masked_classes}
         raise ValueError(
-            f"{type(self.experiment.method).__name__} returned another model than it was given, which no checkpoint can "
+            f"{method_name(self.experiment.method)} returned another model than it was given, which no checkpoint can "
             "hold; call the method from Python and keep what it returns."
         )
 
@@ -244,7 +243,7 @@ class Run:
             self.source.version,
             describe(self.experiment),
             request="" if kind == "original" else describe_request(self.experiment.forget),
-            method=type(self.experiment.method).__name__ if kind == "unlearned" else "",
+            method=method_name(self.experiment.method) if kind == "unlearned" else "",
             forgotten_ids=tuple(ids),
             lineage=lineage,
             record=record,
@@ -292,8 +291,7 @@ def _prepare(
     experiment: Experiment, progress: Progress, notify: Notify, interruption: Interruption, source: Source | None
 ) -> Run:
     check_extras(experiment)
-    if experiment.method == Retrain():
-        experiment = replace(experiment, method=Retrain(experiment.training))
+    experiment = replace(experiment, method=with_recipe(experiment.method, experiment.training))
     source = load_source(experiment.data, progress) if source is None else source
     model = build_model(experiment.network, source.num_classes, experiment.dtype)
     like = abstract_variables(model, source.train.images.shape[1:])

@@ -47,11 +47,13 @@ class Sweep:
     notify: Notify = lambda sentence: None
     interruption: Interruption = field(default_factory=Interruption)
     originals: dict[int, str] = field(default_factory=dict)
+    given_source: Source | None = None
 
     def __post_init__(self) -> None:
         if self.setup.multihost:
             raise ValueError("methods are compared on one host; leave --multihost out.")
-        self.source: Source = load_source(self.setup.data, self.progress)
+        given = self.given_source
+        self.source: Source = load_source(self.setup.data, self.progress) if given is None else given
 
     @property
     def workdir(self) -> epath.Path:

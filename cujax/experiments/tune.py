@@ -6,22 +6,23 @@ Neither test data nor a retrained model has a say: who is asked to forget has ne
 import importlib.util
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from etils import epath
 from scipy.stats import qmc
 
 from cujax.audit.traces import Traces
+from cujax.data.images import Source
 from cujax.data.requests import Part, Request
 from cujax.experiments.identity import identity
 from cujax.experiments.request_words import parse_request, request_in_words
 from cujax.experiments.run import Run
 from cujax.experiments.sweep import ReadySweep, SeveralRuns, Sweep, slug
-from cujax.methods.base import Method, check_fits
+from cujax.methods.base import Method, check_fits, published_settings, search_space_of
 from cujax.methods.registry import chosen_methods, make_method
 from cujax.methods.retrain import Retrain
 from cujax.methods.search_space import SearchSpace
@@ -233,13 +234,14 @@ class TuningRun(ReadySweep):
 
     def _trials(self, run: Run, original: Checkpoint, traces: Traces, name: str, kind: type[Method]) -> Iterator[Trial]:
         tuning = self.tuning
-        space: SearchSpace = cast(Any, kind).search_space
+        space = search_space_of(kind)
+        assert space is not None  # prepare_tuning left the others out
         path = run.workdir / f"{name}-{tuning.sampler}{self._suffix}.json"
         trials = [Trial(**trial) for trial in (read_record(path, TRIALS) or [])] if path.is_file() else []
         for number in range(tuning.trials):
             if number == len(trials):
                 if number == 0:
-                    settings = published(kind, class_task=run.split.is_class_task)
+                    settings = published_settings(kind, "class" if run.split.is_class_task else "samples")
                 else:
                     settings = draw(space, trials[1:], sampler=tuning.sampler, seed=tuning.seed, number=number)
                 trials.append(self._try(run, original, traces, make_method(kind, name, settings), settings))
@@ -279,24 +281,18 @@ class TuningRun(ReadySweep):
         )
 
 
-def published(kind: type[Method], *, class_task: bool) -> dict[str, Any]:
-    """The published settings where they differ from a method's defaults."""
-    official: Callable[..., Any] | None = getattr(kind, "official", None)
-    if official is None:
-        return {}
-    settings, defaults = asdict(official("class" if class_task else "samples")), asdict(kind())  # type: ignore[call-overload]
-    return {name: value for name, value in settings.items() if value != defaults[name]}
-
-
 def prepare_tuning(
     tuning: Tuning,
     progress: Progress = silent,
     notify: Notify = lambda sentence: None,
     interruption: Interruption | None = None,
+    *,
+    source: Source | None = None,
 ) -> TuningRun:
     """Reads the data and checks everything that can be checked before computing.
 
-    A method that does not fit the request, or has nothing to tune, is left out, and the reason told.
+    A method that does not fit the request, or has nothing to tune, is left out, and the reason is shown. Arguments as of
+    `cujax.experiments.run.prepare`.
 
     Raises:
         ValueError: if data, request, methods and sampler do not fit together.
@@ -304,7 +300,7 @@ def prepare_tuning(
     """
     if tuning.sampler == "tpe" and importlib.util.find_spec("optuna") is None:
         raise ValueError("sampler tpe needs Optuna: run the command as uv run --extra tune ..., or take --sampler halton.")
-    cells = Sweep(tuning, progress, notify, interruption or Interruption())
+    cells = Sweep(tuning, progress, notify, interruption or Interruption(), given_source=source)
     methods = {}
     split = cells.split(parse_request(tuning.request))
     labels = cells.source.train.labels
@@ -314,7 +310,7 @@ def prepare_tuning(
             "ask for other classes, or give more images: a class needs 6 for one of validation."
         )
     for name, kind in chosen_methods(tuning.methods).items():
-        if getattr(kind, "search_space", None) is None:
+        if search_space_of(kind) is None:
             notify(f"left out: {name} has nothing to tune.")
             continue
         try:

@@ -4,7 +4,7 @@ import functools
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import numpy as np
 
 from cujax.data.batches import ImageSet
 from cujax.data.requests import Split
+from cujax.methods.search_space import SearchSpace
 from cujax.methods.stop_rules import AccuracyRule, Check, Observation, StopRule
 from cujax.model import Model, PyTree, Variables
 from cujax.progress import Progress, silent
@@ -59,10 +60,16 @@ class Unlearned:
 
 @runtime_checkable
 class Method(Protocol):
-    """How to forget: a frozen dataclass of hyper-parameters that is called on a model.
+    """How to forget: a frozen dataclass of hyper-parameters that is called on a model, or a plain function.
 
-    It may also have `check(split)`, which raises ValueError where the method does not fit what is to be forgotten; it is
-    called before anything is computed.
+    What it may have beside, each read by one function of this module:
+        check: `check(split)` raises ValueError where the method does not fit what is to be forgotten; called before
+            anything is computed.
+        search_space: Where tuning looks for its settings (class attribute); without it there is nothing to tune.
+        official: `official(task)`, a class method, gives the published settings for a "class" or for "samples", where they
+            differ from the defaults.
+        training: A field whose None stands for the recipe of the original.
+        is_reference: True for what other methods are compared with (class attribute).
     """
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: "Loop") -> Unlearned:
@@ -76,6 +83,37 @@ class Method(Protocol):
             loop: The images and the run: a method hands its passes to `loop.run`, or its one result to `loop.once`.
         """
         ...
+
+
+def search_space_of(kind: type[Method]) -> SearchSpace | None:
+    """Where tuning looks for the settings of a method; None where there is nothing to tune."""
+    return getattr(kind, "search_space", None)
+
+
+def published_settings(kind: type[Method], task: Literal["class", "samples"]) -> dict[str, Any]:
+    """The published settings of a method where they differ from its defaults."""
+    official: Callable[[str], Method] | None = getattr(kind, "official", None)
+    if official is None:
+        return {}
+    settings, defaults = (asdict(cast(Any, method)) for method in (official(task), kind()))
+    return {name: value for name, value in settings.items() if value != defaults[name]}
+
+
+def with_recipe(method: Method, training: Any) -> Method:
+    """The method, with the original's recipe where it trains anew and was given none."""
+    if getattr(method, "training", training) is not None:
+        return method
+    return replace(cast(Any, method), training=training)
+
+
+def is_reference(kind: type[Method]) -> bool:
+    """Whether other methods are compared with this one, so that it is no row of its own."""
+    return getattr(kind, "is_reference", False)
+
+
+def method_name(method: Method) -> str:
+    """The name of a method's class, or of the function that it is."""
+    return getattr(method, "__qualname__", type(method).__name__)
 
 
 def check_fits(method: Method, split: Split) -> None:

@@ -5,7 +5,7 @@ from dataclasses import fields
 from typing import Any, cast
 
 from cujax.methods.bad_teacher import BadTeacher
-from cujax.methods.base import Method
+from cujax.methods.base import Method, is_reference
 from cujax.methods.boundary import BoundaryExpand, BoundaryShrink
 from cujax.methods.co_un import CoUn
 from cujax.methods.contrastive import ContrastiveUnlearning
@@ -76,12 +76,13 @@ def find_method(name: str) -> type[Method]:
 
 
 def chosen_methods(names: Sequence[str]) -> dict[str, type[Method]]:
-    """The methods of these names; all that there are where none is given, but `retrain`, which is what they are held to.
+    """The methods of these names; where none is given all, except references, which the others are compared with.
 
     Raises:
         ValueError: if one does not exist.
     """
-    return {name: find_method(name) for name in names or method_names() if name != "retrain"}
+    found = {name: find_method(name) for name in names or method_names()}
+    return {name: kind for name, kind in found.items() if not is_reference(kind)}
 
 
 def make_method(kind: type[Method], name: str, settings: Mapping[str, Any]) -> Method:

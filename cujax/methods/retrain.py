@@ -1,6 +1,7 @@
 """Retraining from scratch: what every other method is to come close to."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 
@@ -20,6 +21,8 @@ class Retrain:
     """
 
     training: Training | None = None
+
+    is_reference: ClassVar[bool] = True
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """A model that never saw `split.forget`; the original is only checked.

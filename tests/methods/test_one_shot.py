@@ -50,7 +50,7 @@ def dampened(of_forget, of_all, alpha, dampening):
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
 def test_dampening_by_per_sample_gradients_does_not_depend_on_the_batch_size(batch_size):
-    method = SelectiveSynapticDampening(alpha=1.0, dampening=0.6, batch_size=batch_size)
+    method = SelectiveSynapticDampening(alpha=1.0, dampening=0.6, per_sample=True, batch_size=batch_size)
     result = method(MODEL, ORIGINAL, SPLIT, key=KEY, loop=ANYTHING)
     expected = dampened(
         importance([[row] for row in SPLIT.forget.indices]), importance([[row] for row in EVERYTHING]), 1, 0.6
