@@ -13,8 +13,9 @@ from cujax.audit.evidence import Evidence, Relearning
 from cujax.audit.findings import Findings, JudgedMetric
 from cujax.audit.intervals import Estimate, NotAvailable
 from cujax.audit.likelihood import LikelihoodAttack
-from cujax.audit.metrics import Metric, MetricContext, all_metrics
+from cujax.audit.metric import Metric, MetricContext
 from cujax.audit.over_models import TOPICS, Topic, measure_over_models
+from cujax.audit.registry import all_metrics
 from cujax.audit.relearning import SHARE_TO_REGAIN, relearn
 from cujax.audit.representation import divide_for_probes, linear_probe, nearest_class_mean
 from cujax.audit.residual import share_correct_under_noise
