@@ -333,3 +333,24 @@ def test_the_network_of_these_tests_is_the_same_in_numpy():
         ORIGINAL.params
     )
     assert_close(found, backward(TEACHER, X, random))
+
+
+@pytest.mark.parametrize("settings", [{"learning_rate": 0.3}, {"learning_rate": 0.01, "optimizer": "adamw"}])
+def test_scrubs_first_ascent_departs_from_the_teacher(settings):
+    """A student equal to its teacher has no gradient of the divergence where train mode changes nothing."""
+    method = Scrub(weight_decay=0.0, forget_batch_size=2, batch_size=4, **settings)
+    recorder = record(method)
+    state, phase = recorder.state, recorder.phases(0)[0]
+    distances = []
+    for batch in [*phase.batches] * 5:
+        state, _ = take(state, phase, [batch])
+        moved = [
+            np.asarray(new) - np.asarray(old) for new, old in zip(leaves(state.params), leaves(ORIGINAL.params), strict=True)
+        ]
+        distances.append(np.sqrt(sum((part**2).sum() for part in moved)))
+    start = recorder.state.params
+    apart = [np.asarray(new) - np.asarray(old) for new, old in zip(leaves(start), leaves(ORIGINAL.params), strict=True)]
+    size = np.sqrt(sum((part**2).sum() for part in apart))
+    assert 0 < size < 0.01 * np.sqrt(sum((np.asarray(leaf) ** 2).sum() for leaf in leaves(ORIGINAL.params)))
+    assert distances[-1] > 2 * size
+    assert recorder.options["original"] is ORIGINAL

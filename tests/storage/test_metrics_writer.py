@@ -43,3 +43,33 @@ def test_what_is_kept_is_in_the_file_before_the_first_new_record(tmp_path):
         assert path.read_text() == '{"step": 1}\n'
         log({"step": 2, "loss": 0.5})
         assert path.read_text() == '{"step": 1}\n{"step": 2, "loss": 0.5}\n'
+
+
+def test_going_on_never_writes_again_what_is_there(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n')
+    before, opened = path.stat().st_ino, []
+    open_as_before = type(path).open
+
+    def recorded(self, mode="r", **options):
+        opened.append(mode)
+        return open_as_before(self, mode, **options)
+
+    monkeypatch.setattr(type(path), "open", recorded)
+    with MetricsWriter(path, keep=len('{"step": 1}\n')) as log:
+        log({"step": 2})
+    assert "w" not in opened
+    assert path.stat().st_ino == before
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_value_that_json_cannot_hold_is_null(tmp_path, value):
+    with MetricsWriter(tmp_path / "metrics.jsonl") as log:
+        log({"step": 1, "loss": value, "retain_loss": 0.5})
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    line = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=refuse)
+    assert line == {"step": 1, "loss": None, "retain_loss": 0.5}

@@ -13,7 +13,14 @@ import pytest
 from cujax.adapters import from_function, from_linen
 from cujax.data.batches import DeviceImages, gather, paired_batches
 from cujax.data.requests import Part, Split
-from cujax.methods import ContrastiveUnlearning
+from cujax.methods import (
+    ContrastiveUnlearning,
+    FisherForgetting,
+    InfluenceUnlearning,
+    Retrain,
+    SalUn,
+    SelectiveSynapticDampening,
+)
 from cujax.methods.base import Loop
 from cujax.model import Variables
 from cujax.networks.cnn import CNN
@@ -77,6 +84,9 @@ class Kept:
 
     def keep(self, tree, record):
         self.states.append((to_plain(tree), record, len(self.records)))
+
+    def raise_if_interrupted(self):
+        pass
 
 
 def without_seconds(cost):
@@ -150,6 +160,45 @@ def two_phases(loop):
             )
 
     return loop.run(LINEAR, state, phases, SPLIT, max_passes=3, forgotten_accuracy=-1)
+
+
+def retrained(loop):
+    """A method that trains anew."""
+    method = Retrain(Training(epochs=3, batch_size=8, learning_rate=0.01))
+    return method(SMALL_CNN, original(), SPLIT, key=jax.random.key(2), loop=loop)
+
+
+def test_retraining_goes_on_from_every_position_to_the_same_bits():
+    whole, records = retrained(Loop(IMAGES)), []
+    kept = Kept(records)
+    retrained(Loop(IMAGES, log=records.append, resume_point=kept))
+    assert len(kept.states) == whole.history.cost.steps > 3
+    for state in kept.states[::3]:
+        again = retrained(Loop(IMAGES, resume_point=Kept([], state)))
+        chex.assert_trees_all_equal(again.variables, whole.variables)
+        assert without_seconds(again.history.cost) == without_seconds(whole.history.cost)
+
+
+class StoppedError(Exception):
+    pass
+
+
+class AskedToEnd(Kept):
+    """A process that was asked to end."""
+
+    def raise_if_interrupted(self):
+        raise StoppedError
+
+
+ONE_SHOT = [FisherForgetting(samples=20), InfluenceUnlearning(samples=20), SelectiveSynapticDampening(), SalUn()]
+
+
+@pytest.mark.parametrize("method", ONE_SHOT, ids=lambda method: type(method).__name__)
+def test_what_sums_gradients_ends_where_it_is_asked_to(method):
+    variables = original()
+    model = dataclasses.replace(SMALL_CNN, layers=tuple(variables.params))
+    with pytest.raises(StoppedError):
+        method(model, variables, SPLIT, key=jax.random.key(0), loop=Loop(IMAGES, resume_point=AskedToEnd([])))
 
 
 @pytest.mark.parametrize("unlearn", [contrastive, two_phases, harmful])
