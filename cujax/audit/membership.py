@@ -19,7 +19,7 @@ from sklearn.svm import SVC
 from cujax.audit.evidence import Evidence
 from cujax.audit.intervals import Estimate, NotAvailable, area, share
 from cujax.audit.metric import Metric, MetricContext
-from cujax.training.predict import Predictions, correct
+from cujax.training.predict import Predictions, correct, sample_losses
 
 # What the trained attacks read, with its name for people.
 _FEATURES = {
@@ -30,12 +30,6 @@ _FEATURES = {
 }
 _FOLDS = 10
 _SVC_SAMPLES_A_SIDE = 2000
-
-
-def sample_losses(predictions: Predictions) -> np.ndarray:
-    """The cross-entropy of each sample, `[n]` float64, in nats; infinite where a masked logit is -inf."""
-    log_p = _log_softmax(predictions.logits)
-    return -log_p[np.arange(len(log_p)), predictions.labels]
 
 
 def confidences(predictions: Predictions) -> np.ndarray:

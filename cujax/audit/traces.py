@@ -6,12 +6,12 @@ from functools import cached_property
 import jax
 import numpy as np
 
-from cujax.audit.membership import loss_attack_auc, sample_losses
+from cujax.audit.membership import loss_attack_auc
 from cujax.audit.representation import divide_for_probes, linear_probe
 from cujax.data.batches import ImageSet
 from cujax.data.requests import Split
 from cujax.model import Model, Variables
-from cujax.training.predict import Predictions, predict
+from cujax.training.predict import Predictions, predict, sample_losses
 from cujax.training.supervised import fresh_variables
 
 _LEARNED, _ASKED, _UNTRAINED = 4000, 1000, 4

@@ -36,7 +36,9 @@ class Setup:
         retrained: How many models to retrain from scratch for comparison; 0 for a plain deletion request.
         retain_tolerance: Unlearning ends if validation accuracy on what stays falls by more than this.
         stop_rule: When unlearning may end before its last pass: "accuracy" (on the forget set it is that of held-out
-            samples, or of a class never learned), or one that another package registered.
+            samples, or of a class never learned), "loss" (samples: it is no lower than that of held-out samples), "none",
+            or one that another package registered. One that holds before the first step can tell nothing: then samples go
+            on under "loss", and classes take all passes.
         stop_early: Whether unlearning ends as soon as the stop rule holds, or makes all the passes of the method.
         seed: Of initialisation, order and everything else random.
         workdir: Folder for checkpoints, metrics and the report; gs://BUCKET/FOLDER, too.

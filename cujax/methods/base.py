@@ -13,7 +13,7 @@ import numpy as np
 from cujax.data.batches import ImageSet
 from cujax.data.requests import Split
 from cujax.methods.search_space import SearchSpace
-from cujax.methods.stop_rules import AccuracyRule, Check, Observation, StopRule
+from cujax.methods.stop_rules import AccuracyRule, Check, LossRule, NoRule, Observation, StopRule, rule_that_can_tell
 from cujax.model import Model, PyTree, Variables
 from cujax.progress import Progress, silent
 from cujax.step import UnlearnState
@@ -21,7 +21,7 @@ from cujax.training.loop import NOTHING_YET, Cost, Log, NotFiniteError, Phase, S
 from cujax.training.predict import accuracy, predict
 from cujax.training.resume import NO_RESUME_POINT, Position, ResumePoint
 
-EndedBy = Literal["forgotten", "max_passes", "retain_tolerance", "not_finite"]
+EndedBy = Literal["stop_rule", "max_passes", "retain_tolerance", "not_finite"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class History:
 
     Attributes:
         checks: Before the first pass, and after each.
-        stop_rule: Why it ended: "forgotten", "max_passes", "retain_tolerance" or "not_finite".
+        stop_rule: Why it ended: "stop_rule", "max_passes", "retain_tolerance" or "not_finite".
         stop_reason: The same in a sentence with its figures.
         step: The optimiser step whose parameters were returned.
         cost: What the whole run took, checks after the first included.
@@ -187,13 +187,16 @@ class Loop:
         before = Variables(state.params, state.model_state) if original is None else original
         kept = self.resume_point.resume({"state": state, "good": Variables(state.params, state.model_state)})
         if kept is None:
-            checks = [self._check(model, before, split, 0, forgotten_accuracy, lowest_target=0.0)]
+            observed = self._observe(model, before, split, 0, forgotten_accuracy, lowest_target=0.0)
+            checks = [_checked(observed, self.stop_rule)]
+            stop_rule = rule_that_can_tell(self.stop_rule, observed, class_task=split.is_class_task)
             good, position, cost, checking = _Snapshot.of(before, 0), Position(), NOTHING_YET, 0.0
         else:
             tree, record = kept
             state, good = tree["state"], _Snapshot(record["good_step"], tree["good"])
             checks = [Check(**check) for check in record["checks"]]
             position, cost, checking = Position(**record["position"]), Cost(**record["cost"]), record["checking"]
+            stop_rule = {"own": self.stop_rule, "loss": LossRule(), "none": NoRule()}[record.get("stop_rule", "own")]
         first, ends_early = checks[0], self.stop_early and not rewind and not all_passes
         stepper = Stepper(self.images, self.log, self.steps_per_call, cost, self.resume_point.due)
 
@@ -204,14 +207,19 @@ class Loop:
                 "checks": [asdict(check) for check in checks],
                 "checking": checking,
                 "good_step": good.step,
+                "stop_rule": {LossRule(): "loss", NoRule(): "none"}.get(stop_rule, "own"),
             }
             self.resume_point.keep({"state": state, "good": good.variables}, record)
 
         rule: EndedBy = "max_passes"
         reason = (
-            f"{max_passes} passes were made without forgetting; raise max_passes, or the learning rate or weight with which "
-            "the method forgets"
+            f"all {max_passes} passes were made and the stop rule did not hold; raise max_passes, or the learning rate or "
+            "weight with which the method forgets"
         )
+        if first.holds:
+            reason = (
+                f"all {max_passes} passes were made: the stop rule held before the first step, where it can tell nothing"
+            )
         with self.progress("unlearning", max_passes) as advance:
             if position.passes:
                 advance(position.passes)
@@ -228,7 +236,8 @@ class Loop:
                     reason = f"{error} The parameters of step {good.step} are kept; lower the learning rate"
                     break
                 started = time.perf_counter()
-                check = self._check(model, state, split, stepper.steps, forgotten_accuracy, first.target)
+                observed = self._observe(model, state, split, stepper.steps, forgotten_accuracy, first.target)
+                check = _checked(observed, stop_rule)
                 checking += time.perf_counter() - started
                 checks.append(check)
                 advance(
@@ -242,7 +251,9 @@ class Loop:
                     break
         if rule != "not_finite":
             if good.step and good.check(checks).holds:
-                rule, reason = "forgotten", good.check(checks).reason
+                rule, reason = "stop_rule", good.check(checks).reason
+                if first.holds:
+                    reason += f" (before the first step it held that {first.reason}, which can tell nothing)"
             elif not self._tolerable(first, checks[-1]):
                 rule, reason = "retain_tolerance", self._not_tolerable(first, checks[-1], good.step)
         cost = spent + stepper.cost + replace(NOTHING_YET, seconds=checking)
@@ -274,7 +285,7 @@ class Loop:
             by_construction: Whether the new arrays have never seen the forget set, whatever the checks say.
         """
         made_model = model if made_model is None else made_model
-        first = self._check(model, original, split, 0, forgotten_accuracy, lowest_target=0.0)
+        first = _checked(self._observe(model, original, split, 0, forgotten_accuracy, lowest_target=0.0), self.stop_rule)
         with self.progress("unlearning", 1) as advance:
             try:
                 made, cost = make()
@@ -284,18 +295,19 @@ class Loop:
                 reason = f"{error} The parameters are kept as they were"
                 return Unlearned(model, *original, History((first,), "not_finite", reason, 0, error.cost))
             started = time.perf_counter()
-            last = self._check(made_model, made, split, cost.steps, forgotten_accuracy, first.target)
+            observed = self._observe(made_model, made, split, cost.steps, forgotten_accuracy, first.target)
+            last = _checked(observed, self.stop_rule)
             cost += replace(NOTHING_YET, seconds=time.perf_counter() - started)
             advance(1, f"forget {last.forget_accuracy:.2f} (to {last.target:.2f}), retain {last.retain_accuracy:.2f}")
         rule: EndedBy = "max_passes"
-        reason = f"accuracy {last.forget_accuracy:.3f} on what to forget is above {last.target:.3f} after the only pass"
+        reason = f"accuracy {last.forget_accuracy:.3f} on the forget set is above {last.target:.3f} after the only pass"
         if by_construction:
-            rule, reason = "forgotten", "the model was trained without the forget set"
+            rule, reason = "stop_rule", "the model was trained without the forget set"
         elif not self._tolerable(first, last):
             reason = self._not_tolerable(first, last, 0)
             return Unlearned(model, *original, History((first, last), "retain_tolerance", reason, 0, cost))
         elif last.holds:
-            rule, reason = "forgotten", last.reason
+            rule, reason = "stop_rule", last.reason
         return Unlearned(made_model, *made, History((first, last), rule, reason, cost.steps, cost))
 
     def _tolerable(self, first: Check, check: Check) -> bool:
@@ -303,12 +315,12 @@ class Loop:
 
     def _not_tolerable(self, first: Check, check: Check, kept: int) -> str:
         return (
-            f"validation accuracy on what stays fell from {first.retain_accuracy:.3f} to {check.retain_accuracy:.3f}, "
+            f"validation accuracy on retained classes fell from {first.retain_accuracy:.3f} to {check.retain_accuracy:.3f}, "
             f"more than {self.retain_tolerance}; the parameters of step {kept} are kept; lower the learning rate or weight "
             "with which the method forgets"
         )
 
-    def _check(
+    def _observe(
         self,
         model: Model,
         state: UnlearnState | Variables,
@@ -316,7 +328,7 @@ class Loop:
         step: int,
         forgotten_accuracy: float | None,
         lowest_target: float,
-    ) -> Check:
+    ) -> Observation:
         variables = Variables(state.params, state.model_state)
         validation = predict(model, variables, self.images, split.validation.indices)
         stays = ~np.isin(validation.labels, split.absent_classes)
@@ -331,7 +343,11 @@ class Loop:
             target = max(retain_accuracy if held_out_accuracy is None else held_out_accuracy, lowest_target)
         check = Check(step, forget_accuracy, target, retain_accuracy)
         self.log(check.as_record())
-        return replace(check, reason=self.stop_rule.holds(Observation(check, forget, held_out)) or "")
+        return Observation(check, forget, held_out)
+
+
+def _checked(observation: Observation, rule: StopRule) -> Check:
+    return replace(observation.check, reason=rule.holds(observation) or "")
 
 
 @dataclass(frozen=True)

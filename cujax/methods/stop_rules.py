@@ -3,8 +3,11 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+import numpy as np
+from scipy.stats import rankdata
+
 from cujax.registry import Registry
-from cujax.training.predict import Predictions
+from cujax.training.predict import Predictions, sample_losses
 
 
 @dataclass(frozen=True)
@@ -79,5 +82,53 @@ class AccuracyRule:
         return f"accuracy {check.forget_accuracy:.3f} on the forget set is at most {check.target:.3f}"
 
 
+@dataclass(frozen=True)
+class LossRule:
+    """Holds where the loss of the forget set is no lower than that of held-out samples of the same classes.
+
+    That is where the area under the ROC curve of an attacker who takes a low loss for membership is at most 0.5. It can
+    still move where accuracies cannot: samples that any model gets right have lower losses if they were learned.
+    """
+
+    def holds(self, observation: Observation) -> str | None:
+        """The reason to end the run now, in words; None to go on, also where there is no held-out sample."""
+        forget, held_out = sample_losses(observation.forget), sample_losses(observation.held_out)
+        if not len(forget) or not len(held_out):
+            return None
+        ranks = rankdata(np.concatenate([held_out, forget]))[len(held_out) :]
+        lower = len(held_out) - (ranks.sum() / len(forget) - (len(forget) + 1) / 2)
+        area = float(lower / len(held_out))
+        return None if area > 0.5 else f"the loss of the forget set is no lower than held-out samples' (AUC {area:.3f})"
+
+
+@dataclass(frozen=True)
+class NoRule:
+    """Never holds: the run makes all its passes."""
+
+    def holds(self, observation: Observation) -> None:
+        """None: go on."""
+        del observation
+
+
+def rule_that_can_tell(rule: StopRule, before: Observation, *, class_task: bool) -> StopRule:
+    """The rule that a run ends by: the given one, unless it holds before the first step, where it can tell nothing.
+
+    Then samples are forgotten until their loss shows nothing; where that holds from the start, too, and for classes, all
+    passes are made.
+
+    Args:
+        rule: What the run was to end by.
+        before: What is seen before the first step.
+        class_task: Whether whole classes are to be forgotten.
+    """
+    if rule.holds(before) is None:
+        return rule
+    by_loss = LossRule()
+    usable = not class_task and len(before.held_out.labels) and by_loss.holds(before) is None
+    return by_loss if usable else NoRule()
+
+
 # By the name that a configuration gives them; other packages add theirs as entry points `cujax.stop_rules`.
-STOP_RULES: Registry[type[StopRule]] = Registry("stop rule", "cujax.stop_rules", {"accuracy": AccuracyRule})
+STOP_RULES: Registry[type[StopRule]] = Registry(
+    "stop rule", "cujax.stop_rules", {"accuracy": AccuracyRule, "loss": LossRule, "none": NoRule}
+)

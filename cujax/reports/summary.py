@@ -235,7 +235,7 @@ def summary(report: dict[str, Any]) -> str:
     else:
         cost, retraining = report["cost"]["unlearned"], report["cost"]["retrained"]
         compared = f" (retraining took {retraining['seconds']:.1f} s)" if retraining["seconds"] else ""
-        verb = "Forgot" if stop["rule"] == "forgotten" else "Did NOT reach the stop rule for"
+        verb = "Forgot" if stop["rule"] == "stop_rule" else "Did NOT reach the stop rule for"
         happened = (
             f"{verb} {what} of {report['source']['name']} in {stop['step']} steps, {cost['seconds']:.1f} s{compared}: "
             f"{stop['reason']}."

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import jax
 import numpy as np
+from scipy.special import log_softmax
 
 from cujax.batch import Rows
 from cujax.data.batches import DeviceImages, ImageSet, batches_of_all, placed, preprocess
@@ -110,3 +111,9 @@ def correct(predictions: Predictions) -> np.ndarray:
 def accuracy(predictions: Predictions) -> float:
     """The share of samples whose largest logit is their label's; NaN for no samples."""
     return float(np.mean(correct(predictions))) if len(predictions.labels) else float("nan")
+
+
+def sample_losses(predictions: Predictions) -> np.ndarray:
+    """The cross-entropy of each sample, `[n]` float64, in nats; infinite where a masked logit is -inf."""
+    log_p = log_softmax(predictions.logits.astype(np.float64), axis=1)
+    return -log_p[np.arange(len(log_p)), predictions.labels]

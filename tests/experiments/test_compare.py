@@ -176,7 +176,7 @@ FREE = {"seconds": 0.01, "steps": 0, "samples": 0, "flops": 0.0}
 
 
 def cell(gap, seconds=1.0, change=0.1, **accuracies):
-    stop = {"rule": "forgotten", "step": 10, "reason": "it is"}
+    stop = {"rule": "stop_rule", "step": 10, "reason": "it is"}
     return {"row": entry(gap, **accuracies), "cost": cost(seconds), "stop": stop, "parameter_change": change}
 
 

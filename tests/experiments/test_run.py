@@ -68,7 +68,7 @@ def test_an_interrupted_run_keeps_what_is_complete_and_ends_the_same(experiment,
 
     run = prepare(experiment)
     with monkeypatch.context() as patched:
-        patched.setattr("cujax.methods.base.Loop._check", interrupt)
+        patched.setattr("cujax.methods.base.Loop._observe", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run.unlearned()
     assert [path.name for path in (run.workdir / "checkpoints").iterdir()] == ["original"]

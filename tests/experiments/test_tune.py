@@ -25,7 +25,7 @@ SPACE = {"learning_rate": LogUniform(1e-3, 1e-1), "max_passes": LogUniform(1, 20
 
 
 def trial(*, drop=0.0, unforgotten=0.0, steps=10):
-    return Trial({"learning_rate": 0.01, "max_passes": 3}, 0.0, 0.0, drop, unforgotten, steps, 1.0, "forgotten")
+    return Trial({"learning_rate": 0.01, "max_passes": 3}, 0.0, 0.0, drop, unforgotten, steps, 1.0, "stop_rule")
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ def test_a_class_is_forgotten_and_the_rest_kept(class_task):
     untouched = jax.tree.map(np.array, class_task.original)
     result = class_task.run()
     after = class_task.test_accuracies(result.variables)
-    assert result.history.stop_rule == "forgotten"
+    assert result.history.stop_rule == "stop_rule"
     assert before[0] > 0.8
     assert after[0] <= 0.06
     assert after[1] >= before[1] - 0.05
@@ -95,7 +95,7 @@ def test_samples_are_forgotten_down_to_held_out_accuracy(sample_task):
     result = sample_task.run(retain_tolerance=0.3)
     first, last = result.history.checks[0], result.history.checks[-1]
     assert first.forget_accuracy > first.target + 0.1
-    assert result.history.stop_rule == "forgotten"
+    assert result.history.stop_rule == "stop_rule"
     forget, same_classes, _ = sample_task.accuracies(result.variables)
     assert (last.forget_accuracy, last.target) == pytest.approx((forget, max(same_classes, first.target)))
     assert forget <= last.target
@@ -137,7 +137,7 @@ def test_checks_steps_and_costs_are_accounted_for(class_task):
 def test_without_forgetting_the_last_state_is_returned_and_told(class_task):
     method = dataclasses.replace(METHOD, max_passes=2, learning_rate=0.001)
     result = class_task.run(method)
-    assert "2 passes were made without forgetting" in result.history.stop_reason
+    assert "all 2 passes were made and the stop rule did not hold" in result.history.stop_reason
     last = result.history.checks[-1]
     forget, same, retain = class_task.accuracies(result.variables)
     assert (last.forget_accuracy, last.retain_accuracy) == pytest.approx((max(forget, same), retain))
@@ -328,20 +328,20 @@ def test_the_first_state_that_satisfies_the_rule_is_returned():
     result = run_clock(
         forget=[1, 3, 5, 7], held_out=[1, 3, 5, 7], stays=[NEVER] * 4, task="class", threshold=0.5, log=records.append
     )
-    assert_returned(result, "forgotten", 4)
+    assert_returned(result, "stop_rule", 4)
     assert seen(result, "step") == [0, 2, 4]
     assert seen(result, "forget_accuracy") == [1.0, 0.75, 0.5]
     assert seen(result, "target") == [0.5] * 3
     assert seen(result, "retain_accuracy") == [1.0] * 3
-    assert "0.500 on what to forget is at most 0.500" in result.history.stop_reason
-    checks = [{"check": c.pop("step"), **c} for c in map(dataclasses.asdict, result.history.checks)]
+    assert "0.500 on the forget set is at most 0.500" in result.history.stop_reason
+    checks = [check.as_record() for check in result.history.checks]
     assert [record for record in records if "check" in record] == checks
     assert [next(iter(record)) for record in records] == ["check", "step", "step", "check", "step", "step", "check"]
 
 
 def test_without_a_threshold_a_class_counts_as_forgotten_at_one_in_the_number_of_classes():
     result = run_clock(forget=[1, 3, 5, 7], held_out=[1, 3, 5, 7], stays=[NEVER], task="class")
-    assert_returned(result, "forgotten", 6)
+    assert_returned(result, "stop_rule", 6)
     assert seen(result, "target") == [1 / CLASSES] * 4
     assert seen(result, "forget_accuracy")[-1] == 0.25
 
@@ -350,13 +350,13 @@ def test_without_a_threshold_a_class_counts_as_forgotten_at_one_in_the_number_of
 def test_a_class_is_forgotten_when_neither_training_nor_held_out_samples_are_recognised(forget, held_out):
     result = run_clock(forget=forget, held_out=held_out, stays=[NEVER], task="class", threshold=0.0)
     assert seen(result, "forget_accuracy") == [1.0, 0.5, 0.5, 0.0]
-    assert_returned(result, "forgotten", 6)
+    assert_returned(result, "stop_rule", 6)
 
 
 def test_a_class_without_held_out_samples_is_judged_by_the_forget_set():
     result = run_clock(forget=[1, 3], held_out=[], stays=[NEVER], task="class", threshold=0.0)
     assert seen(result, "forget_accuracy") == [1.0, 0.5, 0.0]
-    assert_returned(result, "forgotten", 4)
+    assert_returned(result, "stop_rule", 4)
 
 
 def test_classes_forgotten_earlier_are_not_missed():
@@ -368,13 +368,13 @@ def test_samples_are_forgotten_when_known_no_better_than_held_out_ones():
     result = run_clock(forget=[1, 3, 5, NEVER], held_out=[NEVER, 0, NEVER, 0], stays=[NEVER], task="samples")
     assert seen(result, "forget_accuracy") == [1.0, 0.75, 0.5]
     assert seen(result, "target") == [0.5] * 3
-    assert_returned(result, "forgotten", 4)
+    assert_returned(result, "stop_rule", 4)
 
 
 def test_a_run_that_harms_held_out_accuracy_does_not_lower_its_own_bar():
     result = run_clock(forget=[1, 5, 5, NEVER], held_out=[0, 1, 3, 3], stays=[NEVER], task="samples")
     assert seen(result, "target") == [0.75] * 2
-    assert_returned(result, "forgotten", 2)
+    assert_returned(result, "stop_rule", 2)
 
 
 def test_a_run_that_improves_held_out_accuracy_is_done_sooner():
@@ -383,7 +383,7 @@ def test_a_run_that_improves_held_out_accuracy_is_done_sooner():
     assert_returned(result, "max_passes", 4)
     result = run_clock(forget=[1, 3, 5, NEVER], held_out=[0, 0, NEVER, (4, NEVER)], stays=[NEVER], task="samples")
     assert seen(result, "target") == [0.25, 0.25, 0.5]
-    assert_returned(result, "forgotten", 4)
+    assert_returned(result, "stop_rule", 4)
 
 
 def test_with_no_state_forgotten_the_last_is_returned():
@@ -429,7 +429,7 @@ def test_a_loss_that_is_no_number_gives_back_the_state_of_the_last_check(stops_a
 
 def test_a_run_that_may_not_end_early_makes_all_its_passes_and_returns_the_last_state():
     result = run_clock(forget=[1, 3], held_out=[1], stays=[NEVER], task="class", threshold=0.5, early=False, passes=4)
-    assert_returned(result, "forgotten", 8)
+    assert_returned(result, "stop_rule", 8)
     assert len(result.history.checks) == 5
 
 
@@ -440,7 +440,7 @@ def test_harm_that_is_repaired_later_does_no_harm_to_a_run_that_may_not_end_earl
         for early in (True, False)
     )
     assert_returned(early, "retain_tolerance", 0)
-    assert_returned(late, "forgotten", 6)
+    assert_returned(late, "stop_rule", 6)
 
 
 def test_a_run_that_may_not_end_early_returns_the_last_state_within_the_tolerance():
@@ -448,21 +448,21 @@ def test_a_run_that_may_not_end_early_returns_the_last_state_within_the_toleranc
     assert_returned(result, "retain_tolerance", 2)
     assert len(result.history.checks) == 5
     forgotten = run_clock(forget=[1], held_out=[1], stays=[3, 3], task="class", threshold=0.0, early=False, passes=4)
-    assert_returned(forgotten, "forgotten", 2)
+    assert_returned(forgotten, "stop_rule", 2)
 
 
 def test_rewinding_returns_the_state_whose_forget_accuracy_is_nearest_to_that_of_held_out_samples():
     setting = {"held_out": [NEVER, NEVER, 0, 0], "stays": [NEVER], "task": "samples", "passes": 4, "rewind": True}
     # Forget accuracy 1, 0.75, 0.5, 0.25, 0 after each pass, 0.5 held out.
     result = run_clock(forget=[1, 3, 5, 7], **setting)
-    assert_returned(result, "forgotten", 4)
+    assert_returned(result, "stop_rule", 4)
     assert len(result.history.checks) == 5
     # 0.75 is nearer than 0, and not forgotten.
     result = run_clock(forget=[1, 3, 3, 3], **setting)
     assert_returned(result, "max_passes", 2)
     # Of equals the last.
     result = run_clock(forget=[1, 1, NEVER, NEVER], **setting)
-    assert_returned(result, "forgotten", 8)
+    assert_returned(result, "stop_rule", 8)
 
 
 def test_rewinding_never_returns_a_state_outside_the_tolerance():

@@ -128,7 +128,7 @@ def test_masked_classes_are_never_the_answer_and_nothing_else_changes():
     assert np.isneginf(after.logits[:, 0]).all()
     np.testing.assert_array_equal(after.logits[:, 1:], before.logits[:, 1:])
     np.testing.assert_array_equal(after.embedding, before.embedding)
-    assert result.history.stop_rule == "forgotten"
+    assert result.history.stop_rule == "stop_rule"
     assert result.history.checks[-1].forget_accuracy == 0
     assert (result.history.cost.steps, result.history.cost.samples) == (0, 0)
     assert (result.model.num_classes, result.model.layers) == (3, MODEL.layers)
@@ -152,7 +152,7 @@ def test_retraining_is_training_on_what_stays_alone_from_a_fresh_start():
     still = Retrain(Training(epochs=1, batch_size=6, learning_rate=1e-30))(MODEL, ORIGINAL, SPLIT, key=KEY, loop=LOOP)
     old, new = (np.asarray(tree["hidden"]["kernel"]).ravel() for tree in (ORIGINAL.params, still.params))
     assert np.abs(old - new).max() > 0.3
-    assert result.history.stop_rule == "forgotten"
+    assert result.history.stop_rule == "stop_rule"
     assert result.history.cost.steps == result.history.step == 3 * 2
     assert result.history.cost.samples == 3 * 2 * 4
 
@@ -160,7 +160,7 @@ def test_retraining_is_training_on_what_stays_alone_from_a_fresh_start():
 def test_a_retrained_model_is_returned_whatever_its_accuracy():
     recipe, strict = Training(epochs=1, batch_size=6, learning_rate=1e-30), dataclasses.replace(LOOP, retain_tolerance=1e-9)
     result = Retrain(recipe)(MODEL, ORIGINAL, SPLIT, key=KEY, loop=strict)
-    assert result.history.stop_rule == "forgotten"
+    assert result.history.stop_rule == "stop_rule"
     assert np.abs(np.asarray(result.params["head"]["kernel"] - ORIGINAL.params["head"]["kernel"])).max() > 0.1
 
 

@@ -86,7 +86,7 @@ def test_the_fixed_keys_are_there(class_run, sample_run):
 def test_how_it_stopped_is_what_the_checkpoint_records(class_run, sample_run):
     for run, made in (class_run, sample_run):
         stop, record = made["report"]["stop"], run.unlearned().metadata.record
-        assert stop["rule"] in ("forgotten", "max_passes", "retain_tolerance", "not_finite")
+        assert stop["rule"] in ("stop_rule", "max_passes", "retain_tolerance", "not_finite")
         assert (stop["rule"], stop["step"], stop["reason"]) == (record["stop_rule"], record["step"], record["stop_reason"])
         assert stop["checks"] == json.loads(json.dumps(record["checks"]))
         assert stop["checks"][0]["step"] == 0
@@ -242,7 +242,7 @@ def test_the_summary_says_what_happened(class_run, sample_run):
     assert "class 5 (131 training images)" in text
     assert f"{rows['original']['forget_test_accuracy']:.3f} before" in text
     assert f"{rows['unlearned']['retain_test_accuracy']:.3f} after" in text
-    assert ("Did NOT" in text) == (class_run[1]["report"]["stop"]["rule"] != "forgotten")
+    assert ("Did NOT" in text) == (class_run[1]["report"]["stop"]["rule"] != "stop_rule")
     text = summary(sample_run[1]["report"])
     rows = sample_run[1]["report"]["rows"]
     assert "60 training images of digits" in text
@@ -261,7 +261,7 @@ def test_every_figure_of_the_summary_is_in_its_place():
             "retrained": row(0.012, 0.933, forget_test_accuracy_std=0.004, retain_test_accuracy_std=0.006),
             "unlearned": row(0.021, 0.922),
         },
-        "stop": {"rule": "forgotten", "step": 17, "reason": "because"},
+        "stop": {"rule": "stop_rule", "step": 17, "reason": "because"},
         "split": {"forgotten_classes": [1, 2], "forget": 345},
         "source": {"name": "pets", "class_names": ["ant", "bee", "cat"]},
         "cost": {"unlearned": {"seconds": 1.26}, "retrained": {"seconds": 45.61}},
