@@ -68,7 +68,7 @@ def test_embeddings_have_a_column_a_model_and_a_row_a_projection(task):
     assert [axis.get_title() for axis in figure.axes] == [
         "original (PCA)", "unlearned (PCA)", "original (t-SNE)", "unlearned (t-SNE)",
     ]  # fmt: skip
-    assert texts(figure.axes[0].get_legend().get_texts()) == ["kept (test)", "forget"]
+    assert texts(figure.axes[0].get_legend().get_texts()) == ["retained (test)", "forget"]
     stays = [1] if task == "class" else []
     n_kept = np.sum(~np.isin(SOURCE.test.labels, stays))
     for axis in figure.axes:
@@ -122,7 +122,7 @@ def test_the_stop_rule_is_drawn_with_its_target_and_the_step_that_was_kept(is_cl
     png(figure)
     (axis,) = figure.axes
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("optimiser steps", "accuracy")
-    assert texts(axis.get_legend().get_texts()) == ["what to forget", target, "what stays (validation)"]
+    assert texts(axis.get_legend().get_texts()) == ["forget set", target, "retained (validation)"]
     forget, goal, retain, kept = axis.lines
     for line, values in ((forget, [0.9, 0.6, 0.3]), (goal, [0.4] * 3), (retain, [0.95, 0.94, 0.9])):
         np.testing.assert_allclose(line.get_xdata(), [0, 8, 16])
