@@ -107,7 +107,7 @@ def stopping_figure(checks: Sequence[dict[str, float]], step: int, rule: str, is
     steps = [check["step"] for check in checks]
     target = "threshold" if is_class_task else "held-out samples (the target)"
     for key, label, color, style in (
-        ("forget_accuracy", "forget set", COLORS["forget"], "o-"),
+        ("forget_accuracy", "forgotten data", COLORS["forget"], "o-"),
         ("target", target, "black", ":"),
         ("retain_accuracy", "retained (validation)", COLORS["retain"], "s-"),
     ):
@@ -123,11 +123,18 @@ def stopping_figure(checks: Sequence[dict[str, float]], step: int, rule: str, is
 def stopping_caption(checks: Sequence[dict[str, float]], step: int, reason: str) -> str:
     """Where the accuracies began, and where they were at the step that was kept."""
     first, kept = checks[0], min(checks, key=lambda check: abs(check["step"] - step))
-    return (
-        f"Accuracy on the forget set went from {first['forget_accuracy']:.3f} to {kept['forget_accuracy']:.3f} in {step} "
-        f"steps (target {kept['target']:.3f}), validation accuracy on retained data from {first['retain_accuracy']:.3f} to "
-        f"{kept['retain_accuracy']:.3f}. Unlearning ended because {reason}."
-    )
+    forget, retain = ([check[f"{part}_accuracy"] for check in (first, kept)] for part in ("forget", "retain"))
+    if step == 0:
+        what = (
+            f"No step was kept: accuracy stays {forget[0]:.3f} on the forgotten data (target {first['target']:.3f}) and "
+            f"{retain[0]:.3f} on validation samples of the retained classes."
+        )
+    else:
+        what = (
+            f"Accuracy on the forgotten data went from {forget[0]:.3f} to {forget[1]:.3f} in {step} steps (target "
+            f"{kept['target']:.3f}), on validation samples of the retained classes from {retain[0]:.3f} to {retain[1]:.3f}."
+        )
+    return f"{what} Unlearning ended because {reason}."
 
 
 def confidence_figure(models: dict[str, Answers], split: Split) -> Figure:
@@ -272,7 +279,13 @@ _PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 def _styled(names: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each method with a look of its own, the same in every picture: contrastive unlearning stands out."""
     for number, name in enumerate(sorted(names)):
-        style = {"marker": _MARKERS[number % len(_MARKERS)], "color": _PALETTE[number % len(_PALETTE)], "markersize": 7}
+        style: dict[str, Any] = {
+            "marker": _MARKERS[number % len(_MARKERS)],
+            "color": _PALETTE[number % len(_PALETTE)],
+            "markersize": 7,
+        }
+        if number >= len(_MARKERS):  # the same markers again, hollow
+            style["markerfacecolor"] = "white"
         yield name, style | ({"markersize": 12, "markeredgecolor": "black"} if name == "contrastive" else {})
 
 

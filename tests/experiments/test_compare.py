@@ -238,7 +238,10 @@ def test_remarks_tell_of_no_change_of_harm_and_of_failures(made_up):
         "parameters unchanged in 2 of 2 seeds",
         "forgets nothing: accuracy on the forget set is the original's",
     ]
-    assert table["harmful"]["remarks"] == ["harms retained data: test accuracy fell by 0.400", "seed 1 failed: ValueError: no"]
+    assert table["harmful"]["remarks"] == [
+        "harms retained data: test accuracy fell by 0.400",
+        "seed 1 failed: ValueError: no",
+    ]
     assert table["harmful"]["std"]["mean_gap"] is None
 
 

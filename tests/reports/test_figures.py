@@ -122,7 +122,7 @@ def test_the_stop_rule_is_drawn_with_its_target_and_the_step_that_was_kept(is_cl
     png(figure)
     (axis,) = figure.axes
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("optimiser steps", "accuracy")
-    assert texts(axis.get_legend().get_texts()) == ["forget set", target, "retained (validation)"]
+    assert texts(axis.get_legend().get_texts()) == ["forgotten data", target, "retained (validation)"]
     forget, goal, retain, kept = axis.lines
     for line, values in ((forget, [0.9, 0.6, 0.3]), (goal, [0.4] * 3), (retain, [0.95, 0.94, 0.9])):
         np.testing.assert_allclose(line.get_xdata(), [0, 8, 16])
