@@ -1,5 +1,7 @@
 """Deletion requests as words, for command lines, file names and reports."""
 
+from collections.abc import Mapping, Sequence
+
 from cujax.data.requests import ForgetClass, ForgetClasses, ForgetIds, ForgetRandom, Request
 from cujax.experiments.identity import describe
 
@@ -8,6 +10,38 @@ def describe_request(request: Request) -> str:
     """A request in a few words, such as "ForgetClass(label=5)"."""
     parts = {name: value for name, value in describe(request).items() if name != "type" and value is not None}
     return f"{type(request).__name__}({', '.join(f'{name}={value}' for name, value in parts.items())})"
+
+
+def class_labels(request: Request) -> list[int]:
+    """The classes that a request names, in order; none where it names samples."""
+    match request:
+        case ForgetClass(label):
+            return [label]
+        case ForgetClasses(labels):
+            return sorted(set(labels))
+    return []
+
+
+def request_title(request: Request, class_names: Sequence[str] | Mapping[int, str]) -> str:
+    """A request as a heading.
+
+    >>> request_title(ForgetClass(1), ["cat", "dog"])
+    "forget class 1 ('dog')"
+    >>> request_title(ForgetRandom(fraction=0.1), [])
+    'forget 10 % of the training samples, drawn at random with seed 0'
+    """
+    labels = class_labels(request)
+    if labels:
+        return f"forget {'class' if len(labels) == 1 else 'classes'} " + ", ".join(
+            f"{label} ('{class_names[label]}')" for label in labels
+        )
+    match request:
+        case ForgetRandom(count, fraction, seed):
+            amount = str(count) if fraction is None else f"{100 * fraction:.4g} % of the"
+            return f"forget {amount} training samples, drawn at random with seed {seed}"
+        case ForgetIds(path):
+            return f"forget the training samples listed in {path}"
+    return "forget the training samples that a predicate selects"
 
 
 def request_in_words(request: Request) -> str:

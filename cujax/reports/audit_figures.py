@@ -1,4 +1,4 @@
-"""The pictures of an audit; colours are told apart by the colour-blind, and lines by their markers in grey."""
+"""The pictures of an audit, each with a function that states in numbers what it shows; readable in grey by their markers."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cujax.audit.evidence import Evidence
+from cujax.audit.evidence import Answers, Evidence
 from cujax.audit.findings import JudgedMetric
 from cujax.audit.intervals import Estimate
 from cujax.audit.likelihood import LikelihoodAttack, log_odds
@@ -26,11 +26,7 @@ def depth_figure(judged: Sequence[JudgedMetric], prefix: str, suffix: str, ylabe
         suffix: Such as "_to_original".
         ylabel: What the metric is.
     """
-    shown = [
-        found
-        for found in judged
-        if found.key.startswith(prefix) and found.key.endswith(suffix) and (suffix or not found.key.endswith("_to_original"))
-    ]
+    shown = _by_depth(judged, prefix, suffix)
     depths = [found.key.removeprefix(prefix).removesuffix(suffix) for found in shown]
     figure = Figure(figsize=(7, 3.8), layout="constrained")
     axis = figure.subplots()
@@ -50,6 +46,33 @@ def depth_figure(judged: Sequence[JudgedMetric], prefix: str, suffix: str, ylabe
     axis.grid(alpha=0.3)
     axis.legend(fontsize="small")
     return figure
+
+
+def _by_depth(judged: Sequence[JudgedMetric], prefix: str, suffix: str) -> list[JudgedMetric]:
+    return [
+        found
+        for found in judged
+        if found.key.startswith(prefix) and found.key.endswith(suffix) and (suffix or not found.key.endswith("_to_original"))
+    ]
+
+
+def depth_caption(judged: Sequence[JudgedMetric], prefix: str, suffix: str, ylabel: str) -> str:
+    """At how many depths the unlearned model is outside the retrained models' range, and where it differs most."""
+    shown = [
+        (found, _value(found.figures.get("unlearned", "")), np.array([reference.value for reference in found.retrained]))
+        for found in _by_depth(judged, prefix, suffix)
+    ]
+    shown = [(found, value, retrained) for found, value, retrained in shown if len(retrained) and not np.isnan(value)]
+    if not shown:
+        return f"{ylabel[0].upper()}{ylabel[1:]} by depth; there are no retrained models to compare it with."
+    outside = sum(not retrained.min() <= value <= retrained.max() for _, value, retrained in shown)
+    farthest, value, retrained = max(shown, key=lambda entry: abs(entry[1] - entry[2].mean()))
+    depth = farthest.key.removeprefix(prefix).removesuffix(suffix)
+    what = ylabel[0].upper() + ylabel[1:]
+    return (
+        f"{what} of the unlearned model is outside the retrained models' range (shaded) at {outside} "
+        f"of {len(shown)} depths. The difference is largest at {depth}: {value:.3f}, retrained {retrained.mean():.3f}."
+    )
 
 
 def _value(figure: Estimate | str) -> float:
@@ -77,19 +100,28 @@ def relearning_figure(models: Mapping[str, Sequence[Evidence]]) -> Figure:
     return figure
 
 
+def relearning_caption(models: Mapping[str, Sequence[Evidence]]) -> str:
+    """After how many steps each model has learned the forget set again."""
+    parts = []
+    for name in ("original", "unlearned", "retrained"):
+        courses = [evidence.relearning for evidence in models[name] if evidence.relearning is not None]
+        steps = [course.steps_to_regain for course in courses]
+        if steps:
+            span = f"{min(steps)}" if min(steps) == max(steps) else f"{min(steps)} to {max(steps)}"
+            never = sum(not course.has_regained for course in courses)
+            parts.append(f"{name} {span}" + f" ({never} of {len(courses)} not within these)" * bool(never))
+    return (
+        "Steps of fine-tuning on the forget set until its accuracy is regained (dotted line): "
+        f"{', '.join(parts) or 'not measured'}. A model that only hides what it knows needs fewer than a retrained one."
+    )
+
+
 def log_odds_figure(models: Mapping[str, Sequence[Evidence]], split: Split) -> Figure:
     """Histograms of the log-odds of the label, of forget, retain and test samples; of retrained models the first."""
     shown = {name: evidence[0].answers for name, evidence in models.items() if evidence and name != "masked"}
     figure = Figure(figsize=(4 * len(shown), 3.2), layout="constrained")
     axes = figure.subplots(1, len(shown), sharey=True, sharex=True, squeeze=False)[0]
-    parts = {
-        name: {
-            "forget": log_odds(answers.forget),
-            "retain": log_odds(answers.retain),
-            "test": log_odds(answers.test.take(~np.isin(answers.test.labels, split.absent_classes))),
-        }
-        for name, answers in shown.items()
-    }
+    parts = {name: _log_odds_of_parts(answers, split) for name, answers in shown.items()}
     everything = np.concatenate([values for by_part in parts.values() for values in by_part.values()])
     low, high = np.percentile(everything[np.isfinite(everything)], [0.2, 99.8])
     bins = np.linspace(low, max(high, low + 1e-6), 41)
@@ -111,6 +143,24 @@ def log_odds_figure(models: Mapping[str, Sequence[Evidence]], split: Split) -> F
     axes[0].set_ylabel("share of samples")
     axes[0].legend(fontsize="small")
     return figure
+
+
+def _log_odds_of_parts(answers: Answers, split: Split) -> dict[str, np.ndarray]:
+    test = answers.test.take(~np.isin(answers.test.labels, split.absent_classes))
+    return {part: log_odds(rows) for part, rows in (("forget", answers.forget), ("retain", answers.retain), ("test", test))}
+
+
+def log_odds_caption(models: Mapping[str, Sequence[Evidence]], split: Split) -> str:
+    """The median log-odds of the label of forget samples, by model."""
+    medians = ", ".join(
+        f"{name} {np.median(_log_odds_of_parts(evidence[0].answers, split)['forget']):.2f}"
+        for name, evidence in models.items()
+        if evidence and name != "masked"
+    )
+    return (
+        "Log-odds of the label; forget samples should be distributed as for the retrained model. "
+        f"Median on the forget set: {medians}."
+    )
 
 
 def roc_figure(attacks: Mapping[str, LikelihoodAttack]) -> Figure:
@@ -136,6 +186,15 @@ def roc_figure(attacks: Mapping[str, LikelihoodAttack]) -> Figure:
     return figure
 
 
+def roc_caption(attacks: Mapping[str, LikelihoodAttack]) -> str:
+    """The area under each curve."""
+    areas = ", ".join(f"{name} {attack.areas().mean():.3f}" for name, attack in attacks.items())
+    return (
+        "Attack on samples that a shadow model unlearned and samples that it never saw. Area under the curve "
+        f"(0.5: the attack learns nothing): {areas}."
+    )
+
+
 Picture = tuple[str, str, Callable[[], Figure]]
 
 
@@ -145,26 +204,26 @@ def audit_pictures(
     likelihood: Mapping[str, LikelihoodAttack],
     split: Split,
 ) -> list[Picture]:
-    """Title, explanation and drawing of each picture that the findings have."""
+    """Title, caption and drawing of each picture that the findings have."""
     pictures: list[Picture] = [
         (
             "What can be read from the features",
-            "Accuracy of linear probes on what was forgotten, by depth. Below retrained models' is as telling as above.",
+            depth_caption(judged, "probe_", "", "probe accuracy"),
             lambda: depth_figure(judged, "probe_", "", "probe accuracy"),
         ),
         (
             "Relearning",
-            "How soon the forget set is learned again; what was only hidden comes back before a retrained model learns it.",
+            relearning_caption(models),
             lambda: relearning_figure(models),
         ),
         (
             "Log-odds",
-            "Of the label: forgotten samples should lie as they do for the retrained model.",
+            log_odds_caption(models, split),
             lambda: log_odds_figure(models, split),
         ),
         (
-            "Likeness to the original by depth",
-            "Linear CKA to the original's features: how far a model has moved from it, and how far a retrained one is.",
+            "Similarity to the original by depth",
+            depth_caption(judged, "cka_", "_to_original", "linear CKA"),
             lambda: depth_figure(judged, "cka_", "_to_original", "linear CKA"),
         ),
     ]
@@ -172,7 +231,7 @@ def audit_pictures(
         pictures.append(
             (
                 "Likelihood-ratio attack",
-                "Samples that a shadow model unlearned against samples that it never saw; on the diagonal nothing is told.",
+                roc_caption(likelihood),
                 lambda: roc_figure(likelihood),
             )
         )

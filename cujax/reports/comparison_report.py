@@ -1,7 +1,6 @@
 """What a comparison found: one table a request, as JSON, CSV, Markdown, LaTeX and an HTML page with pictures."""
 
 import csv
-import html
 import io
 import json
 from collections.abc import Sequence
@@ -9,10 +8,14 @@ from typing import Any
 
 import numpy as np
 from etils.epath import Path
+from rich.markup import escape
 from rich.table import Table
+from tabulate import tabulate as text_table
 
-from cujax.reports.figures import cost_figure, trade_off_figure
-from cujax.reports.html import STYLE, picture
+from cujax.experiments.request_words import class_labels, parse_request, request_title
+from cujax.reports.figures import cost_caption, cost_figure, trade_off_caption, trade_off_figure
+from cujax.reports.glossary import glossary
+from cujax.reports.html import Figures, render, svg
 from cujax.reports.summary import CAVEAT
 from cujax.storage.workdir import write_whole
 
@@ -140,7 +143,7 @@ def _remarks(done: dict[str, Any], references: dict[str, Any], tuned: dict[str, 
         remarks.append("forgets nothing: accuracy on the forget set is the original's")
     harm = np.mean([row["retain_test_accuracy"] - cell["row"]["retain_test_accuracy"] for cell, row in pairs] or [0])
     if harm > _HARM:
-        remarks.append(f"harms what stays: test accuracy fell by {harm:.3f}")
+        remarks.append(f"harms retained data: test accuracy fell by {harm:.3f}")
     return remarks
 
 
@@ -159,8 +162,15 @@ def _within(name: str, row: dict[str, Any]) -> str:
     return "–" if name in ("original", "retrained") else f"{row['within']}/{row['n']}"
 
 
-def _heading(task: dict[str, Any]) -> str:
-    return f"{task['request']}" + (f" ({', '.join(task['classes'])})" if task["classes"] else "")
+def _heading(word: str, task: dict[str, Any]) -> str:
+    """The request as a title, with the names of the forgotten classes."""
+    request = parse_request(word)
+    return request_title(request, dict(zip(class_labels(request), task["classes"], strict=False)))
+
+
+def _lines(table: dict[str, Any], columns: Sequence[tuple[str, str, int]]) -> list[list[str]]:
+    """Of each method, its name and its figures as text."""
+    return [[name, *(_figure(row, key, digits) for key, _, digits in columns)] for name, row in table.items()]
 
 
 def budget(task: dict[str, Any]) -> str:
@@ -176,16 +186,17 @@ def budget(task: dict[str, Any]) -> str:
 
 def as_csv(found: dict[str, Any]) -> str:
     """All tables as one CSV: a line a request and method, means and standard deviations in columns of their own."""
+    rows = [
+        {"request": word, "method": name, "n": row["n"]}
+        | {f"{key}{end}": row[which][key] for key, _, _ in COLUMNS for which, end in (("mean", ""), ("std", "_std"))}
+        | {"within": row.get("within"), "remarks": "; ".join(row["remarks"])}
+        for word, table in found["tables"].items()
+        for name, row in table.items()
+    ]
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    keys = [key for key, _, _ in COLUMNS]
-    writer.writerow(
-        ["request", "method", "n", *(f"{key}{end}" for key in keys for end in ("", "_std")), "within", "remarks"]
-    )
-    for word, table in found["tables"].items():
-        for name, row in table.items():
-            values = [row[which][key] for key in keys for which in ("mean", "std")]
-            writer.writerow([word, name, row["n"], *values, row.get("within"), "; ".join(row["remarks"])])
+    writer = csv.DictWriter(buffer, rows[0] if rows else (), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return buffer.getvalue()
 
 
@@ -194,16 +205,19 @@ def as_markdown(found: dict[str, Any]) -> str:
     parts = [f"# Comparison on {found['source']['name']}\n\n{_preamble(found)}\n"]
     for word, table in found["tables"].items():
         task, columns = found["tasks"][word], _shown(table)
-        parts.append(f"## {_heading(task)}\n\n{budget(task)}\n")
-        head = ["", *(heading for _, heading, _ in columns), "gap within retrained"]
-        lines = [head, ["---", *("---:" for _ in head[1:])]]
-        for name, row in table.items():
-            lines.append([name, *(_figure(row, key, digits) for key, _, digits in columns), _within(name, row)])
-        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
-        notes = _notes(table, task)
-        if notes:
-            parts.append("".join(f"- {note}\n" for note in notes))
-    return "\n".join(parts)
+        parts.append(f"## {_heading(word, task)}\n\n{budget(task)}\n")
+        lines = [[*line, _within(*row)] for line, row in zip(_lines(table, columns), table.items(), strict=True)]
+        parts.append(_text_table(lines, ["", *(heading for _, heading, _ in columns), "gap within retrained"], "pipe"))
+        parts.append("".join(f"- {note}\n" for note in _notes(table, task)))
+    return "\n".join(filter(None, parts))
+
+
+def _text_table(lines: list[list[str]], headings: list[str], style: str) -> str:
+    """Names to the left, figures to the right, exactly as they are written."""
+    return (
+        text_table(lines, headings, style, disable_numparse=True, colalign=("left", *("right",) * (len(headings) - 1)))
+        + "\n"
+    )
 
 
 def _notes(table: dict[str, Any], task: dict[str, Any]) -> list[str]:
@@ -236,22 +250,9 @@ def as_latex(found: dict[str, Any]) -> str:
     parts = []
     for word, table in found["tables"].items():
         columns = [column for column in _shown(table) if column[0] in keys]
-        lines = [
-            r"\begin{tabular}{l" + "r" * len(columns) + "}",
-            r"\toprule",
-            " & ".join(["", *(_latex(heading) for _, heading, _ in columns)]) + r" \\",
-            r"\midrule",
-        ]
-        for name, row in table.items():
-            figures = (_figure(row, key, digits).replace("±", r"$\pm$").replace("–", "--") for key, _, digits in columns)
-            lines.append(" & ".join([_latex(name), *figures]) + r" \\")
-        lines += [r"\bottomrule", r"\end{tabular}"]
-        parts.append(f"% {found['source']['name']}, {word}\n" + "\n".join(lines) + "\n")
+        lines = _text_table(_lines(table, columns), ["", *(heading for _, heading, _ in columns)], "latex_booktabs")
+        parts.append(f"% {found['source']['name']}, {word}\n" + lines.replace("±", r"$\pm$").replace("–", "--"))
     return "\n".join(parts)
-
-
-def _latex(text: str) -> str:
-    return text.replace("_", r"\_").replace("%", r"\%")
 
 
 def terminal_table(word: str, found: dict[str, Any]) -> Table:
@@ -259,63 +260,55 @@ def terminal_table(word: str, found: dict[str, Any]) -> Table:
     table = found["tables"][word]
     keys = ("forget_train_accuracy", "forget_test_accuracy", "retain_test_accuracy", "mia_loss_auc", "mean_gap", "seconds")
     columns = [column for column in _shown(table) if column[0] in keys]
-    shown = Table(title=f"{found['source']['name']}: {_heading(found['tasks'][word])}")
+    shown = Table(title=f"{escape(found['source']['name'])}: {escape(_heading(word, found['tasks'][word]))}")
     shown.add_column("", no_wrap=True, min_width=max(map(len, table)))
     for _, heading, _ in columns:
         shown.add_column(heading, justify="right")
     shown.add_column("gap within retrained", justify="right")
-    for name, row in table.items():
-        shown.add_row(name, *(_figure(row, key, digits) for key, _, digits in columns), _within(name, row))
+    for line, row in zip(_lines(table, columns), table.items(), strict=True):
+        shown.add_row(*line, _within(*row))
     return shown
 
 
 def as_html(found: dict[str, Any]) -> str:
     """One self-contained page: tables and pictures, no scripts, no network."""
-    escape = html.escape
-    parts = []
+    requests = []
     for word, table in found["tables"].items():
         task, columns = found["tasks"][word], _shown(table)
-        head = "".join(f"<th>{escape(heading)}</th>" for _, heading, _ in columns)
-        body = ""
-        for name, row in table.items():
-            cells = "".join(f"<td>{escape(_figure(row, key, digits))}</td>" for key, _, digits in columns)
-            mark = ' class="unlearned"' * (name == "contrastive")
-            body += f"<tr{mark}><td>{escape(name)}</td>{cells}<td>{_within(name, row)}</td></tr>"
-        notes = "".join(f"<li>{escape(note)}</li>" for note in _notes(table, task))
-        settings = json.dumps(task["settings"], indent=2)
-        class_task = bool(task["classes"])
-        pictures = ""
-        if "retrained" in table:
-            pictures = picture(
-                "Forgetting against utility",
-                "Blue: where the retrained models lie (mean, and the range of all of them). A point a method, bars one "
-                "standard deviation over seeds.",
-                trade_off_figure(found, word, "forget_test_accuracy" if class_task else "forget_train_accuracy"),
-            ) + picture(
-                "Cost against gap",
-                "Operations relative to retraining (1: as dear) and mean gap; dotted: the retrained models' own gap.",
-                cost_figure(table),
-            )
-        parts.append(
-            f"<h2>{escape(_heading(task))}</h2><p>{escape(budget(task))}</p>"
-            f'<div class="scroll"><table><thead><tr><th></th>{head}<th>gap within retrained</th></tr></thead>'
-            f"<tbody>{body}</tbody></table></div>"
-            + (f"<ul class='note'>{notes}</ul>" if notes else "")
-            + pictures
-            + f"<details><summary>Settings</summary><pre>{escape(settings)}</pre></details>"
+        requests.append(
+            {
+                "heading": f"{found['source']['name']}: {_heading(word, task)}",
+                "budget": budget(task),
+                "columns": [*((key, heading) for key, heading, _ in columns), ("within", "gap within retrained")],
+                "rows": [[*line, _within(*row)] for line, row in zip(_lines(table, columns), table.items(), strict=True)],
+                "notes": _notes(table, task),
+                "figures": _figures(found, word),
+                "settings": json.dumps(task["settings"], indent=2),
+            }
         )
-    failures = "".join(f"<li>{escape(failure)}</li>" for failure in found["failures"])
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Comparison of unlearning methods: {escape(found["source"]["name"])}</title><style>{STYLE}</style></head><body>
-<h1>Comparison of unlearning methods on {escape(found["source"]["name"])}</h1>
-<p class="caveat">{escape(_preamble(found))}</p>
-{f"<h2>Failed</h2><ul>{failures}</ul>" if failures else ""}
-{"".join(parts)}
-<h2>Details</h2><details><summary>Setup, versions</summary>
-<pre>{escape(json.dumps({key: found[key] for key in ("setup", "versions", "seeds", "device")}, indent=2))}</pre></details>
-</body></html>
-"""
+    return render(
+        "comparison.html",
+        found=found,
+        preamble=_preamble(found),
+        requests=requests,
+        glossary=glossary(["original", "retrained", "forget_set", "retain_set", *(key for key, _, _ in COLUMNS), "within"]),
+        details=json.dumps({key: found[key] for key in ("setup", "versions", "seeds", "device")}, indent=2),
+    )
+
+
+def _figures(found: dict[str, Any], word: str) -> Figures:
+    """The pictures of one request; there are none without retrained models."""
+    table = found["tables"][word]
+    if "retrained" not in table:
+        return {}
+    key = "forget_test_accuracy" if found["tasks"][word]["classes"] else "forget_train_accuracy"
+    return {
+        "Forgetting and retained accuracy": (
+            trade_off_caption(found, word, key),
+            svg(trade_off_figure(found, word, key)),
+        ),
+        "Cost and gap": (cost_caption(table), svg(cost_figure(table))),
+    }
 
 
 def write_comparison(directory: Path, found: dict[str, Any]) -> list[Path]:

@@ -1,4 +1,7 @@
-"""The pictures of a report. Each function draws one matplotlib figure; colours are told apart by the colour-blind."""
+"""The pictures of a report: a function draws one, another beside it states in numbers what it shows.
+
+Nothing rests on colour alone: markers, hatches and line styles differ as well, so that a page can be printed in grey.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -26,11 +29,14 @@ COLORS = {
     "retrained": "#0072B2",
     "masked": "#F0E442",
 }
+_HATCHES = {"original": "", "unlearned": "///", "retrained": "...", "masked": "xx"}
+_LINES = {"forget": "-", "retain": "-", "test": "--"}
 _MAX_FORGET, _MAX_KEPT = 250, 500
+_MANY_CLASSES, _SHOWN_CLASSES = 20, 12
 
 
 def embeddings_figure(models: dict[str, Answers], split: Split, class_names: Sequence[str]) -> Figure:
-    """Embeddings of forget samples among test samples of the classes that stay: PCA above, t-SNE below.
+    """Embeddings of forget samples among test samples of the retained classes: PCA above, t-SNE below.
 
     Args:
         models: By name, in the order of the columns.
@@ -61,9 +67,11 @@ def _scatter(
     axis: Axes, points: np.ndarray, forget_labels: np.ndarray, kept_labels: np.ndarray, names: Sequence[str]
 ) -> None:
     forget, kept = points[: len(forget_labels)], points[len(forget_labels) :]
-    axis.scatter(kept[:, 0], kept[:, 1], s=8, c="#BBBBBB", linewidths=0, label="kept (test)")
-    axis.scatter(forget[:, 0], forget[:, 1], s=16, c=COLORS["forget"], marker="x", linewidths=0.9, label="forget")
-    for label in np.unique(kept_labels):
+    axis.scatter(kept[:, 0], kept[:, 1], s=8, c="#BBBBBB", linewidths=0, label="retained (test)", rasterized=True)
+    look: dict[str, Any] = {"c": COLORS["forget"], "marker": "x", "linewidths": 0.9}
+    axis.scatter(forget[:, 0], forget[:, 1], s=16, label="forget", rasterized=True, **look)
+    labels = np.unique(kept_labels)
+    for label in labels if len(labels) <= _MANY_CLASSES else ():  # more names would cover each other
         axis.annotate(
             names[label],
             np.median(kept[kept_labels == label], axis=0),
@@ -77,6 +85,21 @@ def _scatter(
     axis.set_yticks([])
 
 
+def embeddings_caption(models: dict[str, Answers], split: Split) -> str:
+    """How near the forget samples lie to each other, compared with test samples of retained classes."""
+    parts = []
+    for name, answers in models.items():
+        forget = _some(answers.forget, _MAX_FORGET).embeddings
+        kept = answers.test.take(~np.isin(answers.test.labels, split.absent_classes)).embeddings
+        if len(kept):
+            spreads = [float(np.linalg.norm(rows - rows.mean(axis=0), axis=1).mean()) for rows in (forget, kept)]
+            parts.append(f"{name} {spreads[0] / spreads[1]:.2f}" if spreads[1] else f"{name} not defined")
+    return (
+        "Embeddings of forget samples (crosses) among test samples of the retained classes (grey dots). Mean distance of "
+        f"forget samples from their center, relative to that of the test samples: {', '.join(parts) or 'not defined'}."
+    )
+
+
 def stopping_figure(checks: Sequence[dict[str, float]], step: int, rule: str, is_class_task: bool) -> Figure:
     """What the stop rule saw: accuracies over optimiser steps, and the step whose parameters were kept."""
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -84,9 +107,9 @@ def stopping_figure(checks: Sequence[dict[str, float]], step: int, rule: str, is
     steps = [check["step"] for check in checks]
     target = "threshold" if is_class_task else "held-out samples (the target)"
     for key, label, color, style in (
-        ("forget_accuracy", "what to forget", COLORS["forget"], "o-"),
+        ("forget_accuracy", "forgotten data", COLORS["forget"], "o-"),
         ("target", target, "black", ":"),
-        ("retain_accuracy", "what stays (validation)", COLORS["retain"], "s-"),
+        ("retain_accuracy", "retained (validation)", COLORS["retain"], "s-"),
     ):
         axis.plot(steps, [check[key] for check in checks], style, color=color, label=label, markersize=4)
     axis.axvline(step, color="#999999", linewidth=1)
@@ -95,6 +118,23 @@ def stopping_figure(checks: Sequence[dict[str, float]], step: int, rule: str, is
     axis.legend(loc="lower left", fontsize="small")
     axis.grid(alpha=0.3)
     return figure
+
+
+def stopping_caption(checks: Sequence[dict[str, float]], step: int, reason: str) -> str:
+    """Where the accuracies began, and where they were at the step that was kept."""
+    first, kept = checks[0], min(checks, key=lambda check: abs(check["step"] - step))
+    forget, retain = ([check[f"{part}_accuracy"] for check in (first, kept)] for part in ("forget", "retain"))
+    if step == 0:
+        what = (
+            f"No step was kept: accuracy stays {forget[0]:.3f} on the forgotten data (target {first['target']:.3f}) and "
+            f"{retain[0]:.3f} on validation samples of the retained classes."
+        )
+    else:
+        what = (
+            f"Accuracy on the forgotten data went from {forget[0]:.3f} to {forget[1]:.3f} in {step} steps (target "
+            f"{kept['target']:.3f}), on validation samples of the retained classes from {retain[0]:.3f} to {retain[1]:.3f}."
+        )
+    return f"{what} Unlearning ended because {reason}."
 
 
 def confidence_figure(models: dict[str, Answers], split: Split) -> Figure:
@@ -118,6 +158,7 @@ def confidence_figure(models: dict[str, Answers], split: Split) -> Figure:
                 color=COLORS[part],
                 alpha=0.5 if part == "forget" else 1.0,
                 hatch=hatch,
+                linestyle=_LINES[part],
                 linewidth=1.5,
                 label=part,
             )
@@ -125,6 +166,19 @@ def confidence_figure(models: dict[str, Answers], split: Split) -> Figure:
     axes[0].set_ylabel("share of samples")
     axes[0].legend(fontsize="small", loc="upper center")
     return figure
+
+
+def confidence_caption(models: dict[str, Answers], split: Split) -> str:
+    """The median probability of the true label, forget samples against test samples."""
+    parts = []
+    for name, answers in models.items():
+        test = answers.test.take(~np.isin(answers.test.labels, split.absent_classes))
+        medians = [f"{np.median(confidences(rows)):.3f}" if len(rows.labels) else "–" for rows in (answers.forget, test)]
+        parts.append(f"{name} {medians[0]} (test samples {medians[1]})")
+    goal = "near 0, as for a class never seen" if split.is_class_task else "as for test samples"
+    return (
+        f"Probability of the true label; forget samples should have it {goal}. Median on the forget set: {', '.join(parts)}."
+    )
 
 
 def destination_figure(models: dict[str, Sequence[Answers]], split: Split, class_names: Sequence[str]) -> Figure:
@@ -135,45 +189,74 @@ def destination_figure(models: dict[str, Sequence[Answers]], split: Split, class
     """
     if split.is_class_task:
         return _destination_bars(models, split, class_names)
+    ticks = range(0, len(class_names), -(-len(class_names) // _MANY_CLASSES))  # more names would cover each other
     figure = Figure(figsize=(4.2 * len(models), 4.2), layout="constrained")
     axes = figure.subplots(1, len(models), squeeze=False)[0]
     for axis, (name, several) in zip(axes, models.items(), strict=True):
         matrix = np.mean([_confusion(answers.forget, len(class_names)) for answers in several], axis=0)
         image = axis.imshow(matrix, cmap="cividis", vmin=0, vmax=1)
         axis.set(title=name, xlabel="answer")
-        axis.set_xticks(range(len(class_names)), class_names, rotation=90, fontsize=7, parse_math=False)
-        axis.set_yticks(range(len(class_names)), class_names, fontsize=7, parse_math=False)
+        axis.set_xticks(ticks, [class_names[label] for label in ticks], rotation=90, fontsize=7, parse_math=False)
+        axis.set_yticks(ticks, [class_names[label] for label in ticks], fontsize=7, parse_math=False)
     axes[0].set_ylabel("label of the forget sample")
     figure.colorbar(image, ax=list(axes), shrink=0.7, label="share of the label's samples")
     return figure
 
 
+def _destinations(several: Sequence[Answers], split: Split, classes: int) -> np.ndarray:
+    """Of the forgotten classes' test samples, the share of each answer; where there are none, of the forget set."""
+    shares = np.zeros(classes)
+    for answers in several:
+        of_class = np.isin(answers.test.labels, split.forgotten_classes)
+        rows = answers.test.take(of_class) if of_class.any() else answers.forget
+        counts = np.bincount(rows.logits.argmax(axis=1), minlength=classes)
+        shares += counts / counts.sum() / len(several)
+    return shares
+
+
 def _destination_bars(models: dict[str, Sequence[Answers]], split: Split, class_names: Sequence[str]) -> Figure:
+    """A group of bars a class; of many classes only the most frequent answers, and the others together."""
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     axis = figure.subplots()
-    positions = np.arange(len(class_names))
-    width = 0.8 / len(models)
-    for number, (name, several) in enumerate(models.items()):
-        shares = np.zeros(len(class_names))
-        for answers in several:
-            of_class = np.isin(answers.test.labels, split.forgotten_classes)
-            rows = answers.test.take(of_class) if of_class.any() else answers.forget
-            counts = np.bincount(rows.logits.argmax(axis=1), minlength=len(class_names))
-            shares += counts / counts.sum() / len(several)
-        axis.bar(
-            positions + (number - (len(models) - 1) / 2) * width,
-            shares,
-            width,
-            label=name,
-            color=COLORS[name],
-            edgecolor="black",
-            linewidth=0.4,
-        )
+    shares = {name: _destinations(several, split, len(class_names)) for name, several in models.items()}
+    shown = list(range(len(class_names)))
     ticks = [f"{name}\n(forgotten)" if label in split.forgotten_classes else name for label, name in enumerate(class_names)]
-    axis.set_xticks(positions, ticks, fontsize=8, parse_math=False)
+    if len(shown) > _MANY_CLASSES:
+        frequent = np.argsort(-np.sum(list(shares.values()), axis=0), kind="stable")[:_SHOWN_CLASSES]
+        shown = sorted({*frequent.tolist(), *split.forgotten_classes[:_SHOWN_CLASSES]})
+        shares = {name: np.append(values[shown], 1 - values[shown].sum()) for name, values in shares.items()}
+        ticks = [*(ticks[label] for label in shown), f"{len(class_names) - len(shown)} others"]
+    positions = np.arange(len(ticks))
+    width = 0.8 / len(models)
+    for number, (name, values) in enumerate(shares.items()):
+        look: dict[str, Any] = {"color": COLORS[name], "hatch": _HATCHES[name], "edgecolor": "black", "linewidth": 0.4}
+        axis.bar(positions + (number - (len(models) - 1) / 2) * width, values, width, label=name, **look)
+    many = len(ticks) > _SHOWN_CLASSES or max(map(len, class_names)) > _SHOWN_CLASSES
+    axis.set_xticks(
+        positions, ticks, fontsize=8, parse_math=False, rotation=35 if many else 0, ha="right" if many else "center"
+    )
     axis.set(ylabel="share of the forgotten class", ylim=(0, 1.03))
     axis.legend(fontsize="small")
     return figure
+
+
+def destination_caption(models: dict[str, Sequence[Answers]], split: Split, class_names: Sequence[str]) -> str:
+    """How often each model still answers with what was forgotten, and which other answer is the most frequent."""
+    parts = []
+    for name, several in models.items():
+        if split.is_class_task:
+            shares = _destinations(several, split, len(class_names))
+            forgotten = list(split.forgotten_classes)
+            kept, shares[forgotten] = shares[forgotten].sum(), 0
+            top = int(shares.argmax())
+            most = f", then most often {class_names[top]} ({shares[top]:.3f})" if shares[top] else ""
+            parts.append(f"{name} {kept:.3f}{most}")
+        else:
+            right = np.mean([np.mean(one.forget.logits.argmax(axis=1) == one.forget.labels) for one in several])
+            parts.append(f"{name} {right:.3f}")
+    if split.is_class_task:
+        return f"Share of the forgotten class's samples that each model answers with that class: {'; '.join(parts)}."
+    return f"Answers for the forget samples by label. Share answered with the label: {', '.join(parts)}."
 
 
 def _confusion(predictions: Predictions, classes: int) -> np.ndarray:
@@ -196,12 +279,18 @@ _PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 def _styled(names: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each method with a look of its own, the same in every picture: contrastive unlearning stands out."""
     for number, name in enumerate(sorted(names)):
-        style = {"marker": _MARKERS[number % len(_MARKERS)], "color": _PALETTE[number % len(_PALETTE)], "markersize": 7}
+        style: dict[str, Any] = {
+            "marker": _MARKERS[number % len(_MARKERS)],
+            "color": _PALETTE[number % len(_PALETTE)],
+            "markersize": 7,
+        }
+        if number >= len(_MARKERS):  # the same markers again, hollow
+            style["markerfacecolor"] = "white"
         yield name, style | ({"markersize": 12, "markeredgecolor": "black"} if name == "contrastive" else {})
 
 
 def trade_off_figure(found: dict[str, Any], word: str, key: str) -> Figure:
-    """Accuracy on what was to be forgotten against test accuracy on what stays, the retrained models as a region.
+    """Accuracy on the forgotten data against test accuracy on retained data, the retrained models as a region.
 
     Args:
         found: A comparison with its tables.
@@ -217,7 +306,7 @@ def trade_off_figure(found: dict[str, Any], word: str, key: str) -> Figure:
     axis.add_patch(
         Rectangle((x.min(), y.min()), np.ptp(x), np.ptp(y), color=COLORS["retrained"], alpha=0.2, label="range of retrained")
     )
-    axis.plot(x, y, ".", color=COLORS["retrained"], markersize=4)
+    axis.plot(x, y, ".", color=COLORS["retrained"], markersize=4, rasterized=len(x) > _MAX_KEPT)
     original = table["original"]["mean"]
     axis.plot(original[key], original["retain_test_accuracy"], "+", color="#666666", markersize=12, label="original")
     methods = {name: row for name, row in table.items() if name not in ("original", "retrained")}
@@ -228,25 +317,66 @@ def trade_off_figure(found: dict[str, Any], word: str, key: str) -> Figure:
             axis.errorbar(
                 mean[key], mean["retain_test_accuracy"], **errors, linestyle="", elinewidth=0.8, label=name, **style
             )
-    axis.set(xlabel="accuracy on what was to be forgotten", ylabel="test accuracy on what stays")
+    axis.set(xlabel="accuracy on the forgotten data", ylabel="test accuracy on retained data")
     _finish(figure, axis)
     return figure
+
+
+def trade_off_caption(found: dict[str, Any], word: str, key: str) -> str:
+    """How many methods are as near to the retrained models as these are to each other."""
+    table = found["tables"][word]
+    methods = {name: row for name, row in table.items() if name not in ("original", "retrained")}
+    within = [name for name, row in methods.items() if row["n"] and row["within"] == row["n"]]
+    original, retrained = table["original"]["mean"], table["retrained"]["mean"]
+    accuracies = (
+        f"Accuracy on the forgotten data: original {original[key]:.3f}, retrained {retrained[key]:.3f}. "
+        if None not in (original[key], retrained[key])
+        else ""
+    )
+    return (
+        f"{accuracies}{len(within)} of {len(methods)} methods have a gap within the retrained models' in every seed"
+        f"{': ' * bool(within)}{', '.join(within)}. A point is the mean of a method over seeds, its bars one standard "
+        "deviation; the shaded rectangle is the range of all retrained models."
+    )
+
+
+def _shares_of_cost(table: dict[str, Any]) -> dict[str, float]:
+    """Of each method whose operations are known, these relative to retraining."""
+    retraining = table["retrained"]["mean"]["gflops"]
+    known = {name: row["mean"] for name, row in table.items() if name not in ("original", "retrained")}
+    return {
+        name: mean["gflops"] / retraining
+        for name, mean in known.items()
+        if mean["mean_gap"] is not None and mean["gflops"] and retraining
+    }
+
+
+def cost_caption(table: dict[str, Any]) -> str:
+    """How many methods need fewer operations than retraining, and which has the smallest gap among them."""
+    shares = _shares_of_cost(table)
+    cheaper = [name for name, share in shares.items() if share < 1]
+    parts = [f"{len(cheaper)} of {len(shares)} methods need fewer operations than retraining (1 on the axis)"]
+    if cheaper:
+        best = min(cheaper, key=lambda name: table[name]["mean"]["mean_gap"])
+        gap = table[best]["mean"]["mean_gap"]
+        parts.append(f"the smallest gap among them is {gap:.4f} ({best}, {shares[best]:.0%} of the operations)")
+    if table["retrained"]["mean"]["mean_gap"] is not None:
+        parts.append(f"the dotted line is the retrained models' own gap, {table['retrained']['mean']['mean_gap']:.4f}")
+    return "; ".join(parts) + ". Methods without a training step or a count of operations are not shown."
 
 
 def cost_figure(table: dict[str, Any]) -> Figure:
     """Operations relative to retraining against mean gap."""
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axis = figure.subplots()
-    retraining, own_gap = table["retrained"]["mean"]["gflops"], table["retrained"]["mean"]["mean_gap"]
-    methods = {name: row for name, row in table.items() if name not in ("original", "retrained")}
-    for name, style in _styled(methods):
-        mean, std = methods[name]["mean"], methods[name]["std"]
-        if mean["mean_gap"] is not None and mean["gflops"] and retraining:
-            share = mean["gflops"] / retraining
-            axis.errorbar(share, mean["mean_gap"], yerr=std["mean_gap"], linestyle="", elinewidth=0.8, label=name, **style)
+    own_gap, shares = table["retrained"]["mean"]["mean_gap"], _shares_of_cost(table)
+    for name, style in _styled(name for name in table if name not in ("original", "retrained")):
+        if name in shares:
+            gap, error = (table[name][which]["mean_gap"] for which in ("mean", "std"))
+            axis.errorbar(shares[name], gap, yerr=error, linestyle="", elinewidth=0.8, label=name, **style)
     if own_gap is not None:
         axis.axhline(own_gap, color=COLORS["retrained"], linestyle=":", label="retrained models' own gap")
-    axis.set(xlabel="operations, retraining = 1", ylabel="mean gap", xscale="log", ylim=(0, None))
+    axis.set(xlabel="operations relative to retraining (retraining = 1)", ylabel="mean gap", xscale="log", ylim=(0, None))
     _finish(figure, axis)
     return figure
 

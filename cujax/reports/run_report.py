@@ -14,11 +14,20 @@ from cujax.audit.findings import Findings
 from cujax.audit.rows import audit_rows
 from cujax.data.requests import Part, ids_digest
 from cujax.experiments.identity import describe
-from cujax.experiments.request_words import describe_request
+from cujax.experiments.request_words import describe_request, request_title
 from cujax.experiments.run import Run
 from cujax.reports.audit_figures import audit_pictures
-from cujax.reports.figures import confidence_figure, destination_figure, embeddings_figure, stopping_figure
-from cujax.reports.html import html_page, png
+from cujax.reports.figures import (
+    confidence_caption,
+    confidence_figure,
+    destination_caption,
+    destination_figure,
+    embeddings_caption,
+    embeddings_figure,
+    stopping_caption,
+    stopping_figure,
+)
+from cujax.reports.html import html_page, svg
 from cujax.reports.summary import (
     CAVEAT,
     UNRECORDED,
@@ -73,10 +82,10 @@ def make_report(
     unlearned: Checkpoint,
     findings: Findings | None = None,
 ) -> dict[str, Any]:
-    """Collects everything `report.json` holds, and the figures of the page as PNG; arguments as of `report_on`.
+    """Collects everything `report.json` holds, and the figures of the page as SVG; arguments as of `report_on`.
 
     Returns:
-        `{"report": plain data, "figures": {title: (explanation, PNG bytes)}}`.
+        `{"report": plain data, "figures": {title: (caption, SVG bytes)}}`.
     """
     requests = run.earlier_requests()
     with run.progress("auditing", 7 + len(retrained) + len(requests)) as advance:
@@ -131,6 +140,7 @@ def make_report(
                 "digest": split.digest,
             },
             "request": describe_request(run.experiment.forget),
+            "title": request_title(run.experiment.forget, source.class_names),
             "source": {
                 "name": source.name,
                 "version": source.version,
@@ -153,36 +163,34 @@ def make_report(
         if split.is_class_task:
             several["masked"] = [of_original.masked(split.forgotten_classes)]
         figures = {}
-        for title, explanation, draw in (
+        for title, caption, draw in (
             (
                 "Embeddings",
-                "Where the samples to forget (crosses) lie among test samples of the classes that stay (grey).",
+                lambda: embeddings_caption(models, split),
                 lambda: embeddings_figure(models, split, source.class_names),
             ),
             (
                 "Where the forgotten samples go",
-                "Which class each model answers with for samples of what was forgotten.",
+                lambda: destination_caption(several, split, source.class_names),
                 lambda: destination_figure(several, split, source.class_names),
             ),
             (
                 _STOPPING,
-                f"What the stop rule saw on validation data. It ended because {history['stop_reason']}.",
+                lambda: stopping_caption(history["checks"], history["step"], history["stop_reason"]),
                 lambda: stopping_figure(history["checks"], history["step"], history["stop_rule"], split.is_class_task),
             ),
             (
                 "Confidence",
-                "Probability of the true label. Forgotten samples should look like test samples"
-                + (", or, for a whole class, have none." if split.is_class_task else "."),
+                lambda: confidence_caption(models, split),
                 lambda: confidence_figure(models, split),
             ),
         ):
             if history["checks"] or title != _STOPPING:
-                figures[title] = (explanation, png(draw()))
+                figures[title] = (caption(), svg(draw()))
             advance()
         if findings is not None:
             drawn = audit_pictures(findings.judged, findings.models, findings.likelihood, split)
-            found = {title: (explanation, png(draw())) for title, explanation, draw in drawn}
-            figures = found | figures
+            figures = {title: (caption, svg(draw())) for title, caption, draw in drawn} | figures
     return {"report": json.loads(json.dumps(report)), "figures": figures}
 
 
@@ -206,7 +214,7 @@ def _costs(original: Checkpoint, retrained: list[Checkpoint], unlearned: Checkpo
 def terminal_table(report: dict[str, Any]) -> Table:
     """A column a model, a line a metric; mean ± standard deviation where there are several models."""
     rows, costs = report["rows"], report["cost"]
-    table = Table(title=rich.markup.escape(f"{report['source']['name']}: {report['request']}"))
+    table = Table(title=rich.markup.escape(f"{report['source']['name']}: {report['title']}"))
     table.add_column("")
     for name in rows:
         models = f" ({report['retrained_models']})" if name == "retrained" else ""

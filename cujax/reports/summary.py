@@ -1,6 +1,5 @@
-"""What was found, in words and tables: for the terminal, for programs, and for the first part of a page."""
+"""What was found, in words and tables: for the terminal, for programs, and for pages."""
 
-import html
 from collections.abc import Sequence
 from typing import Any
 
@@ -108,47 +107,12 @@ def audit_summary(audit: dict[str, Any], n_forget: int) -> list[str]:
         alarms = audit["false_alarms"]
         if alarms["judged"]:
             lines.append(
-                f"Retrained models themselves, each held against the others, lie outside in {alarms['outside']} of "
+                f"Retrained models themselves, each compared with the others, lie outside in {alarms['outside']} of "
                 f"{alarms['judged']} figures ({alarms['outside'] / alarms['judged']:.0%})."
             )
     if n_forget < _FEW:
-        lines.append(f"Only {n_forget} samples were forgotten: intervals are wide, and much cannot be told at all.")
+        lines.append(f"Only {n_forget} samples were forgotten: intervals are wide, and many differences cannot be detected.")
     return lines
-
-
-def audit_table(audit: dict[str, Any]) -> str:
-    """Every metric, of the request and of earlier ones, as HTML."""
-    tables = _table(audit, audit["measures"])
-    for earlier in audit["earlier_requests"]:
-        tables += f"<h3>Earlier request {html.escape(earlier['request'])}, again</h3>{_table(audit, earlier['measures'])}"
-    return tables + (
-        '<p class="note">Small figures are 95 % intervals: Wilson\'s for shares, a bootstrap over samples (or over models, '
-        "where there are several) otherwise. Of retrained models: mean ± standard deviation, and the range.</p>"
-    )
-
-
-def _table(audit: dict[str, Any], metrics: Sequence[dict[str, Any]]) -> str:
-    """A family after another: what each metric asks, its figures and the verdict."""
-    names = [name for name in ("original", "unlearned", "masked") if any(name in metric["figures"] for metric in metrics)]
-    heads = "".join(f"<th>{name}</th>" for name in names)
-    body, family = "", None
-    for metric in metrics:
-        if all(metric["figures"].get(name, {}).get("value") is None for name in names):
-            continue
-        if metric["family"] != family:
-            family = metric["family"]
-            body += f'<tr class="family"><td colspan="{len(names) + 3}">{html.escape(family)}</td></tr>'
-        cells = "".join(_cell(metric["figures"].get(name)) for name in names)
-        body += (
-            f'<tr class="{metric["verdict"]["word"].replace(" ", "-")}"><td><b>{html.escape(metric["heading"])}</b><br>'
-            f"<small>{html.escape(metric['question'])}</small></td>{cells}<td>{_references(metric['retrained'])}</td>"
-            f'<td title="{html.escape(metric["verdict"]["reason"])}">{verdict_in_words(metric)}</td></tr>'
-        )
-    return (
-        f'<div class="scroll"><table class="audit"><thead><tr><th>metric</th>{heads}'
-        f"<th>retrained ({audit['retrained']})</th><th>unlearned, to their range</th></tr></thead>"
-        f"<tbody>{body}</tbody></table></div>"
-    )
 
 
 def audit_terminal_table(audit: dict[str, Any]) -> Table:
@@ -157,7 +121,7 @@ def audit_terminal_table(audit: dict[str, Any]) -> Table:
     table.add_column("")
     for heading in ("original", "unlearned", f"retrained ({audit['retrained']})"):
         table.add_column(heading, justify="right")
-    table.add_column("to their range")
+    table.add_column("compared with retrained")
     family = None
     for metric in audit["measures"]:
         figures = [metric["figures"][name]["value"] for name in ("original", "unlearned")]
@@ -173,22 +137,6 @@ def audit_terminal_table(audit: dict[str, Any]) -> Table:
         values = ("–" if value is None else f"{value:.3f}" for value in figures)
         table.add_row(metric["heading"], *values, spread, verdict_in_words(metric))
     return table
-
-
-def _cell(figure: dict[str, Any] | None) -> str:
-    if figure is None or figure["value"] is None:
-        reason = "" if figure is None else figure["reason"]
-        return f'<td title="{html.escape(reason)}">–</td>'
-    interval = "" if figure["low"] is None else f"<br><small>{figure['low']:.3f} to {figure['high']:.3f}</small>"
-    return f"<td>{figure['value']:.3f}{interval}</td>"
-
-
-def _references(retrained: dict[str, Any] | None) -> str:
-    if retrained is None:
-        return "–"
-    spread = "" if retrained["std"] is None else f" ± {retrained['std']:.3f}"
-    low, high = min(retrained["values"]), max(retrained["values"])
-    return f"{retrained['mean']:.3f}{spread}" + f"<br><small>{low:.3f} to {high:.3f}</small>" * (low < high)
 
 
 def not_computed(audit: dict[str, Any]) -> Sequence[str]:
@@ -240,12 +188,13 @@ def summary(report: dict[str, Any]) -> str:
             f"{verb} {what} of {report['source']['name']} in {stop['step']} steps, {cost['seconds']:.1f} s{compared}: "
             f"{stop['reason']}."
         )
+    on_retained = " on the retained classes" if class_task else ""
     lines = [
         happened,
         f"Accuracy on {'test samples of the forgotten ' + noun if key == 'forget_test_accuracy' else 'the forget set'}: "
         f"{figure_in_words(rows['original'], key)} before, {figure_in_words(rows['unlearned'], key)} after"
         + (f", {figure_in_words(rows['retrained'], key)} retrained." if report["retrained_models"] else "."),
-        f"Test accuracy on what stays: {figure_in_words(rows['original'], 'retain_test_accuracy')} before, "
+        f"Test accuracy{on_retained}: {figure_in_words(rows['original'], 'retain_test_accuracy')} before, "
         f"{figure_in_words(rows['unlearned'], 'retain_test_accuracy')} after"
         + (
             f", {figure_in_words(rows['retrained'], 'retain_test_accuracy')} retrained."

@@ -9,7 +9,16 @@ import pytest
 from cujax.audit.evidence import Answers
 from cujax.data.images import Images, Source
 from cujax.data.requests import ForgetClass, ForgetRandom, make_split
-from cujax.reports.figures import confidence_figure, destination_figure, embeddings_figure, stopping_figure
+from cujax.reports.figures import (
+    confidence_caption,
+    confidence_figure,
+    destination_caption,
+    destination_figure,
+    embeddings_figure,
+    stopping_caption,
+    stopping_figure,
+)
+from cujax.reports.html import svg
 from cujax.training.predict import Predictions
 
 CLASSES = 4
@@ -68,7 +77,7 @@ def test_embeddings_have_a_column_a_model_and_a_row_a_projection(task):
     assert [axis.get_title() for axis in figure.axes] == [
         "original (PCA)", "unlearned (PCA)", "original (t-SNE)", "unlearned (t-SNE)",
     ]  # fmt: skip
-    assert texts(figure.axes[0].get_legend().get_texts()) == ["kept (test)", "forget"]
+    assert texts(figure.axes[0].get_legend().get_texts()) == ["retained (test)", "forget"]
     stays = [1] if task == "class" else []
     n_kept = np.sum(~np.isin(SOURCE.test.labels, stays))
     for axis in figure.axes:
@@ -122,7 +131,7 @@ def test_the_stop_rule_is_drawn_with_its_target_and_the_step_that_was_kept(is_cl
     png(figure)
     (axis,) = figure.axes
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("optimiser steps", "accuracy")
-    assert texts(axis.get_legend().get_texts()) == ["what to forget", target, "what stays (validation)"]
+    assert texts(axis.get_legend().get_texts()) == ["forgotten data", target, "retained (validation)"]
     forget, goal, retain, kept = axis.lines
     for line, values in ((forget, [0.9, 0.6, 0.3]), (goal, [0.4] * 3), (retain, [0.95, 0.94, 0.9])):
         np.testing.assert_allclose(line.get_xdata(), [0, 8, 16])
@@ -219,3 +228,40 @@ def test_any_class_name_can_be_drawn_as_it_is(task, name):
         figure = embeddings_figure(models, split, names)
         png(figure)
         assert texts(figure.axes[0].texts)[0] == name
+
+
+def test_of_many_classes_the_most_frequent_answers_are_drawn_and_the_others_together():
+    names = tuple(f"class {label}" for label in range(100))
+    rng = np.random.default_rng(0)
+    labels = np.full(500, 1)
+    # Class 7 is the most frequent answer; every class is answered sometimes.
+    logits = np.eye(100, dtype=np.float32)[np.where(rng.random(500) < 0.5, 7, rng.integers(0, 100, 500))]
+    part = Predictions(logits, np.zeros((500, 2), np.float32), labels)
+    models = {"original": [Answers(part, part, part, part)]}
+    figure = destination_figure(models, SPLITS["class"], names)
+    png(figure)
+    (axis,) = figure.axes
+    shown = texts(axis.get_xticklabels())
+    assert len(shown) <= 14
+    assert {"class 7", "class 1\n(forgotten)"} <= set(shown)
+    assert shown[-1] == f"{100 - len(shown) + 1} others"
+    assert sum(bar.get_height() for bar in axis.containers[0]) == pytest.approx(1)
+    figure = destination_figure(models, SPLITS["samples"], names)
+    assert len(figure.axes[0].get_xticklabels()) == 20
+
+
+def test_captions_state_what_is_drawn_in_numbers():
+    split = SPLITS["class"]
+    models = models_of(split)
+    caption = destination_caption({name: [one] for name, one in models.items()}, split, NAMES)
+    for name, one in models.items():
+        assert f"{name} {shares(one.test, [1])[1]:.3f}, then most often" in caption
+    assert "went from 0.900 to 0.600 in 8 steps (target 0.400)" in stopping_caption(CHECKS, 8, "it did")
+    assert "No step was kept" in stopping_caption(CHECKS, 0, "it did")
+    assert all(f"{name} 0." in confidence_caption(models, split) for name in models)
+
+
+def test_a_picture_drawn_again_has_the_same_bytes():
+    first, again = (svg(confidence_figure(models_of(SPLITS["class"]), SPLITS["class"])) for _ in range(2))
+    assert first == again
+    assert b"<dc:date>" not in first

@@ -149,9 +149,9 @@ def test_what_is_written_is_valid_and_stands_alone(class_run, tmp_path):
     assert json.loads(data.read_text(), parse_constant=refuse) == made["report"]
     text = page.read_text()
     assert not re.search(r"<script|<link|https?://", text)
-    sources = re.findall(r'src="([^"]{0,30})', text)
+    sources = re.findall(r'src="([^"]{0,40})', text)
     assert len(sources) == 4
-    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert all(source.startswith("data:image/svg+xml;base64,") for source in sources)
     assert "no certificate of deletion" in text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json"]
 
@@ -170,7 +170,7 @@ class Elements(html.parser.HTMLParser):
 
 ELEMENTS = {
     "html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "br", "div", "table", "thead", "tbody", "tr", "th",
-    "td", "img", "ul", "li", "b", "pre", "details", "summary",
+    "td", "img", "ul", "li", "b", "pre", "details", "summary", "figure", "figcaption", "a", "dl", "dt", "dd",
 }  # fmt: skip
 
 
@@ -178,8 +178,9 @@ def assert_harmless(page):
     """Only elements and attributes that load and run nothing."""
     for tag, attributes in Elements(page).found:
         assert tag in ELEMENTS
-        assert set(attributes) <= {"lang", "charset", "name", "content", "class", "title", "alt", "src"}
-        assert attributes.get("src", "data:image/png;base64,").startswith("data:image/png;base64,")
+        assert set(attributes) <= {"lang", "charset", "name", "content", "class", "title", "alt", "src", "id", "href"}
+        assert attributes.get("href", "#").startswith("#")
+        assert attributes.get("src", "data:image/svg+xml;base64,").startswith("data:image/svg+xml;base64,")
     assert not re.search(r"@import|url\(|https?:", page[: page.index("</style>")])
 
 
@@ -194,7 +195,7 @@ def test_the_page_loads_and_runs_nothing(class_run, sample_run):
 def test_names_from_elsewhere_cannot_write_html(class_run, evil):
     _, made = class_run
     report = json.loads(json.dumps(made["report"]))
-    report["source"]["name"] = report["request"] = report["stop"]["reason"] = report["lineage"][0] = evil
+    report["source"]["name"] = report["request"] = report["title"] = report["stop"]["reason"] = report["lineage"][0] = evil
     report["source"]["class_names"] = [evil] * 10
     report["config"]["workdir"] = report["config"][evil] = report["versions"][evil] = evil
     report["rows"]["masked"]["reasons"]["mia_loss_auc"] = evil
@@ -227,11 +228,11 @@ def test_the_terminal_shows_names_with_brackets_as_they_are(class_run, tmp_path,
     run, made = class_run
     made = json.loads(json.dumps({"report": made["report"]})) | {"figures": {}}
     made["report"]["source"]["name"] = made["report"]["source"]["class_names"][5] = "[b]5[/i]"
-    made["report"]["request"] = "ForgetIds(path=[seed=1].txt)"
+    made["report"]["title"] = "forget the training samples listed in [seed=1].txt"
     monkeypatch.setattr("cujax.reports.run_report.make_report", lambda *arguments: made)
     report_on(run, run.original(), run.retrained(), run.unlearned(), tmp_path / "[seed=1]")
     shown = capsys.readouterr().out
-    assert "ForgetIds(path=[seed=1].txt)" in shown
+    assert "forget the training samples listed in [seed=1].txt" in " ".join(shown.split())
     assert "class [b]5[/i] (131 training images) of [b]5[/i]" in shown
     assert str(tmp_path / "[seed=1]" / "report.html") in shown
 
@@ -272,7 +273,7 @@ def test_every_figure_of_the_summary_is_in_its_place():
     assert summary(report).splitlines() == [
         "Forgot classes bee, cat (345 training images) of pets in 17 steps, 1.3 s (retraining took 45.6 s): because.",
         "Accuracy on test samples of the forgotten classes: 0.987 before, 0.021 after, 0.012 ±0.004 retrained.",
-        "Test accuracy on what stays: 0.911 before, 0.922 after, 0.933 ±0.006 retrained.",
+        "Test accuracy on the retained classes: 0.911 before, 0.922 after, 0.933 ±0.006 retrained.",
         "Accuracy on the 7 samples of the earlier request first: 0.125 before, 0.250 after.",
     ]
     report["stop"]["rule"] = "max_passes"

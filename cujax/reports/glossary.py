@@ -1,0 +1,53 @@
+"""A sentence a term, for the pages: table headings link to it."""
+
+from collections.abc import Iterable
+
+# Key of a column or model: term, sentence.
+TERMS = {
+    "original": ("original", "The model before unlearning, trained on all training samples."),
+    "unlearned": ("unlearned", "The original after the unlearning method was applied to it."),
+    "retrained": ("retrained", "Models trained from scratch without the forget set; unlearning aims at their behavior."),
+    "masked": ("masked", "A control without training: the original, never allowed to answer with a forgotten class."),
+    "range": (
+        "compared with retrained",
+        "Whether the unlearned model's figure lies within the range of the retrained models' figures, "
+        "widened by the 95 % confidence intervals, or above or below it.",
+    ),
+    "forget_set": ("forget set", "The training samples that the request asks the model to forget."),
+    "retain_set": ("retain set", "All other training samples; the model should answer them as before."),
+    "forget_train_accuracy": ("forget (train)", "Accuracy on the forget set."),
+    "forget_test_accuracy": ("forget (test)", "Accuracy on test samples of the forgotten classes."),
+    "retain_train_accuracy": ("retain (train)", "Accuracy on the retain set."),
+    "retain_test_accuracy": ("retain (test)", "Accuracy on test samples of the retained classes."),
+    "mia_loss_auc": (
+        "MIA loss AUC",
+        "How well the loss separates forget samples from samples never seen in training (membership inference): "
+        "0.5 is chance, 1 is perfect.",
+    ),
+    "js_to_retrained": (
+        "JS to retrained",
+        "Jensen-Shannon divergence between the answers of the model and of retrained models on the forget set; 0 is equal.",
+    ),
+    "mean_gap": (
+        "mean gap",
+        "Mean absolute difference of forget, retain and test accuracy from the mean of the retrained models.",
+    ),
+    "parameter_change": ("parameters moved", "Norm of the change of all parameters, relative to their norm before."),
+    "steps": ("steps", "Optimizer steps."),
+    "samples": ("samples", "Training samples processed, counting repetitions."),
+    "seconds": ("seconds", "Time of training or unlearning, without compilation."),
+    "gflops": ("GFLOP", "Floating-point operations, in billions."),
+    "speed_up": ("speed-up (time)", "How many times faster than retraining."),
+    "flops_ratio": ("speed-up (FLOP)", "How many times fewer operations than retraining."),
+    "trials": ("trials", "Settings tried when the method was tuned."),
+    "within": (
+        "gap within retrained",
+        "In how many seeds the mean gap was no larger than the largest gap of a retrained model.",
+    ),
+}
+
+
+def glossary(keys: Iterable[str], sentences: Iterable[tuple[str, str, str]] = ()) -> dict[str, tuple[str, str]]:
+    """Terms and sentences by key, of some keys; `sentences` (key, term, sentence) take precedence."""
+    known = TERMS | {key: (term, sentence) for key, term, sentence in sentences}
+    return {key: known[key] for key in dict.fromkeys(keys) if key in known}
