@@ -96,7 +96,7 @@ def embeddings_caption(models: dict[str, Answers], split: Split) -> str:
             parts.append(f"{name} {spreads[0] / spreads[1]:.2f}" if spreads[1] else f"{name} not defined")
     return (
         "Embeddings of forget samples (crosses) among test samples of the retained classes (grey dots). Mean distance of "
-        f"forget samples from their center, relative to that of the test samples: {', '.join(parts) or 'not defined'}."
+        f"forget samples from their centre, relative to that of the test samples: {', '.join(parts) or 'not defined'}."
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 TERMS = {
     "original": ("original", "The model before unlearning, trained on all training samples."),
     "unlearned": ("unlearned", "The original after the unlearning method was applied to it."),
-    "retrained": ("retrained", "Models trained from scratch without the forget set; unlearning aims at their behavior."),
+    "retrained": ("retrained", "Models trained from scratch without the forget set; unlearning aims at their behaviour."),
     "masked": ("masked", "A control without training: the original, never allowed to answer with a forgotten class."),
     "range": (
         "compared with retrained",
@@ -33,7 +33,7 @@ TERMS = {
         "Mean absolute difference of forget, retain and test accuracy from the mean of the retrained models.",
     ),
     "parameter_change": ("parameters moved", "Norm of the change of all parameters, relative to their norm before."),
-    "steps": ("steps", "Optimizer steps."),
+    "steps": ("steps", "Optimiser steps."),
     "samples": ("samples", "Training samples processed, counting repetitions."),
     "seconds": ("seconds", "Time of training or unlearning, without compilation."),
     "gflops": ("GFLOP", "Floating-point operations, in billions."),
