@@ -22,5 +22,6 @@ CONFIG = Experiment(
     data=Data("digits"),
     network="small_cnn",
     training=Training(epochs=40, augmentation="crop"),
+    retrained=8,
     workdir="runs/digits_class",
 )

@@ -32,7 +32,7 @@ CONFIG = Experiment(
     network="small_cnn",
     training=Training(epochs=60),
     forget=ForgetRandom(fraction=0.1),
-    retrained=3,
+    retrained=8,
     retain_tolerance=0.15,
     workdir="runs/digits_sample",
 )

@@ -25,6 +25,6 @@ CONFIG = Experiment(
     network="cnn",
     training=Training(epochs=20),
     forget=ForgetClass(5),
-    retrained=3,
+    retrained=8,
     workdir="runs/fashion_mnist_class",
 )

@@ -28,6 +28,6 @@ CONFIG = Experiment(
     training=Training(epochs=20),
     forget=ForgetClass(5),
     method=DeepContrastiveUnlearning(),
-    retrained=3,
+    retrained=8,
     workdir="runs/fashion_mnist_class_deep",
 )

@@ -26,6 +26,6 @@ CONFIG = Experiment(
     network="cnn",
     training=Training(epochs=20),
     forget=ForgetRandom(fraction=0.1),
-    retrained=3,
+    retrained=8,
     workdir="runs/fashion_mnist_sample",
 )

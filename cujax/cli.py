@@ -182,7 +182,7 @@ class Prepared(Protocol):
 
 
 def main[Ready: Prepared](
-    work: Callable[[Ready], None],
+    work: Callable[[Ready], int | None],
     *,
     configs: Path,
     description: str,
@@ -192,12 +192,13 @@ def main[Ready: Prepared](
 ) -> int:
     """Parses the command line, prepares the experiment, does the work, and gives the exit status.
 
-    Status 0: done. 1: the computation failed, or its results could not be written. 2: bad input, or a workdir that
-    another process uses, told before anything was computed. 130: interrupted by Ctrl-C. 143: asked to end by SIGTERM, as
-    by a preempted machine. After both, progress was saved, and the same command goes on from there.
+    Status 0: done, or what the work gives (3: a verdict that is not good enough). 1: the computation failed, or its results
+    could not be written. 2: bad input, or a workdir that another process uses; nothing was computed. 130: interrupted by
+    Ctrl-C. 143: asked to end by SIGTERM, as by a preempted machine. After both, progress was saved, and the same command
+    goes on from there.
 
     Args:
-        work: What to do with what was prepared.
+        work: What to do with what was prepared; may give the exit status.
         configs: Folder of the configurations that `--config NAME` finds.
         description: What the script does; shown by `--help`.
         arguments: The command line, `sys.argv[1:]` where not given.
@@ -228,11 +229,11 @@ def main[Ready: Prepared](
             return PREEMPTED if isinstance(stopped, Preempted) else INTERRUPTED
         try:
             with profiled(experiment.profile), contextlib.nullcontext() if is_first_host() else _silenced():
-                work(ready)
+                status = work(ready)
         except (KeyboardInterrupt, Preempted) as stopped:
             notify(f"\nInterrupted. {_what_is_kept(ready.workdir)} Run the same command again to continue.")
             return PREEMPTED if isinstance(stopped, Preempted) else INTERRUPTED
         except (FloatingPointError, ValueError, OSError) as error:
             notify(f"error: {error}")
             return 2 if isinstance(error, BadInputError) else 1
-    return 0
+    return status or 0

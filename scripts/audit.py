@@ -1,16 +1,16 @@
-"""Audits an unlearned model: what it still knows of what it should have forgotten, held against retrained models.
+"""Audits an unlearned model: what it still knows of the forget set, compared with retrained models; ends with a verdict.
 
 Give the --config and flags that scripts/unlearn.py had, and beside them
 
-    --level quick       holds it against the run's own retrained models; trains nothing (the default)
-    --level standard    against 5 retrained models, which gives every figure a verdict
-    --level full        against 16, and attacks the method with likelihood ratios over 16 shadow models
+    --level quick       compares it with the run's own retrained models; trains nothing (the default)
+    --level standard    with 8 retrained models, as many as "no trace found" takes
+    --level full        with 16, and attacks the method with likelihood ratios over 16 shadow models
 
     --unlearned DIR     audits another unlearned checkpoint of the same split
     --oracles DIR       where retrained and shadow models are kept, for all audits of a split (default: runs/oracles)
 
-The report goes to WORKDIR/audit-LEVEL. How long it takes is told before models are trained; what is complete is kept, and
-an interrupted audit goes on from there.
+The report goes to WORKDIR/audit-LEVEL. How long it takes is reported before models are trained; what is complete is kept,
+and an interrupted audit goes on from there. Exit status 3: the verdict is not good enough (see --require).
 """
 
 import sys
@@ -23,11 +23,12 @@ from cujax.cli import BadInputError, main, take_option
 from cujax.experiments.audit import Audit, method_of
 from cujax.experiments.run import Run
 from cujax.reports.run_report import report_on
+from cujax.reports.verdict import exit_status
 from cujax.storage.checkpoints import Checkpoint, load_checkpoint
 
 
-def audit(run: Run, level: str, oracles: str, unlearned: str | None) -> None:
-    """Looks into the models, holds them against retrained models, and writes the report."""
+def audit(run: Run, level: str, oracles: str, unlearned: str | None) -> int:
+    """Looks into the models, compares them with retrained models, writes the report, and gives the exit status."""
     try:
         work = Audit(run, level, epath.Path(oracles).expanduser())
     except ValueError as error:
@@ -44,7 +45,9 @@ def audit(run: Run, level: str, oracles: str, unlearned: str | None) -> None:
         audited = _checked(run, unlearned)
         directory = run.workdir / f"audit-{level}-{audited.digest[:12]}"
     findings = work.findings(run.original(), audited, method_of(audited))
-    report_on(run, run.original(), work.retrained(), audited, directory, findings)
+    path = run.workdir / "checkpoints" / "unlearned" if unlearned is None else epath.Path(unlearned).expanduser()
+    report = report_on(run, run.original(), work.retrained(), audited, directory, findings, path)
+    return exit_status(report["verdict"], run.experiment.require)
 
 
 def _checked(run: Run, path: str) -> Checkpoint:

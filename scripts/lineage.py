@@ -44,6 +44,8 @@ def main(arguments: list[str]) -> int:
         print(f"{indent}{model.kind} {model.digest[:12]}, {model.created}: {what}")
         print(f"{indent}  {model.n_forgotten} ids in all, digest {model.forgotten_digest[:12]}")
         state = "verified" if link.verified else f"FAILED: {link.problem}" if link.problem else "not found, not verified"
+        if link.verdict:
+            print(f"{indent}  verdict of its last audit: {link.verdict}")
         print(f"{indent}  {link.path or 'where it lies is not recorded'}: {state}")
     return int(any(link.problem for link in links))
 

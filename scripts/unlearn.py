@@ -1,20 +1,32 @@
-"""Trains a classifier, makes it forget, compares it with models retrained from scratch, and reports.
+"""Trains a classifier, unlearns, audits the result against models retrained from scratch, and ends with a verdict.
 
-Without flags: scikit-learn's digits forget class 5, in less than a minute on two cores. What is complete is kept, so the
-same command continues an interrupted run. Start from a model of your own with --original.
+Without flags: scikit-learn's digits are asked to forget class 5, in about a minute on two cores. What is complete is kept, so
+the same command continues an interrupted run. Start from a model of your own with --original.
+
+Exit status: 0 done; 1 the computation failed; 2 bad input; 3 the verdict is not good enough (see --require); 130 and 143
+interrupted.
 """
 
 import sys
 from pathlib import Path
 
 from cujax.cli import main
+from cujax.experiments.audit import Audit
 from cujax.experiments.run import Run
 from cujax.reports.run_report import report_on
+from cujax.reports.verdict import exit_status
 
 
-def unlearn(run: Run) -> None:
-    """Original, retrained and unlearned model, each saved as soon as it is complete; then the report."""
-    report_on(run, run.original(), run.retrained(), run.unlearned(), run.workdir)
+def unlearn(run: Run) -> int:
+    """Original, retrained and unlearned model, each saved as soon as it is complete; the audit; then the report."""
+    original, retrained, unlearned = run.original(), run.retrained(), run.unlearned()
+    audit = Audit.asked_for(run)
+    findings = None
+    if audit is not None:
+        retrained = audit.retrained()
+        findings = audit.findings(original, unlearned, run.experiment.method)
+    report = report_on(run, original, retrained, unlearned, run.workdir, findings)
+    return exit_status(report["verdict"], run.experiment.require)
 
 
 if __name__ == "__main__":

@@ -23,10 +23,12 @@ class Estimate:
     Attributes:
         value: The figure.
         interval: Gives its lower and upper end; may raise `NotAvailable`. None where nothing was sampled.
+        n: Samples that it was computed from; of an area, of the forget set. None where it is none of samples.
     """
 
     value: float
     interval: Callable[[], tuple[float, float]] | None = None
+    n: int | None = None
 
 
 def share(successes: np.ndarray) -> Estimate:
@@ -51,7 +53,7 @@ def share(successes: np.ndarray) -> Estimate:
         found = binomtest(int(np.sum(successes)), len(successes)).proportion_ci(CONFIDENCE, "wilson")
         return float(found.low), float(found.high)
 
-    return Estimate(float(np.mean(successes)), interval)
+    return Estimate(float(np.mean(successes)), interval, len(successes))
 
 
 def mean(values: np.ndarray, seed: int = 0) -> Estimate:
@@ -61,7 +63,7 @@ def mean(values: np.ndarray, seed: int = 0) -> Estimate:
     values = np.asarray(values, np.float64)
     if not np.isfinite(values).all():
         raise NotAvailable("values are not all finite, so they have no mean")
-    return Estimate(float(np.mean(values)), lambda: _bootstrap((values,), np.mean, seed))
+    return Estimate(float(np.mean(values)), lambda: _bootstrap((values,), np.mean, seed), len(values))
 
 
 def area(members: np.ndarray, others: np.ndarray, seed: int = 0) -> Estimate:
@@ -83,7 +85,7 @@ def area(members: np.ndarray, others: np.ndarray, seed: int = 0) -> Estimate:
     value = roc_auc_score(np.repeat([1, 0], [len(members), len(others)]), scores)
     places = np.unique(scores, return_inverse=True)[1]
     sides = places[: len(members)], places[len(members) :]
-    return Estimate(float(value), lambda: _bootstrap(sides, _areas, seed))
+    return Estimate(float(value), lambda: _bootstrap(sides, _areas, seed), len(members))
 
 
 def _areas(members: np.ndarray, others: np.ndarray, axis: int = -1) -> np.ndarray:

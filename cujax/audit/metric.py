@@ -8,6 +8,7 @@ import numpy as np
 
 from cujax.audit.evidence import Answers, Evidence
 from cujax.audit.intervals import Estimate, NotAvailable
+from cujax.audit.key_metrics import Task
 from cujax.data.requests import Split
 from cujax.training.predict import Predictions, accuracy
 
@@ -57,6 +58,11 @@ class MetricContext:
     retrained: Sequence[Evidence]
     clean_test_only: bool = False
     computed: dict[Hashable, Any] = field(default_factory=dict, init=False)
+
+    @property
+    def task(self) -> Task:
+        """What was to be forgotten, as the verdict has it."""
+        return "class" if self.split.is_class_task else "samples"
 
     def once[Value](self, key: Hashable, compute: Callable[[], Value]) -> Value:
         """What `compute` gives, computed the first time that this key is asked for."""

@@ -20,6 +20,7 @@ from cujax.training.predict import accuracy, predict
 from cujax.training.supervised import make_optimizer, make_train_step
 
 SHARE_TO_REGAIN = 0.95
+MOST_STEPS = 300
 _BATCH_SIZE = 64
 _LEARNING_RATE = 0.01
 
@@ -30,7 +31,7 @@ def _optimizer() -> optax.GradientTransformation:
 
 
 def relearn(
-    model: Model, variables: Variables, images: ImageSet, indices: np.ndarray, target: float, *, at_most: int = 300
+    model: Model, variables: Variables, images: ImageSet, indices: np.ndarray, target: float, *, at_most: int = MOST_STEPS
 ) -> Relearning:
     """Fine-tunes on the forget set until its accuracy is regained, or for so many steps.
 
@@ -76,6 +77,15 @@ def _looks(at_most: int) -> Iterator[int]:
     yield from sorted(at for at in stops if 1 <= at <= at_most)
 
 
+def _relearning_steps(context: MetricContext, model: Evidence) -> Estimate:
+    del context
+    if model.relearning is None:
+        raise not_looked_at()
+    if model.relearning.diverged:
+        raise NotAvailable(f"fine-tuning diverged after {model.relearning.steps[-1]} steps")
+    return Estimate(float(model.relearning.steps_to_regain))
+
+
 def _relearning(context: MetricContext, model: Evidence) -> Estimate:
     if model.relearning is None:
         raise not_looked_at()
@@ -89,14 +99,21 @@ def _relearning(context: MetricContext, model: Evidence) -> Estimate:
 
 
 def metrics(depths: Sequence[str]) -> list[Metric]:
-    """The metric of this family."""
+    """The metrics of this family."""
     del depths
     return [
+        Metric(
+            "relearning_steps",
+            "relearning",
+            "steps to relearn",
+            f"In how many steps of fine-tuning is the forget set learned again? The search ends at {MOST_STEPS}.",
+            _relearning_steps,
+        ),
         Metric(
             "relearning_ratio",
             "relearning",
             "relearning",
             "Steps until the forget set is learned again, over retrained models' steps; below 1: it comes back sooner.",
             _relearning,
-        )
+        ),
     ]

@@ -13,7 +13,7 @@ from scipy.special import ndtr
 from scipy.stats import binom, hypergeom
 
 from cujax.audit.key_metrics import Family, Task
-from cujax.audit.verdict_new import FAULTS, HALF_WAY, INFORMATIVE, LARGEST_LOSS, LEVEL, Verdict, Word, holm
+from cujax.audit.verdict import FAULTS, HALF_WAY, INFORMATIVE, LARGEST_LOSS, LEVEL, Verdict, Word, holm
 
 CLASS_MARGIN = 0.05
 """Accuracy on a forgotten class up to which nothing is held against a model: one that never saw it has about 0."""

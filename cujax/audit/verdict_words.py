@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from cujax.audit.key_metrics import Family, Task
-from cujax.audit.verdict_new import JudgedMetric, Verdict, Word
+from cujax.audit.verdict import JudgedMetric, Verdict, Word
 
 HEADINGS: dict[Word, str] = {
     "damaged": "Damaged",

@@ -1,60 +1,48 @@
-"""An audit of an unlearned model: it is looked into, held against retrained models, and every figure is judged."""
+"""An audit of an unlearned model: it is looked into, compared with retrained models, and a verdict is given."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import jax
 import numpy as np
 from etils import epath
 
-from cujax.audit.evidence import Evidence, Relearning
-from cujax.audit.findings import Findings, JudgedMetric
+from cujax.audit.evidence import Evidence
+from cujax.audit.findings import Findings, MeasuredMetric
 from cujax.audit.intervals import Estimate, NotAvailable
+from cujax.audit.key_metrics import key_metrics
 from cujax.audit.likelihood import LikelihoodAttack
 from cujax.audit.metric import Metric, MetricContext
 from cujax.audit.over_models import TOPICS, Topic, measure_over_models
-from cujax.audit.registry import all_metrics
-from cujax.audit.relearning import SHARE_TO_REGAIN, relearn
-from cujax.audit.representation import divide_for_probes, linear_probe, nearest_class_mean
-from cujax.audit.residual import share_correct_under_noise
-from cujax.audit.verdict import FEWEST_RETRAINED, Verdict, judge
-from cujax.data.requests import Part
-from cujax.experiments.identity import digest_of
+from cujax.audit.registry import all_metrics, answer_metrics
+from cujax.audit.relearning import SHARE_TO_REGAIN
+from cujax.audit.verdict import FEWEST_FOR_FAULTS, FEWEST_FOR_NO_TRACE, Figure, Verdict, judge
+from cujax.audit.verdict_without_retrained import Alone, Probe, Share, judge_without_retrained
+from cujax.experiments.look import Look
 from cujax.experiments.reference_models import ReferenceModels
 from cujax.experiments.run import Run
 from cujax.methods.base import Method
 from cujax.methods.registry import find_method, make_method, method_names
 from cujax.storage.checkpoints import Checkpoint
-from cujax.storage.records import Kind, kept_record
-from cujax.training.predict import Predictions, accuracy, predict
+from cujax.training.predict import Predictions, accuracy, correct
+from cujax.training.supervised import Training
 
-_PROBE_SAMPLES, _REFERENCE_SAMPLES, _HELD_OUT_SAMPLES, _NOISY_SAMPLES = 4000, 1000, 1000, 200
-_NOISE, _DRAWS = 0.3, 20
-# Raise the last number when the same model would give other values.
-EVIDENCE = Kind("evidence", schema=2, computed_by=2)
-
-
-# What is measured again of the samples of earlier requests.
-_ASKED_AGAIN = (
-    "forget_train_accuracy",
-    "mia_loss_auc",
-    "mia_confidence",
-    "js_to_retrained",
-    "activation_distance",
-    "agreement",
-)
+LevelName = Literal["quick", "standard", "full"]
 
 
 class Level(NamedTuple):
-    """How much an audit computes: how many models it holds the unlearned one against."""
+    """How much an audit computes: how many models it compares the unlearned one with."""
 
     retrained: int
     shadows: int
 
 
-LEVELS = {"quick": Level(1, 0), "standard": Level(5, 0), "full": Level(16, 16)}
+LEVELS: dict[str, Level] = {"quick": Level(0, 0), "standard": Level(FEWEST_FOR_NO_TRACE, 0), "full": Level(16, 16)}
+
+
+DEFAULT_ROOT = epath.Path("runs/oracles")
 
 
 @dataclass
@@ -64,26 +52,40 @@ class Audit:
     Attributes:
         run: Whose split it is about.
         level: "quick", "standard" or "full".
-        root: Where retrained models are kept.
+        root: Where retrained models lie that all audits of a split share. None: the run's own retrained models are taken,
+            however many it has, and what is found is kept in its folder.
     """
 
     run: Run
     level: str
-    root: epath.Path
+    root: epath.Path | None = None
 
     def __post_init__(self) -> None:
         if self.level not in LEVELS:
-            raise ValueError(f"level {self.level!r} does not exist; choose one of {', '.join(LEVELS)}.")
+            raise ValueError(f"level {self.level!r} does not exist; choose one of {', '.join(get_args(LevelName))}.")
+        if self.level == "full" and self.root is None:
+            raise ValueError("level full needs a folder for shadow models.")
+
+    @classmethod
+    def asked_for(cls, run: Run) -> Self | None:
+        """The audit that an experiment asks for at its end; None for none."""
+        level = run.experiment.audit
+        return None if level == "none" else cls(run, level, DEFAULT_ROOT if level == "full" else None)
 
     @cached_property
     def references(self) -> ReferenceModels:
         """The shared models of the split."""
+        assert self.root is not None
         return ReferenceModels(self.run, self.root)
 
+    @property
+    def takes_own(self) -> bool:
+        """Whether the unlearned model is compared with the run's own retrained models."""
+        return self.root is None or self.level == "quick"
+
     def retrained(self) -> list[Checkpoint]:
-        """The retrained models: the run's own at level quick, else those that all audits of the split share."""
-        count, _ = LEVELS[self.level]
-        return self.run.retrained() if self.level == "quick" else self.references.retrained(count)
+        """The models that the unlearned one is compared with."""
+        return self.run.retrained() if self.takes_own else self.references.retrained(LEVELS[self.level].retrained)
 
     def findings(self, original: Checkpoint, unlearned: Checkpoint, method: Method | None) -> Findings:
         """Computes everything.
@@ -93,38 +95,61 @@ class Audit:
             unlearned: The model after.
             method: What made it, to be run on shadow models; None where it is not known.
         """
-        split = self.run.split
-        self._tell_estimate(original, unlearned)
-        target = SHARE_TO_REGAIN * accuracy(self.run.predictions(original, split.forget))
+        split, run = self.run.split, self.run
+        self._notify_estimate(original, unlearned)
+        target = SHARE_TO_REGAIN * accuracy(run.predictions(original, split.forget))
         checkpoints = self.retrained()
-        with self.run.progress("looking into models", 2 + len(checkpoints)) as advance:
+        home = run.workdir if self.takes_own else self.references.directory
+        look = Look(run, home, target)
+        few = len(checkpoints) < FEWEST_FOR_FAULTS
+        with run.progress("looking into models", 2 + len(checkpoints) + few) as advance:
 
-            def look(checkpoint: Checkpoint) -> Evidence:
-                found = self.look(checkpoint, target)
+            def into(checkpoint: Checkpoint) -> Evidence:
+                found = look.into(checkpoint)
                 advance()
                 return found
 
-            models = {"original": [look(original)], "unlearned": [look(unlearned)]}
-            models["retrained"] = [look(checkpoint) for checkpoint in checkpoints]
+            models = {"original": [into(original)], "unlearned": [into(unlearned)]}
+            models["retrained"] = [into(checkpoint) for checkpoint in checkpoints]
+            untrained = look.untrained_probes() if few else {}
+            advance(int(few))
         if split.is_class_task:
             models["masked"] = [_masked(models["original"][0], split.forgotten_classes)]
-        context = MetricContext(split, models["original"][0], models["retrained"], bool(self.run.source.redrawn_ids))
+        context = MetricContext(split, models["original"][0], models["retrained"], bool(run.source.redrawn_ids))
         metrics = all_metrics(list(context.original.probes))
-        with self.run.progress("measuring", len(metrics)) as advance:
-            judged, alarms = [], []
+        with run.progress("measuring", len(metrics)) as advance:
+            measured = []
             for metric in metrics:
-                judged.append(_judged(metric, context, models))
-                alarms += _alarms(judged[-1])
+                measured.append(_measured(metric, context, models))
                 advance()
+        unchanged = _unchanged(original, unlearned)
+        if few:
+            alone = _alone(models, context, untrained)
+            verdict = judge_without_retrained(alone, context.task, unchanged=unchanged)
+        else:
+            verdict = _judge(measured, context, unchanged=unchanged)
+            by_key = {judged.metric.key: judged for judged in verdict.metrics}
+            measured = [replace(metric, judged=by_key.get(metric.key)) for metric in measured]
         shadows = LEVELS[self.level].shadows
         likelihood: dict[str, LikelihoodAttack] = {}
         if shadows:
             more, likelihood = self._over_models(method, shadows, checkpoints, models)
-            judged += more
+            measured += more
         else:
-            judged += [_absent(topic, "it takes shadow models: --level full") for topic in TOPICS]
+            measured += [_absent(topic, "it takes shadow models: --level full") for topic in TOPICS]
         earlier = self._earlier(original, unlearned, checkpoints, models)
-        return Findings(self.level, judged, models, likelihood, (sum(alarms), len(alarms)), shadows, earlier)
+        seconds = original.metadata.record.get("cost", {}).get("seconds")
+        missing = max(FEWEST_FOR_NO_TRACE - len(checkpoints), 0)
+        return Findings(
+            self.level,
+            measured,
+            verdict,
+            models,
+            likelihood,
+            shadows,
+            earlier,
+            missing * seconds if missing and seconds else None,
+        )
 
     def _earlier(
         self,
@@ -132,13 +157,13 @@ class Audit:
         unlearned: Checkpoint,
         retrained: Sequence[Checkpoint],
         models: dict[str, list[Evidence]],
-    ) -> dict[str, list[JudgedMetric]]:
+    ) -> list[tuple[str, list[MeasuredMetric]]]:
         """What the answers on the samples of each earlier request show: whether they are still forgotten."""
-        run, found = self.run, {}
+        run, found = self.run, []
         for request, part in run.earlier_requests():
             split = replace(run.split, forget=part, forgotten_classes=())
 
-            def again(checkpoint: Checkpoint, evidence: Evidence, part: Part = part) -> Evidence:
+            def again(checkpoint: Checkpoint, evidence: Evidence, part: Any = part) -> Evidence:
                 return Evidence(replace(evidence.answers, forget=run.predictions(checkpoint, part)))
 
             looked = {
@@ -147,79 +172,19 @@ class Audit:
                 "retrained": list(map(again, retrained, models["retrained"])),
             }
             context = MetricContext(split, looked["original"][0], looked["retrained"], bool(run.source.redrawn_ids))
-            metrics = [metric for metric in all_metrics(()) if metric.key in _ASKED_AGAIN]
-            found[request.request] = [_judged(metric, context, looked) for metric in metrics]
+            metrics = [metric for metric in all_metrics(()) if metric.asked_again]
+            found.append((request.request, [_measured(metric, context, looked) for metric in metrics]))
         return found
 
-    @cached_property
-    def rows(self) -> "_Rows":
-        """Which images a look into a model reads."""
-        return _Rows.of(self.run)
-
-    def look(self, checkpoint: Checkpoint, target: float) -> Evidence:
-        """What is known of one model; what takes time is kept beside the retrained models.
-
-        Args:
-            checkpoint: The model.
-            target: The forget accuracy at which it counts as learned again.
-        """
-        masked = checkpoint.metadata.record.get("masked_classes", ())
-        kept = self._kept(checkpoint, target)
-        shares = np.array(kept["shares_under_noise"])
-        shares[np.isin(self.run.source.train.labels[self.rows.noisy], masked)] = 0.0
-        return Evidence(
-            self.run.answers(checkpoint),
-            features=self._predict(checkpoint, self.rows.reference, train=False).features,
-            probes={depth: np.array(right, bool) for depth, right in kept["probes"].items()},
-            nearest_mean=np.array(kept["nearest_mean"], bool),
-            relearning=Relearning(**kept["relearning"]),
-            shares_under_noise=shares,
-        )
-
-    def _deep(self, checkpoint: Checkpoint, target: float) -> dict[str, Any]:
-        """Probes, relearning and noise, as plain data."""
-        run, rows, variables = self.run, self.rows, checkpoint.variables
-        images, model = run.train_images, run.model
-        learned = self._predict(checkpoint, rows.probe, train=True)
-        held_out = [self._predict(checkpoint, rows.forgotten, train=True)]
-        if len(rows.held_out):
-            held_out.append(self._predict(checkpoint, rows.held_out, train=False))
-        labels = np.concatenate([part.labels for part in held_out])
-        known, asked = learned.features, [part.features for part in held_out]
-        key = jax.random.key(0)
-        shares = share_correct_under_noise(model, variables, images, rows.noisy, norm=_NOISE, draws=_DRAWS, key=key)
-
-        def readable(read: Callable[..., np.ndarray], depth: str) -> list[bool]:
-            return read(known[depth], learned.labels, np.concatenate([part[depth] for part in asked]), labels).tolist()
-
-        return {
-            "probes": {depth: readable(linear_probe, depth) for depth in known},
-            "nearest_mean": readable(nearest_class_mean, "z"),
-            "relearning": asdict(relearn(model, variables, images, run.split.forget.indices, target)),
-            "shares_under_noise": shares.tolist(),
-        }
-
-    def _kept(self, checkpoint: Checkpoint, target: float) -> dict[str, Any]:
-        """What an earlier audit found out about a model, or finds now; kept beside what it was held against."""
-        asked = {"model": checkpoint.digest, "rows": self.rows.described(), "target": target, "noise": [_NOISE, _DRAWS]}
-        home = self.run.workdir if self.level == "quick" else self.references.directory
-        return kept_record(
-            home / "evidence" / f"{digest_of(asked)[:20]}.json", EVIDENCE, lambda: self._deep(checkpoint, target)
-        )
-
-    def _predict(self, checkpoint: Checkpoint, rows: np.ndarray, *, train: bool) -> Predictions:
-        images = self.run.train_images if train else self.run.test_images
-        return predict(self.run.model, checkpoint.variables, images, rows, taps=True)
-
-    def _tell_estimate(self, original: Checkpoint, unlearned: Checkpoint) -> None:
+    def _notify_estimate(self, original: Checkpoint, unlearned: Checkpoint) -> None:
         """How long the audit will take: training from what the original took, the rest from a look into it."""
-        if self.level == "quick":
+        if self.takes_own:
             return
         retrained, shadows = LEVELS[self.level]
         missing = self.references.missing(retrained=retrained, shadows=shadows)
         training = original.metadata.record.get("cost", {}).get("seconds")
         unlearning = unlearned.metadata.record.get("cost", {}).get("seconds")
-        models = f"{missing} models to train" if missing else "all models it is held against are there"
+        models = f"{missing} models to train" if missing else "all models to compare with are there"
         if missing and training is None:
             self.run.notify(f"{models}; how long that takes is not recorded in the original. What is complete is kept.")
             return
@@ -234,7 +199,7 @@ class Audit:
 
     def _over_models(
         self, method: Method | None, count: int, retrained: Sequence[Checkpoint], models: dict[str, list[Evidence]]
-    ) -> tuple[list[JudgedMetric], dict[str, LikelihoodAttack]]:
+    ) -> tuple[list[MeasuredMetric], dict[str, LikelihoodAttack]]:
         """What is measured of the method over many models: likelihood ratios, ε and KLOM."""
         if method is None:
             reason = "the method is not known, so it cannot be run on shadow models"
@@ -252,8 +217,104 @@ class Audit:
             references.members(count),
             _utility(models),
         )
-        judged = [_verdict_on(topic, found.figures[topic.key], found.floors[topic.key]) for topic in TOPICS]
-        return judged, found.attacks
+        measured = [
+            MeasuredMetric(*topic, values=found.figures[topic.key], retrained=found.floors[topic.key]) for topic in TOPICS
+        ]
+        return measured, found.attacks
+
+
+def audit_answers(
+    split_context: MetricContext, unlearned: Evidence, *, unchanged: bool = False
+) -> tuple[list[MeasuredMetric], Verdict]:
+    """What answers alone show of an unlearned model: every metric of answers, and the verdict that they carry.
+
+    Args:
+        split_context: The split, the original and retrained models.
+        unlearned: The answers of the model.
+        unchanged: Whether its parameters are the original's.
+    """
+    models = {"original": [split_context.original], "unlearned": [unlearned], "retrained": list(split_context.retrained)}
+    measured = [_measured(metric, split_context, models) for metric in all_metrics(())]
+    return measured, _judge(measured, split_context, unchanged=unchanged)
+
+
+def _judge(measured: Sequence[MeasuredMetric], context: MetricContext, *, unchanged: bool) -> Verdict:
+    """The verdict on what was measured; retrained models are compared with the others."""
+    depths = [key.removeprefix("probe_") for key in (metric.key for metric in measured) if key.startswith("probe_")]
+    below = [depth for depth in depths if depth != "z"]
+    table = key_metrics(context.task, below[-1] if below else "hidden")
+    by_key = {metric.key: metric for metric in measured}
+    figures: dict[str, Figure | str] = {}
+    for key in (metric.key for metric in table):
+        if key not in by_key:
+            figures[key] = "was not measured"
+            continue
+        found = by_key[key]
+        unlearned, original = found.values["unlearned"], found.values["original"]
+        if isinstance(unlearned, str):
+            figures[key] = unlearned
+        elif len(found.retrained) < len(context.retrained):
+            figures[key] = "a retrained model has no value"
+        else:
+            before = None if isinstance(original, str) else original.value
+            values = [estimate.value for estimate in found.retrained]
+            figures[key] = Figure(unlearned=unlearned.value, original=before, retrained=values, n=unlearned.n)
+    return judge(figures, context.task, unchanged=unchanged, metrics=table)
+
+
+def _alone(models: dict[str, list[Evidence]], context: MetricContext, untrained: dict[str, list[float]]) -> Alone:
+    """What is known without retrained models."""
+    original, unlearned = models["original"][0], models["unlearned"][0]
+
+    def share(rows: Predictions) -> Share | None:
+        return Share(float(np.mean(correct(rows))), len(rows.labels)) if len(rows.labels) else None
+
+    def forgotten(model: Evidence) -> Predictions:
+        rows = model.answers.test.take(np.isin(model.answers.test.labels, context.split.forgotten_classes))
+        return rows if context.split.is_class_task and len(rows.labels) else model.answers.forget
+
+    def retained(model: Evidence) -> Predictions:
+        rows = model.answers.validation
+        return rows.take(~np.isin(rows.labels, context.split.absent_classes))
+
+    validation = unlearned.answers.validation
+    held_out = validation.take(np.isin(validation.labels, unlearned.answers.forget.labels))
+    probes = {}
+    for depth, right in unlearned.probes.items():
+        before = original.probes[depth]
+        probes[depth] = Probe(
+            unlearned=Share(float(np.mean(right)), len(right)),
+            original=Share(float(np.mean(before)), len(before)),
+            untrained=untrained.get(depth, ()),
+        )
+    depths = [*[depth for depth in probes if depth != "z"][-1:], "z"]
+    return Alone(
+        forget_before=share(forgotten(original)),
+        forget_after=share(forgotten(unlearned)),
+        held_out_after=share(held_out),
+        loss_auc=_loss_area(context, unlearned),
+        probes={depth: probes[depth] for depth in depths if depth in probes},
+        retain_before=share(retained(original)),
+        retain_after=share(retained(unlearned)),
+    )
+
+
+def _loss_area(context: MetricContext, unlearned: Evidence) -> tuple[float, float, float] | None:
+    """The AUC of the loss attack with its interval, held-out samples being validation samples."""
+    metric = next(metric for metric in answer_metrics() if metric.key == "mia_loss_auc")
+    found = _value(metric, replace(context, clean_test_only=True), unlearned)
+    if isinstance(found, str) or found.interval is None:
+        return None
+    try:
+        return (found.value, *found.interval())
+    except NotAvailable:
+        return None
+
+
+def _unchanged(original: Checkpoint, unlearned: Checkpoint) -> bool:
+    """Whether all parameters are the original's to the bit."""
+    leaves = zip(*map(jax.tree.leaves, (original.variables.params, unlearned.variables.params)), strict=True)
+    return all(np.array_equal(np.asarray(before), np.asarray(after)) for before, after in leaves)
 
 
 def _utility(models: dict[str, list[Evidence]]) -> dict[str, float]:
@@ -266,45 +327,26 @@ def _utility(models: dict[str, list[Evidence]]) -> dict[str, float]:
     return {name: both(models[name][0]) / reference for name in ("original", "unlearned")}
 
 
-def _judged(metric: Metric, context: MetricContext, models: dict[str, list[Evidence]]) -> JudgedMetric:
+def _measured(metric: Metric, context: MetricContext, models: dict[str, list[Evidence]]) -> MeasuredMetric:
+    values = {name: _value(metric, context, evidence[0]) for name, evidence in models.items() if name != "retrained"}
+    retrained = [_value(metric, context, model) for model in context.retrained]
+    known = [value for value in retrained if isinstance(value, Estimate)]
     topic = Topic(metric.key, metric.family, metric.heading, metric.question)
-    figures = {name: _figure(metric, context, evidence[0]) for name, evidence in models.items() if name != "retrained"}
-    retrained = [_figure(metric, context, reference) for reference in context.retrained]
-    found = [figure for figure in retrained if isinstance(figure, Estimate)]
-    if isinstance(figures["unlearned"], Estimate) and len(found) < len(retrained):
-        reason = next(figure for figure in retrained if isinstance(figure, str))
-        return JudgedMetric(*topic, figures, [], Verdict("not judged", reason=f"retrained models: {reason}"))
-    return _verdict_on(topic, figures, found)
+    return MeasuredMetric(*topic, values=values, retrained=known if len(known) == len(retrained) else [])
 
 
-def _figure(metric: Metric, context: MetricContext, model: Evidence) -> Estimate | str:
+def _value(metric: Metric, context: MetricContext, model: Evidence) -> Estimate | str:
+    """The value of a metric, or why there is none: an error in one metric costs no other."""
     try:
         return metric.compute(context, model)
     except NotAvailable as reason:
         return str(reason)
+    except Exception as error:
+        return f"it could not be computed ({type(error).__name__}: {error})"
 
 
-def _verdict_on(topic: Topic, figures: dict[str, Estimate | str], references: list[Estimate]) -> JudgedMetric:
-    unlearned = figures["unlearned"]
-    if isinstance(unlearned, str):
-        return JudgedMetric(*topic, figures, references, Verdict("not judged", reason=unlearned))
-    return JudgedMetric(*topic, figures, references, judge(unlearned, references))
-
-
-def _absent(topic: Topic, reason: str) -> JudgedMetric:
-    figures: dict[str, Estimate | str] = dict.fromkeys(("original", "unlearned"), reason)
-    return JudgedMetric(*topic, figures, [], Verdict("not judged", reason=reason))
-
-
-def _alarms(judged: JudgedMetric) -> list[bool]:
-    """Whether each retrained model lies outside of the others' range, where the metric is judged at all."""
-    references = judged.retrained
-    if judged.verdict.word == "not judged":
-        return []
-    return [
-        judge(reference, [other for other in references if other is not reference], FEWEST_RETRAINED - 1).word != "within"
-        for reference in references
-    ]
+def _absent(topic: Topic, reason: str) -> MeasuredMetric:
+    return MeasuredMetric(*topic, values=dict.fromkeys(("original", "unlearned"), reason), retrained=[])
 
 
 def _masked(original: Evidence, classes: Sequence[int]) -> Evidence:
@@ -316,11 +358,12 @@ def _masked(original: Evidence, classes: Sequence[int]) -> Evidence:
 
 def method_of(checkpoint: Checkpoint) -> Method | None:
     """The method that made an unlearned checkpoint, with its settings; None where that cannot be told."""
-    described = dict(checkpoint.metadata.config.get("method", {}))
-    name = described.pop("type", None)
-    for kind in map(find_method, method_names()):
-        if kind.__name__ == name and name == checkpoint.metadata.method:
-            settings = {key: tuple(value) if isinstance(value, list) else value for key, value in described.items()}
+    described = checkpoint.metadata.config.get("method")
+    if not isinstance(described, dict):
+        return None
+    for name, kind in ((name, find_method(name)) for name in method_names()):
+        if getattr(kind, "__name__", "") == described.get("type") == checkpoint.metadata.method:
+            settings = {key: _restored(value) for key, value in described.items() if key != "type"}
             try:
                 return make_method(kind, name, settings)
             except ValueError:
@@ -328,40 +371,11 @@ def method_of(checkpoint: Checkpoint) -> Method | None:
     return None
 
 
-class _Rows(NamedTuple):
-    """Which images a look into a model reads: the same for every model.
-
-    Attributes:
-        probe: Training images that probes learn from: of the retain set, and in a class task half of the forget set.
-        forgotten: What probes are asked about: in a class task the other half of the forget set, in a sample task all of it.
-        held_out: What they are asked about besides: in a class task test images of the forgotten classes.
-        reference: Test images on which features are compared.
-        noisy: Forget images that noise is added to.
-    """
-
-    probe: np.ndarray
-    forgotten: np.ndarray
-    held_out: np.ndarray
-    reference: np.ndarray
-    noisy: np.ndarray
-
-    @classmethod
-    def of(cls, run: Run) -> "_Rows":
-        split, source = run.split, run.source
-        rng = np.random.default_rng(0)
-
-        def some(rows: np.ndarray, count: int) -> np.ndarray:
-            return np.sort(rng.choice(rows, size=min(count, len(rows)), replace=False))
-
-        known, forgotten = divide_for_probes(split, rng)
-        test = split.test.indices
-        return cls(
-            some(known, _PROBE_SAMPLES),
-            some(forgotten, _HELD_OUT_SAMPLES),
-            some(test[np.isin(source.test.labels[test], split.forgotten_classes)], _HELD_OUT_SAMPLES),
-            some(split.test.indices, _REFERENCE_SAMPLES),
-            some(split.forget.indices, _NOISY_SAMPLES),
-        )
-
-    def described(self) -> dict[str, Any]:
-        return {name: rows.tolist() for name, rows in self._asdict().items()}
+def _restored(value: Any) -> Any:
+    """A setting from plain data: lists were tuples, and the recipe of retraining is a dataclass."""
+    if isinstance(value, list):
+        return tuple(map(_restored, value))
+    if isinstance(value, dict) and value.get("type") == Training.__name__:
+        known = {item.name for item in fields(Training)}
+        return Training(**{key: setting for key, setting in value.items() if key in known})
+    return value

@@ -5,12 +5,15 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from cujax.audit.verdict import Word
 from cujax.data.images import Data
 from cujax.data.requests import ForgetClass, ForgetClasses, ForgetIds, ForgetRandom, ForgetWhere
 from cujax.methods.base import Method
 from cujax.methods.contrastive import ContrastiveUnlearning
 from cujax.methods.stop_rules import STOP_RULES
 from cujax.training.supervised import Training
+
+AuditLevel = Literal["none", "quick", "standard", "full"]
 
 # The requests as the command line names them: forget:class --forget.label 3.
 _Request = (
@@ -97,8 +100,24 @@ class Experiment(Setup):
 
     Attributes:
         forget: What to forget.
+        audit: How hard the unlearned model is looked at before the verdict. "quick" and "standard": probes of its features,
+            relearning, attacks and distances, compared with the retrained models of the run (--retrained: 8 for "no trace
+            found", 5 to name a fault). "full": with 16, and attacks over 16 shadow models. "none": no verdict.
+        require: Exit with status 3 if the verdict is worse than this; without it, if the model is not forgotten, damaged or
+            unchanged.
+        requested_by: Who asked for it; printed on the page.
+        ticket: Under which number; likewise.
         method: How to forget it; on the command line method:NAME chooses another than the configuration's.
     """
 
+    audit: AuditLevel = field(default="standard", metadata={"since": "0.2"})
+    require: Word | None = field(default=None, metadata={"since": "0.2"})
+    requested_by: str = field(default="", metadata={"since": "0.2"})
+    ticket: str = field(default="", metadata={"since": "0.2"})
     forget: _Request = ForgetClass()  # noqa: RUF009 - frozen
     method: Method = ContrastiveUnlearning()  # noqa: RUF009 - frozen
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.require is not None and self.audit == "none":
+            raise ValueError(f"require is {self.require}, but audit is none, which gives no verdict; choose another audit.")

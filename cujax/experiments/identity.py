@@ -26,6 +26,10 @@ _NOT_IDENTITY = (
     "multihost",
     "save_seconds",
     "save_steps",
+    "audit",
+    "require",
+    "requested_by",
+    "ticket",
 )
 # What the names of 0.2 were in 0.1.
 _DIGITS = "sha256 ce203eb7f8bf70e2"

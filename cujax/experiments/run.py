@@ -78,6 +78,12 @@ class Run:
         return epath.Path(self.experiment.workdir).expanduser()
 
     @property
+    def original_path(self) -> epath.Path:
+        """Where the original lies: as given, or in the run's folder."""
+        given = self.experiment.original
+        return self.workdir / "checkpoints" / "original" if given is None else epath.Path(given).expanduser()
+
+    @property
     def like(self) -> Variables:
         """Names, shapes and dtypes of the model's arrays."""
         return abstract_variables(self.model, self.source.train.images.shape[1:])

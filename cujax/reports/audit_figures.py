@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cujax.audit.evidence import Answers, Evidence
-from cujax.audit.findings import JudgedMetric
+from cujax.audit.findings import MeasuredMetric
 from cujax.audit.intervals import Estimate
 from cujax.audit.likelihood import LikelihoodAttack, log_odds
 from cujax.data.requests import Split
@@ -17,22 +17,22 @@ _MARKERS = {"original": "o-", "unlearned": "s-", "retrained": "^--", "masked": "
 _EDGES = {name: "black" if name == "masked" else color for name, color in COLORS.items()}
 
 
-def depth_figure(judged: Sequence[JudgedMetric], prefix: str, suffix: str, ylabel: str) -> Figure:
+def depth_figure(metrics: Sequence[MeasuredMetric], prefix: str, suffix: str, ylabel: str) -> Figure:
     """A metric by depth, a line a model; the shaded region is where retrained models lie.
 
     Args:
-        judged: All metrics; those whose key is the prefix, a depth and the suffix are drawn.
+        metrics: All metrics; those whose key is the prefix, a depth and the suffix are drawn.
         prefix: Such as "probe_".
         suffix: Such as "_to_original".
         ylabel: What the metric is.
     """
-    shown = _by_depth(judged, prefix, suffix)
+    shown = _by_depth(metrics, prefix, suffix)
     depths = [found.key.removeprefix(prefix).removesuffix(suffix) for found in shown]
     figure = Figure(figsize=(7, 3.8), layout="constrained")
     axis = figure.subplots()
     at = np.arange(len(depths))
     for name in ("original", "unlearned", "masked"):
-        values = [_value(found.figures.get(name, "")) for found in shown]
+        values = [_value(found.values.get(name, "")) for found in shown]
         if not np.isnan(values).all():
             axis.plot(at, values, _MARKERS[name], color=_EDGES[name], label=name)
     if all(found.retrained for found in shown):
@@ -48,19 +48,19 @@ def depth_figure(judged: Sequence[JudgedMetric], prefix: str, suffix: str, ylabe
     return figure
 
 
-def _by_depth(judged: Sequence[JudgedMetric], prefix: str, suffix: str) -> list[JudgedMetric]:
+def _by_depth(metrics: Sequence[MeasuredMetric], prefix: str, suffix: str) -> list[MeasuredMetric]:
     return [
         found
-        for found in judged
+        for found in metrics
         if found.key.startswith(prefix) and found.key.endswith(suffix) and (suffix or not found.key.endswith("_to_original"))
     ]
 
 
-def depth_caption(judged: Sequence[JudgedMetric], prefix: str, suffix: str, ylabel: str) -> str:
+def depth_caption(metrics: Sequence[MeasuredMetric], prefix: str, suffix: str, ylabel: str) -> str:
     """At how many depths the unlearned model is outside the retrained models' range, and where it differs most."""
     shown = [
-        (found, _value(found.figures.get("unlearned", "")), np.array([reference.value for reference in found.retrained]))
-        for found in _by_depth(judged, prefix, suffix)
+        (found, _value(found.values.get("unlearned", "")), np.array([reference.value for reference in found.retrained]))
+        for found in _by_depth(metrics, prefix, suffix)
     ]
     shown = [(found, value, retrained) for found, value, retrained in shown if len(retrained) and not np.isnan(value)]
     if not shown:
@@ -199,7 +199,7 @@ Picture = tuple[str, str, Callable[[], Figure]]
 
 
 def audit_pictures(
-    judged: Sequence[JudgedMetric],
+    metrics: Sequence[MeasuredMetric],
     models: Mapping[str, Sequence[Evidence]],
     likelihood: Mapping[str, LikelihoodAttack],
     split: Split,
@@ -208,8 +208,8 @@ def audit_pictures(
     pictures: list[Picture] = [
         (
             "What can be read from the features",
-            depth_caption(judged, "probe_", "", "probe accuracy"),
-            lambda: depth_figure(judged, "probe_", "", "probe accuracy"),
+            depth_caption(metrics, "probe_", "", "probe accuracy"),
+            lambda: depth_figure(metrics, "probe_", "", "probe accuracy"),
         ),
         (
             "Relearning",
@@ -223,8 +223,8 @@ def audit_pictures(
         ),
         (
             "Similarity to the original by depth",
-            depth_caption(judged, "cka_", "_to_original", "linear CKA"),
-            lambda: depth_figure(judged, "cka_", "_to_original", "linear CKA"),
+            depth_caption(metrics, "cka_", "_to_original", "linear CKA"),
+            lambda: depth_figure(metrics, "cka_", "_to_original", "linear CKA"),
         ),
     ]
     if likelihood:

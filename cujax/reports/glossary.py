@@ -9,10 +9,23 @@ TERMS = {
     "retrained": ("retrained", "Models trained from scratch without the forget set; unlearning aims at their behaviour."),
     "masked": ("masked", "A control without training: the original, never allowed to answer with a forgotten class."),
     "range": (
-        "compared with retrained",
-        "Whether the unlearned model's figure lies within the range of the retrained models' figures, "
-        "widened by the 95 % confidence intervals, or above or below it.",
+        "from retrained",
+        "Distance of the unlearned model from the mean of the retrained models, in prediction standard deviations (sd); "
+        "for key metrics also whether it is different by Holm's method at 5 % over all of them.",
     ),
+    "damaged": ("damaged", "Accuracy on retained data is lower than retrained models' by more than 1 point."),
+    "not_forgotten": ("not forgotten", "The answers, or an attack on them, show what was to be forgotten."),
+    "hidden": (
+        "hidden",
+        "The answers are those of a model that never saw the forget set, but its features show it, or it comes back sooner.",
+    ),
+    "over_forgotten": ("over-forgotten", "A metric lies beyond retrained models, on the side away from the original."),
+    "distinguishable": ("distinguishable", "Only the likeness of its answers to retrained models' tells it from them."),
+    "no_trace": (
+        "no trace found",
+        "No key metric tells the model from retrained ones, and some could have. It is no proof that nothing is left.",
+    ),
+    "not_judged": ("cannot be judged", "No fault was found, but too little was compared to say that there is no trace."),
     "forget_set": ("forget set", "The training samples that the request asks the model to forget."),
     "retain_set": ("retain set", "All other training samples; the model should answer them as before."),
     "forget_train_accuracy": ("forget (train)", "Accuracy on the forget set."),

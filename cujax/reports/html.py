@@ -15,7 +15,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from cujax.reports.glossary import glossary
-from cujax.reports.summary import PREVIOUS, columns, figure_in_words, not_computed, share_in_words, summary, verdict_in_words
+from cujax.reports.summary import (
+    PREVIOUS,
+    columns,
+    comparison_in_words,
+    figure_in_words,
+    not_computed,
+    share_in_words,
+    summary,
+)
+from cujax.reports.verdict import trust, verdict_lines
 
 # By title, the caption and the SVG file.
 Figures = dict[str, tuple[str, bytes]]
@@ -36,7 +45,7 @@ def _data_uri(image: bytes) -> str:
 def _computed(metrics: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The metrics that at least one model other than the retrained ones has."""
     names = ("original", "unlearned", "masked")
-    return [metric for metric in metrics if any(metric["figures"].get(name, {}).get("value") is not None for name in names)]
+    return [metric for metric in metrics if any(metric["values"].get(name, {}).get("value") is not None for name in names)]
 
 
 def _groups(items: Sequence[dict[str, Any]], key: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
@@ -61,7 +70,7 @@ def _environment() -> Environment:
         "groupby_in_order": _groups,
         "figure_in_words": figure_in_words,
         "share_in_words": share_in_words,
-        "verdict_in_words": verdict_in_words,
+        "comparison_in_words": comparison_in_words,
     }
     return environment
 
@@ -78,14 +87,18 @@ def html_page(report: dict[str, Any], figures: Figures) -> str:
         f"{name}, {key}: {reason}" for name, row in report["rows"].items() for key, reason in row["reasons"].items()
     ] + ([] if report["audit"] is None else list(not_computed(report["audit"])))
     terms = ["forget_set", "retain_set", *report["rows"], *(key for key, _, _ in shown), "seconds"]
+    if report["verdict"] is not None:
+        terms += ["range", report["verdict"]["word"], *report["verdict"]["faults"]]
     return render(
         "report.html",
         report=report,
         figures=figures,
+        verdict=verdict_lines(report),
+        trust=None if report["verdict"] is None else trust(report["verdict"]),
         summary=summary(report).splitlines(),
         columns=shown,
         previous=PREVIOUS,
         absent=absent,
-        glossary=glossary(terms + ["range"] * (report["audit"] is not None), [(k, h, q) for k, h, q in shown]),
+        glossary=glossary(terms, shown),
         details=json.dumps({key: report[key] for key in ("config", "versions", "split", "cost", "seed")}, indent=2),
     )

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import rich.markup
@@ -37,12 +38,16 @@ from cujax.reports.summary import (
     figure_in_words,
     summary,
 )
+from cujax.reports.verdict import describe_verdict, verdict_lines
 from cujax.sharding import is_first_host
 from cujax.storage.checkpoints import Checkpoint, installed_versions
 from cujax.storage.lineage import Deletion, describe_lineage
-from cujax.storage.workdir import write_whole
+from cujax.storage.records import write_whole
+from cujax.storage.verdicts import save_verdict
 from cujax.training.predict import accuracy
 
+# Of report.json; raised when keys change.
+SCHEMA_VERSION = 2
 _STOPPING = "Unlearning, pass by pass"
 
 
@@ -53,7 +58,8 @@ def report_on(
     unlearned: Checkpoint,
     directory: Path,
     findings: Findings | None = None,
-) -> None:
+    unlearned_path: Path | None = None,
+) -> dict[str, Any]:
     """Reports on the models; the first host writes `report.json` and `report.html` into a directory, and prints the table.
 
     Args:
@@ -63,16 +69,25 @@ def report_on(
         unlearned: The model after.
         directory: Where to write.
         findings: What an audit of the same models found.
+        unlearned_path: Where the checkpoint of the model after lies, in which its verdict is kept; by default the run's.
+
+    Returns:
+        What `report.json` holds.
     """
-    made = make_report(run, original, retrained, unlearned, findings)
+    path = run.workdir / "checkpoints" / "unlearned" if unlearned_path is None else unlearned_path
+    made = make_report(run, original, retrained, unlearned, findings, path)
+    report = made["report"]
     if not is_first_host():
-        return
+        return report
+    if report["verdict"] is not None and path.is_dir():
+        save_verdict(path, unlearned.digest, report["verdict"])
     _, page = write_report(directory, made)
     console = Console()
-    audit = made["report"]["audit"]
-    console.print(terminal_table(made["report"]) if audit is None else audit_terminal_table(audit))
-    console.print(summary(made["report"]), highlight=False, markup=False, soft_wrap=True)
-    console.print(f"Checkpoints and metrics: {run.workdir}. Pictures: {page}", highlight=False, markup=False, soft_wrap=True)
+    console.print(terminal_table(report) if report["audit"] is None else audit_terminal_table(report["audit"]))
+    where = f"Checkpoints and metrics: {run.workdir}. Page with pictures: {page}"
+    for line in (summary(report), where, *verdict_lines(report)):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return report
 
 
 def make_report(
@@ -81,6 +96,7 @@ def make_report(
     retrained: list[Checkpoint],
     unlearned: Checkpoint,
     findings: Findings | None = None,
+    unlearned_path: Path | None = None,
 ) -> dict[str, Any]:
     """Collects everything `report.json` holds, and the figures of the page as SVG; arguments as of `report_on`.
 
@@ -122,6 +138,7 @@ def make_report(
         advance()
         history = {"stop_rule": None, "stop_reason": UNRECORDED, "step": None, "checks": ()} | unlearned.metadata.record
         report = {
+            "schema_version": SCHEMA_VERSION,
             "rows": rows,
             "cost": _costs(original, retrained, unlearned, rows),
             "stop": {
@@ -154,6 +171,17 @@ def make_report(
             "versions": installed_versions(),
             "seed": run.experiment.seed,
             "audit": None if findings is None else describe_findings(findings),
+            "verdict": None if findings is None else describe_verdict(findings, len(split.forget)),
+            "requested_by": run.experiment.requested_by,
+            "ticket": run.experiment.ticket,
+            "checkpoints": {
+                name: {"path": str(path), "digest": checkpoint.digest}
+                for name, path, checkpoint in (
+                    ("original", run.original_path, original),
+                    ("unlearned", unlearned_path, unlearned),
+                )
+            },
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "caveat": CAVEAT,
         }
         models = {"original": of_original, "unlearned": of_unlearned}
@@ -189,7 +217,7 @@ def make_report(
                 figures[title] = (caption(), svg(draw()))
             advance()
         if findings is not None:
-            drawn = audit_pictures(findings.judged, findings.models, findings.likelihood, split)
+            drawn = audit_pictures(findings.metrics, findings.models, findings.likelihood, split)
             figures = {title: (caption, svg(draw())) for title, caption, draw in drawn} | figures
     return {"report": json.loads(json.dumps(report)), "figures": figures}
 

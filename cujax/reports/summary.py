@@ -6,23 +6,19 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from cujax.audit.findings import Findings, JudgedMetric
+from cujax.audit.findings import Findings, MeasuredMetric
 from cujax.audit.intervals import Estimate, NotAvailable
 from cujax.audit.registry import answer_metrics
-
-_SIGNS = {"within": "✓", "above": "▲", "below": "▼", "not judged": "–"}
-_FEW = 10
+from cujax.audit.verdict_words import HEADINGS
 
 
 def describe_findings(findings: Findings) -> dict[str, Any]:
     """An audit's findings as plain data, as `docs/report.schema.json` has them under "audit"."""
-    outside, judged = findings.false_alarms
     return {
         "level": findings.level,
         "retrained": len(findings.models["retrained"]),
         "shadows": findings.shadows,
-        "measures": [_described(found) for found in findings.judged],
-        "false_alarms": {"outside": outside, "judged": judged},
+        "metrics": [_described(found) for found in findings.metrics],
         "relearning": {
             name: [
                 {"steps": list(evidence.relearning.steps), "accuracies": list(evidence.relearning.accuracies)}
@@ -33,99 +29,71 @@ def describe_findings(findings: Findings) -> dict[str, Any]:
             if name != "masked"
         },
         "earlier_requests": [
-            {"request": request, "measures": [_described(found) for found in judged]}
-            for request, judged in findings.earlier.items()
+            {"request": request, "metrics": [_described(found) for found in metrics]}
+            for request, metrics in findings.earlier
         ],
     }
 
 
-def _described(found: JudgedMetric) -> dict[str, Any]:
-    values = [reference.value for reference in found.retrained]
+def _described(found: MeasuredMetric) -> dict[str, Any]:
+    values, judged = [model.value for model in found.retrained], found.judged
     retrained = None
     if values:
         retrained = {
             "values": values,
             "mean": float(np.mean(values)),
             "std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+            "low": min(values),
+            "high": max(values),
         }
-    verdict = found.verdict
     return {
         "key": found.key,
         "family": found.family,
         "heading": found.heading,
         "question": found.question,
-        "figures": {name: _figure(figure) for name, figure in found.figures.items()},
+        "values": {name: _estimate(value) for name, value in found.values.items()},
         "retrained": retrained,
-        "verdict": {
-            "word": verdict.word,
-            "outside_by": verdict.outside_by,
-            "low": verdict.low,
-            "high": verdict.high,
-            "reason": verdict.reason,
-        },
+        "distance": found.distance,
+        "judged": None
+        if judged is None
+        else {"different": bool(judged.different), "side": judged.side, "fault": judged.fault},
     }
 
 
-def _figure(figure: Estimate | str) -> dict[str, Any]:
-    if isinstance(figure, str):
-        return {"value": None, "low": None, "high": None, "reason": figure}
+def _estimate(value: Estimate | str) -> dict[str, Any]:
+    if isinstance(value, str):
+        return {"value": None, "low": None, "high": None, "reason": value}
     try:
-        low, high = figure.interval() if figure.interval else (None, None)
+        low, high = value.interval() if value.interval else (None, None)
     except NotAvailable as reason:
-        return {"value": figure.value, "low": None, "high": None, "reason": f"no interval: {reason}"}
-    return {"value": figure.value, "low": low, "high": high, "reason": ""}
+        return {"value": value.value, "low": None, "high": None, "reason": f"no interval: {reason}"}
+    return {"value": value.value, "low": low, "high": high, "reason": ""}
 
 
-def verdict_in_words(metric: dict[str, Any]) -> str:
-    """Such as "✓ within" or "▲ above by 0.120"."""
-    word = metric["verdict"]["word"]
-    by = f" by {metric['verdict']['outside_by']:.3f}" if word in ("above", "below") else ""
-    return f"{_SIGNS[word]} {word}{by}"
-
-
-def audit_summary(audit: dict[str, Any], n_forget: int) -> list[str]:
-    """What an audit found, in a few sentences."""
-    judged = [metric for metric in audit["measures"] if metric["verdict"]["word"] != "not judged"]
-    if not judged:
-        are = "is" if audit["retrained"] == 1 else "are"
-        lines = [
-            f"No figure is judged: a range takes five retrained models, and there {are} {audit['retrained']}; "
-            "scripts/audit.py --level standard trains five."
-        ]
-    else:
-        outside = [metric for metric in judged if metric["verdict"]["word"] != "within"]
-        lines = [
-            f"{len(judged) - len(outside)} of {len(judged)} figures lie within the range of {audit['retrained']} retrained "
-            "models, widened by their confidence intervals."
-        ]
-        if outside:
-            by_family: dict[str, list[str]] = {}
-            for metric in outside:
-                by_family.setdefault(metric["family"], []).append(f"{metric['heading']} {metric['verdict']['word']}")
-            words = "; ".join(f"{family} ({', '.join(found)})" for family, found in by_family.items())
-            lines.append(f"Outside, and so distinguishable from retraining: {words}.")
-        alarms = audit["false_alarms"]
-        if alarms["judged"]:
-            lines.append(
-                f"Retrained models themselves, each compared with the others, lie outside in {alarms['outside']} of "
-                f"{alarms['judged']} figures ({alarms['outside'] / alarms['judged']:.0%})."
-            )
-    if n_forget < _FEW:
-        lines.append(f"Only {n_forget} samples were forgotten: intervals are wide, and many differences cannot be detected.")
-    return lines
+def comparison_in_words(metric: dict[str, Any]) -> str:
+    """How the unlearned model lies to retrained ones, such as "+3.2 sd, different"; "–" where nothing is known."""
+    if metric["distance"] is None:
+        return "–"
+    distance = f"{metric['distance']:+.1f} sd"
+    judged = metric["judged"]
+    if judged is None:
+        return distance
+    if judged["fault"] is not None:
+        return f"{distance}, {HEADINGS[judged['fault']].lower()}"
+    return f"{distance}, {'different' if judged['different'] else 'not different'}"
 
 
 def audit_terminal_table(audit: dict[str, Any]) -> Table:
-    """A line a metric that could be computed: original, unlearned, retrained models and the verdict."""
+    """A line a metric that could be computed: original, unlearned, retrained models and the distance from them."""
     table = Table(title=f"audit, level {audit['level']}")
     table.add_column("")
     for heading in ("original", "unlearned", f"retrained ({audit['retrained']})"):
         table.add_column(heading, justify="right")
-    table.add_column("compared with retrained")
+    table.add_column("from retrained")
     family = None
-    for metric in audit["measures"]:
-        figures = [metric["figures"][name]["value"] for name in ("original", "unlearned")]
-        if figures == [None, None]:
+    for metric in audit["metrics"]:
+        values = [metric["values"][name]["value"] for name in ("original", "unlearned")]
+        if values == [None, None]:
             continue
         if family not in (None, metric["family"]):
             table.add_section()
@@ -134,23 +102,20 @@ def audit_terminal_table(audit: dict[str, Any]) -> Table:
         spread = "–" if retrained is None else f"{retrained['mean']:.3f}"
         if retrained is not None and retrained["std"] is not None:
             spread += f" ±{retrained['std']:.3f}"
-        values = ("–" if value is None else f"{value:.3f}" for value in figures)
-        table.add_row(metric["heading"], *values, spread, verdict_in_words(metric))
+        shown = ("–" if value is None else f"{value:.3f}" for value in values)
+        table.add_row(metric["heading"], *shown, spread, comparison_in_words(metric))
     return table
 
 
 def not_computed(audit: dict[str, Any]) -> Sequence[str]:
     """What could not be computed or judged, each with its reason."""
     lines = []
-    for metric in audit["measures"]:
+    for metric in audit["metrics"]:
         missing: dict[str, list[str]] = {}
-        for name, figure in metric["figures"].items():
-            if figure["reason"]:
-                missing.setdefault(figure["reason"], []).append(name)
+        for name, value in metric["values"].items():
+            if value["reason"]:
+                missing.setdefault(value["reason"], []).append(name)
         lines += [f"{metric['heading']}, {', '.join(names)}: {reason}" for reason, names in missing.items()]
-        reason = metric["verdict"]["reason"]
-        if reason and reason not in missing:
-            lines.append(f"{metric['heading']}, not judged: {reason}")
     return list(dict.fromkeys(lines))
 
 
@@ -183,10 +148,9 @@ def summary(report: dict[str, Any]) -> str:
     else:
         cost, retraining = report["cost"]["unlearned"], report["cost"]["retrained"]
         compared = f" (retraining took {retraining['seconds']:.1f} s)" if retraining["seconds"] else ""
-        verb = "Forgot" if stop["rule"] == "stop_rule" else "Did NOT reach the stop rule for"
         happened = (
-            f"{verb} {what} of {report['source']['name']} in {stop['step']} steps, {cost['seconds']:.1f} s{compared}: "
-            f"{stop['reason']}."
+            f"Asked to forget {what} of {report['source']['name']}. Unlearning ended after {stop['step']} steps, "
+            f"{cost['seconds']:.1f} s{compared}: {stop['reason']}."
         )
     on_retained = " on the retained classes" if class_task else ""
     lines = [
@@ -208,8 +172,6 @@ def summary(report: dict[str, Any]) -> str:
         + "."
         for earlier in report["previous_requests"]
     ]
-    if report["audit"] is not None:
-        lines += audit_summary(report["audit"], split["forget"])
     return "\n".join(lines)
 
 

@@ -7,6 +7,8 @@ from etils.epath import Path
 
 from cujax.data.requests import ids_digest
 from cujax.storage.checkpoints import Ancestor, Checkpoint, CheckpointError, load_checkpoint
+from cujax.storage.records import RecordError
+from cujax.storage.verdicts import load_verdict
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,14 @@ class Link:
         path: Where its checkpoint lies, or should.
         verified: Whether its arrays and metadata were read and match the digest; False where it is not there.
         problem: What is wrong; "" if nothing is.
+        verdict: The word of the last audit's verdict; "" where there was none.
     """
 
     model: Ancestor
     path: Path | None
     verified: bool
     problem: str = ""
+    verdict: str = ""
 
 
 def verify_lineage(directory: str | PathLike[str]) -> list[Link]:
@@ -81,7 +85,13 @@ def verify_lineage(directory: str | PathLike[str]) -> list[Link]:
                     problem, found = f"another model lies there: {found.digest[:12]}", None
             except CheckpointError as error:
                 problem = str(error)
-        links.append(Link(model, path, found is not None, problem))
+        verdict = None
+        if path is not None and found is not None:
+            try:
+                verdict = load_verdict(path, found.digest)
+            except RecordError as error:
+                problem = str(error)
+        links.append(Link(model, path, found is not None, problem, verdict["word"] if verdict else ""))
         path = _parent_of(path, found)
     return links[::-1]
 

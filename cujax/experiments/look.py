@@ -1,0 +1,152 @@
+"""A look into one model: what its features, its relearning and its answers to noisy copies show. It is kept on disk."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+
+from cujax.audit.evidence import Evidence, Relearning
+from cujax.audit.relearning import relearn
+from cujax.audit.representation import divide_for_probes, linear_probe, nearest_class_mean
+from cujax.audit.residual import share_correct_under_noise
+from cujax.experiments.identity import digest_of
+from cujax.experiments.run import Run
+from cujax.model import Variables
+from cujax.storage.checkpoints import Checkpoint
+from cujax.storage.records import Kind, kept_record
+from cujax.training.predict import Predictions, predict
+from cujax.training.supervised import fresh_variables
+
+_PROBE_SAMPLES, _REFERENCE_SAMPLES, _HELD_OUT_SAMPLES, _NOISY_SAMPLES = 4000, 1000, 1000, 200
+_NOISE, _DRAWS = 0.3, 20
+_UNTRAINED = 4
+# Raise the last number when the same model would give other values.
+EVIDENCE = Kind("evidence", schema=2, computed_by=2)
+
+
+class Rows(NamedTuple):
+    """Which images a look into a model reads: the same for every model of a split.
+
+    Attributes:
+        probe: Training images that probes learn from: of the retain set, and in a class task half of the forget set.
+        forgotten: What probes are asked about: in a class task the other half of the forget set, in a sample task all of it.
+        held_out: What they are asked about besides: in a class task test images of the forgotten classes.
+        reference: Test images on which features are compared.
+        noisy: Forget images that noise is added to.
+    """
+
+    probe: np.ndarray
+    forgotten: np.ndarray
+    held_out: np.ndarray
+    reference: np.ndarray
+    noisy: np.ndarray
+
+    @classmethod
+    def of(cls, run: Run) -> "Rows":
+        """The rows of a run's split."""
+        split, source = run.split, run.source
+        rng = np.random.default_rng(0)
+
+        def some(rows: np.ndarray, count: int) -> np.ndarray:
+            return np.sort(rng.choice(rows, size=min(count, len(rows)), replace=False))
+
+        known, forgotten = divide_for_probes(split, rng)
+        test = split.test.indices
+        return cls(
+            some(known, _PROBE_SAMPLES),
+            some(forgotten, _HELD_OUT_SAMPLES),
+            some(test[np.isin(source.test.labels[test], split.forgotten_classes)], _HELD_OUT_SAMPLES),
+            some(split.test.indices, _REFERENCE_SAMPLES),
+            some(split.forget.indices, _NOISY_SAMPLES),
+        )
+
+    def described(self) -> dict[str, Any]:
+        """As plain data."""
+        return {name: rows.tolist() for name, rows in self._asdict().items()}
+
+
+@dataclass
+class Look:
+    """Looks into models of a run's split.
+
+    Attributes:
+        run: Whose split, network and images.
+        home: The folder in which what was found is kept.
+        target: The forget accuracy at which a model counts as having learned the forget set again.
+    """
+
+    run: Run
+    home: epath.Path
+    target: float
+
+    @cached_property
+    def rows(self) -> Rows:
+        """Which images are read."""
+        return Rows.of(self.run)
+
+    def into(self, checkpoint: Checkpoint) -> Evidence:
+        """What is known of one model."""
+        masked = checkpoint.metadata.record.get("masked_classes", ())
+        kept = self._kept(
+            {"model": checkpoint.digest, "target": self.target, "noise": [_NOISE, _DRAWS]},
+            lambda: self._everything(checkpoint.variables),
+        )
+        shares = np.array(kept["shares_under_noise"])
+        shares[np.isin(self.run.source.train.labels[self.rows.noisy], masked)] = 0.0
+        return Evidence(
+            self.run.answers(checkpoint),
+            features=self._predict(checkpoint.variables, self.rows.reference, train=False).features,
+            probes={depth: np.array(right, bool) for depth, right in kept["probes"].items()},
+            nearest_mean=np.array(kept["nearest_mean"], bool),
+            relearning=Relearning(**kept["relearning"]),
+            shares_under_noise=shares,
+        )
+
+    def untrained_probes(self) -> dict[str, list[float]]:
+        """By depth, how often probes of some networks with random weights are right: what the images alone give away."""
+        run = self.run
+
+        def probe() -> dict[str, list[float]]:
+            keys = jax.random.split(jax.random.key(0), _UNTRAINED)
+            found = [self._probes(fresh_variables(run.model, run.train_images, key))["probes"] for key in keys]
+            return {depth: [float(np.mean(one[depth])) for one in found] for depth in found[0]}
+
+        return self._kept({"untrained": _UNTRAINED, "network": run.experiment.network, "run": run.identity}, probe)
+
+    def _everything(self, variables: Variables) -> dict[str, Any]:
+        """Probes, relearning and noise, as plain data."""
+        run, rows = self.run, self.rows
+        shares = share_correct_under_noise(
+            run.model, variables, run.train_images, rows.noisy, norm=_NOISE, draws=_DRAWS, key=jax.random.key(0)
+        )
+        course = relearn(run.model, variables, run.train_images, run.split.forget.indices, self.target)
+        return self._probes(variables) | {"relearning": asdict(course), "shares_under_noise": shares.tolist()}
+
+    def _probes(self, variables: Variables) -> dict[str, Any]:
+        """Whether probes, and nearest class means of embeddings, are right on held-out forgotten samples."""
+        learned = self._predict(variables, self.rows.probe, train=True)
+        held_out = [self._predict(variables, self.rows.forgotten, train=True)]
+        if len(self.rows.held_out):
+            held_out.append(self._predict(variables, self.rows.held_out, train=False))
+        labels = np.concatenate([part.labels for part in held_out])
+        known, asked = learned.features, [part.features for part in held_out]
+
+        def readable(read: Callable[..., np.ndarray], depth: str) -> list[bool]:
+            return read(known[depth], learned.labels, np.concatenate([part[depth] for part in asked]), labels).tolist()
+
+        return {
+            "probes": {depth: readable(linear_probe, depth) for depth in known},
+            "nearest_mean": readable(nearest_class_mean, "z"),
+        }
+
+    def _kept(self, asked: dict[str, Any], compute: Callable[[], Any]) -> Any:
+        digest = digest_of(asked | {"rows": self.rows.described()})
+        return kept_record(self.home / "evidence" / f"{digest[:20]}.json", EVIDENCE, compute)
+
+    def _predict(self, variables: Variables, rows: np.ndarray, *, train: bool) -> Predictions:
+        images = self.run.train_images if train else self.run.test_images
+        return predict(self.run.model, variables, images, rows, taps=True)

@@ -1,0 +1,155 @@
+"""The verdict as data for programs, and in the words that end a run and head its page."""
+
+import math
+from typing import Any
+
+from cujax.audit.findings import Findings
+from cujax.audit.verdict import FEWEST_FOR_NO_TRACE, Verdict, Word, is_worse, required_samples
+from cujax.audit.verdict_words import HEADINGS, family_lines
+
+_NEXT = {
+    "damaged": "lower the learning rate or the weight with which the method forgets, or try another: scripts/compare.py",
+    "not_forgotten": "let the method go further (more passes, a larger weight), or choose its settings: scripts/tune.py",
+    "hidden": "the features still hold it: try method:deep_contrastive, or method:retrain for certainty",
+    "over_forgotten": "let the method go less far (fewer passes, a smaller weight), or choose its settings: scripts/tune.py",
+    "distinguishable": "compare other methods on the same request: scripts/compare.py",
+    "no_trace": "look harder: scripts/audit.py --level full attacks the method over 16 shadow models",
+}
+
+
+def exit_status(verdict: dict[str, Any] | None, require: Word | None) -> int:
+    """0, or 3 where the verdict is not good enough.
+
+    Args:
+        verdict: From a report; None where the run was not audited.
+        require: What is required at least; None: that the model is not `not_forgotten`, `damaged` or unchanged.
+    """
+    if verdict is None:
+        return 0
+    if require is not None:
+        return 3 if is_worse(verdict["word"], require) else 0
+    return 3 if verdict["unchanged"] or verdict["word"] in ("not_forgotten", "damaged") else 0
+
+
+def describe_verdict(findings: Findings, n_forget: int) -> dict[str, Any]:
+    """The verdict as plain data, as `docs/report.schema.json` has it under "verdict".
+
+    Args:
+        findings: What was found.
+        n_forget: How many samples were to be forgotten.
+    """
+    verdict = findings.verdict
+    return {
+        "word": verdict.word,
+        "heading": HEADINGS[verdict.word],
+        "faults": list(verdict.faults),
+        "unchanged": verdict.unchanged,
+        "task": verdict.task,
+        "retrained": len(findings.models["retrained"]),
+        "forget_samples": n_forget,
+        "families": [line._asdict() for line in family_lines(verdict)],
+        "reasons": list(verdict.reasons),
+        "metrics": [_described(verdict, number) for number in range(len(verdict.metrics))],
+        "missing": dict(verdict.missing),
+        "missing_families": list(verdict.missing_families),
+        "required_samples": _required_samples(verdict),
+        "seconds_to_judge": findings.seconds_to_judge,
+        "next_step": _next_step(verdict, findings),
+    }
+
+
+def _described(verdict: Verdict, number: int) -> dict[str, Any]:
+    found = verdict.metrics[number]
+    plain = {
+        name: _finite(getattr(found, name))
+        for name in ("unlearned", "original", "mean", "low", "high", "n", "t", "dof", "p_holm", "c", "c_bound")
+    }
+    return (
+        {"key": found.metric.key, "family": found.metric.family}
+        | plain
+        | {
+            "different": bool(found.different),
+            "side": found.side,
+            "informative": bool(found.informative),
+            "phi": _finite(found.phi),
+            "phi_holm": _finite(found.phi_holm),
+            "fault": found.fault,
+            "note": found.note,
+        }
+    )
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else value
+
+
+def _required_samples(verdict: Verdict) -> int | None:
+    """How many samples of this kind would show an original that still knows them; None where no number is known."""
+    for found in verdict.metrics:
+        if found.metric.family == "answers" and found.mean < 1:
+            return required_samples(found.mean, verdict.n_retrained)
+    return None
+
+
+def _next_step(verdict: Verdict, findings: Findings) -> str:
+    if verdict.word != "not_judged":
+        return _NEXT[verdict.word]
+    if len(findings.models["retrained"]) >= FEWEST_FOR_NO_TRACE:
+        return "ask for more samples, or look harder: scripts/audit.py --level full"
+    seconds = findings.seconds_to_judge
+    time = "" if seconds is None else f" (about {_duration(seconds)} of training more)"
+    return f"run the same command with --retrained {FEWEST_FOR_NO_TRACE}{time}"
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 1):.0f} s"
+
+
+def verdict_lines(report: dict[str, Any]) -> list[str]:
+    """The verdict of a report: the word, a line a family, what it cost, how far to trust it, and the next step."""
+    verdict = report["verdict"]
+    if verdict is None:
+        return ["No verdict: the run was not audited (--audit none)."]
+    also = [HEADINGS[fault].lower() for fault in verdict["faults"] if fault != verdict["word"]]
+    unchanged = "; the parameters are unchanged" if verdict["unchanged"] else ""
+    lines = [f"Verdict: {verdict['heading']}" + (f" (also: {', '.join(also)})" if also else "") + unchanged]
+    lines += [_line(family["family"], f"{family['word']}: {family['sentence']}") for family in verdict["families"]]
+    lines.append(_line("Cost", _cost(report)))
+    lines.append(_line("Trust", trust(verdict)))
+    if verdict["word"] in ("not_judged", "no_trace"):
+        lines.append(_line("Why", "; ".join(verdict["reasons"])))
+    lines.append(_line("Next", verdict["next_step"]))
+    return lines
+
+
+def _line(name: str, text: str) -> str:
+    return f"  {name:<18}{text}"
+
+
+def _cost(report: dict[str, Any]) -> str:
+    cost, retraining = report["cost"]["unlearned"], report["cost"]["retrained"]
+    if cost["seconds"] is None:
+        return "the checkpoint does not record it"
+    took = f"{cost['steps']:.0f} steps, {cost['seconds']:.1f} s"
+    if cost["flops"] and retraining["flops"]:
+        return f"{took}; {cost['flops'] / retraining['flops']:.0%} of the operations of retraining one model"
+    return took
+
+
+def trust(verdict: dict[str, Any]) -> str:
+    """How many models and samples it stands on, what would have been noticed, and what no audit can show."""
+    parts = [f"{verdict['retrained']} retrained models, {verdict['forget_samples']} forgotten samples"]
+    noticed = [
+        f"{metric['phi_holm']:.0%} of the original's {metric['key'].replace('_', ' ')}"
+        for metric in verdict["metrics"]
+        if metric["informative"] and metric["phi_holm"] is not None
+    ]
+    if noticed:
+        parts.append(f"a trace of more than {', '.join(noticed)} would have been noticed")
+    needed = verdict["required_samples"]
+    if needed is not None and verdict["forget_samples"] < needed:
+        parts.append(f"with fewer than {needed} samples even the original can pass by its answers")
+    return "; ".join(parts) + "; an audit can show that something is left, not that nothing is"
