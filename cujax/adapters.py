@@ -101,9 +101,7 @@ def _layer_names(layers: Sequence[str] | str) -> tuple[str, ...]:
     """The prefixes as a tuple; a string is one prefix, not a sequence of letters."""
     names = (layers,) if isinstance(layers, str) else tuple(layers)
     if not all(isinstance(name, str) for name in names):
-        raise ValueError(
-            f"layers must be the names of parameter-path prefixes, such as ('encoder', 'head'), but is {names}."
-        )
+        raise ValueError(f"layers must be names of parameter-path prefixes, such as ('encoder', 'head'), but is {names}.")
     return names
 
 
@@ -292,8 +290,9 @@ class _FunctionModel(Model):
                 function = self.apply_function
                 while isinstance(function, functools.partial):
                     function = function.func
+                name = getattr(function, "__name__", type(function).__name__)
                 raise ValueError(
-                    f"{getattr(function, '__name__', type(function).__name__)} keeps state, which must be averaged over the device axis "
+                    f"{name} keeps state, which must be averaged over the device axis "
                     f"{self.axis_name!r}, but it takes no argument axis_name."
                 )
             arguments["axis_name"] = self.axis_name
