@@ -75,12 +75,14 @@ class Data:
     """Which images to learn from.
 
     Attributes:
-        source: "digits" (scikit-learn's 8x8 digits, no download), the name of a TFDS data set ("fashion_mnist",
-            "cifar10"), or a path (with a "/" in it): to an .npz file with images, labels and optionally ids, test_images,
-            test_labels, test_ids; to a folder of images, CLASS/*.png or *.jpg, or train/CLASS/... beside test/CLASS/...;
-            or to CIFAR's binary archive (cifar-10-binary.tar.gz, cifar-100-binary.tar.gz).
+        source: "digits" (scikit-learn's 8x8 digits, no download); the name of a TFDS data set ("fashion_mnist", "cifar10",
+            or NAME/CONFIG where it has several configurations); or a path (with a "/" in it): to an .npz file with images,
+            labels and optionally ids, test_images, test_labels, test_ids; to a folder of images, CLASS/*.png or *.jpg, or
+            train/CLASS/... beside test/CLASS/...; or to CIFAR's binary archive (cifar-10-binary.tar.gz,
+            cifar-100-binary.tar.gz).
         data_dir: Where TFDS data sets lie (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets).
-        limit: Take only the first so many training images.
+        limit: Take only the first so many training images. They are counted after test images were held out (where the
+            data has no test part) and bad ones left out; the test images do not depend on it.
         label_noise: Fraction of the training labels that is redrawn among the other classes, so that there is
             something to memorise, and so to forget. Test labels stay clean.
         label_noise_seed: Seed of that draw.
@@ -148,10 +150,11 @@ def numbered_ids(prefix: str, n: int) -> np.ndarray:
 
 
 def hold_out_fifth(images: Images) -> tuple[Images, Images]:
-    """Every fifth image of each class, in order, becomes a test image."""
+    """Every fifth image of each class, in order, becomes a test image; of 2 to 4 images the last does."""
     is_test = np.zeros(len(images), bool)
     for label in np.unique(images.labels):
-        is_test[np.flatnonzero(images.labels == label)[4::5]] = True
+        rows = np.flatnonzero(images.labels == label)
+        is_test[rows[4::5] if len(rows) >= 5 else rows[1:][-1:]] = True
     return images.take(np.flatnonzero(~is_test)), images.take(np.flatnonzero(is_test))
 
 

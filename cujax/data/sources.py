@@ -15,7 +15,7 @@ from cujax.registry import Registry
 
 # The first that matches reads; those that other packages register come before the two that take what is left.
 _FIRST = {"digits": digits.READER, "npz": npz.READER, "cifar": cifar.READER}
-_LAST = {"folder": folders.READER, "tfds": tfds.READER}
+_LAST = {"tfds": tfds.READER, "folder": folders.READER}
 READERS: Registry[Reader] = Registry("data reader", "cujax.data", _FIRST | _LAST)
 
 
