@@ -133,7 +133,7 @@ def _read_split(builder: "object", split: str, limit: int | None, progress: Prog
             ids += [row["id"] for row in rows if "id" in row]
             advance(len(rows))
     names = np.array([name.decode() for name in ids]) if ids else numbered_ids(split, n)
-    return Images(np.stack(images), np.array(labels, np.int32), names)
+    return Images(np.stack(images), np.array(labels), names)
 
 
 READER = Reader(_is_named, _read)

@@ -13,7 +13,7 @@ from PIL import Image
 from prepared_tfds import write_tfds
 from sklearn.datasets import load_digits
 
-from cujax.data.images import Data
+from cujax.data.images import Data, Images, Reader, Source
 from cujax.data.sources import load_source
 
 
@@ -52,6 +52,12 @@ def arrays(n=40, **changes):
         "ids": np.array([f"person {row}" for row in range(n)]),
     }
     return {name: value for name, value in (made | changes).items() if value is not None}
+
+
+def with_label(row, label, dtype):
+    labels = (np.arange(40) % 4).astype(dtype)
+    labels[row] = label
+    return labels
 
 
 def load(tmp_path, contents):
@@ -110,7 +116,13 @@ def test_the_version_of_own_arrays_is_their_content(tmp_path):
         ),
         ({"labels": np.arange(40) % 4 - 1}, "count classes from 0, but row 0 is -1"),
         ({"labels": np.arange(40) % 4 * 2}, "no training image has label 1"),
-        ({"labels": (np.arange(40) % 4).astype(float)}, r"\[40\] integers"),
+        ({"labels": (np.arange(40) % 4).astype(float)}, "labels must be integers, but is float64;"),
+        ({"labels": with_label(3, 1.5, float)}, "labels must be integers, but is float64; row 3 is 1.5"),
+        ({"labels": with_label(3, 2**63, np.uint64)}, "labels must number .* but row 3 is 9223372036854775808"),
+        ({"labels": with_label(3, 2**32 + 1, np.int64)}, "labels must number .* but row 3 is 4294967297"),
+        ({"labels": with_label(3, 2**31, np.uint32)}, "labels must number .* but row 3 is 2147483648"),
+        ({"labels": with_label(3, -1, np.int8)}, "labels must count classes from 0, but row 3 is -1"),
+        ({"labels": with_label(3, 2**31 - 2, np.int64)}, "no training image has label 4"),
         ({"labels": np.arange(30) % 4}, r"\[40\] integers, one an image, but is \(30,\)"),
         ({"ids": np.array(["same"] * 40)}, r"unique, but \['same'\] recur"),
         ({"ids": np.array([f"a\nb{row}" for row in range(40)])}, "line breaks"),
@@ -165,6 +177,25 @@ def test_a_tfds_data_set_larger_than_memory_is_refused_before_it_is_read(tmp_pat
     with pytest.raises(ValueError, match=message):
         load_source(Data("things", str(tmp_path), memory_gb=5e-6))
     assert len(load_source(Data("things", str(tmp_path), limit=10, memory_gb=5e-6)).train) == 10
+
+
+@pytest.mark.parametrize("label", [-1, 3, 2**32 + 1, 2**63])
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_labels_that_are_no_class_are_refused_whoever_read_them(part, label, monkeypatch):
+    labels = {"train": np.arange(12, dtype=np.uint64 if label > 0 else int) % 3, "test": np.arange(6) % 3}
+    labels[part] = labels[part].astype(np.uint64 if label > 0 else int)
+    labels[part][4] = label
+    images = {
+        name: Images(
+            np.zeros((len(found), 2, 2, 1), np.uint8), found, np.array([f"{name} {row}" for row in range(len(found))])
+        )
+        for name, found in labels.items()
+    }
+    source = Source("theirs", "1", images["train"], images["test"], ("a", "b", "c"), np.zeros(1), np.ones(1))
+    reader = Reader(lambda data: True, lambda data, progress: source)
+    monkeypatch.setattr("cujax.data.sources._readers", lambda: iter([reader]))
+    with pytest.raises(ValueError, match=rf"theirs: {part}\w* labels must .* row 4 is {label}"):
+        load_source(Data("theirs"))
 
 
 @pytest.mark.parametrize(

@@ -143,9 +143,17 @@ def test_without_forgetting_the_last_state_is_returned_and_told(class_task):
     assert (last.forget_accuracy, last.retain_accuracy) == pytest.approx((max(forget, same), retain))
 
 
+@dataclasses.dataclass(frozen=True)
+class Never:
+    """No accuracy counts as forgotten."""
+
+    def holds(self, observation):
+        return None
+
+
 def test_losing_what_stays_ends_the_run_at_the_last_good_state(class_task):
-    method = dataclasses.replace(METHOD, learning_rate=1.5, unlearn_weight=30.0, forgotten_accuracy=-1.0)
-    result = class_task.run(method)
+    method = dataclasses.replace(METHOD, learning_rate=1.5, unlearn_weight=30.0)
+    result = class_task.run(method, stop_rule=Never())
     history = result.history
     assert history.stop_rule == "retain_tolerance"
     started = history.checks[0].retain_accuracy
@@ -333,7 +341,7 @@ def test_the_first_state_that_satisfies_the_rule_is_returned():
     assert seen(result, "forget_accuracy") == [1.0, 0.75, 0.5]
     assert seen(result, "target") == [0.5] * 3
     assert seen(result, "retain_accuracy") == [1.0] * 3
-    assert "0.500 on what to forget is at most 0.500" in result.history.stop_reason
+    assert "0.500 on the forget set is at most 0.500" in result.history.stop_reason
     checks = [{"check": c.pop("step"), **c} for c in map(dataclasses.asdict, result.history.checks)]
     assert [record for record in records if "check" in record] == checks
     assert [next(iter(record)) for record in records] == ["check", "step", "step", "check", "step", "step", "check"]

@@ -181,14 +181,21 @@ def test_the_statistics_of_fresh_layers_are_fresh_and_the_others_the_originals()
         assert means == {"hidden": [5.0, 5.0], "head": [of_head, of_head]}
 
 
+@dataclasses.dataclass(frozen=True)
+class Always:
+    """Any accuracy counts as forgotten."""
+
+    def holds(self, observation):
+        return "always"
+
+
 @pytest.mark.parametrize(
     ("kind", "passes"),
     [(CatastrophicForgetLastK, 1), (ExactUnlearnLastK, 3), (LayerNegation, 3)],
 )
 def test_cf_k_ends_by_the_rule_and_the_others_make_all_passes(kind, passes):
-    """Any accuracy counts as forgotten here."""
-    method = kind(**({} if kind is LayerNegation else {"last_layers": 1}), max_passes=3, forgotten_accuracy=1.0)
-    anything = dataclasses.replace(LOOP, retain_tolerance=1.0)
+    method = kind(**({} if kind is LayerNegation else {"last_layers": 1}), max_passes=3)
+    anything = dataclasses.replace(LOOP, retain_tolerance=1.0, stop_rule=Always())
     history = method(MODEL, ORIGINAL, CLASS_SPLIT, key=KEY, loop=anything).history
     assert history.stop_rule == "forgotten"
     assert [check.step for check in history.checks] == list(range(passes + 1))
