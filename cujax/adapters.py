@@ -31,9 +31,10 @@ def from_linen(
         embedding: For a module that returns logits alone: the path of the submodule ("head", "classifier/last") whose
             input is the embedding.
         train_argument: What the module calls its mode argument. "deterministic" and "use_running_average" are given
-            the opposite of train. None: the module behaves alike in both modes.
+            the opposite of train. None: the module behaves alike in both modes. `nn.Sequential` hands it to its first
+            layer, so it is given only where that one takes it.
         layers: Parameter-path prefixes in order of depth, the last the head; some methods need them. Read from the
-            module's own `layers` where not given.
+            module's own `layers` where not given, if these are names.
 
     Raises:
         ValueError: if the module takes other arguments beside the images but not `train_argument`.
@@ -50,16 +51,15 @@ def from_linen(
     >>> compute_embeddings(model, *variables, images).shape, model.num_classes
     ((2, 4), 3)
     """
-    signature = inspect.signature(type(module).__call__).parameters
-    extra = [name for name in list(signature)[2:] if signature[name].kind is not inspect.Parameter.VAR_POSITIONAL]
-    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in signature.values())
-    if not extra:
+    named, takes_any = _keywords(module)
+    if not named and not takes_any:
         train_argument = None
-    elif train_argument is not None and train_argument not in extra and not takes_any:
+    elif train_argument is not None and train_argument not in named and not takes_any:
         raise ValueError(
-            f"{type(module).__name__}.__call__ takes {extra} beside the images, but not train_argument="
+            f"{type(module).__name__}.__call__ takes {named} beside the images, but not train_argument="
             f"{train_argument!r}; name the one that sets train mode, or train_argument=None if none does."
         )
+    module = _hashable_sequences(module, {})
     try:
         hash(module)
     except TypeError as error:
@@ -67,8 +67,49 @@ def from_linen(
             f"{type(module).__name__} has a field that is not hashable ({error}), so compiled steps cannot know it again; "
             "use tuples for lists and frozen dicts for dicts."
         ) from error
-    layers = tuple(layers) or tuple(getattr(module, "layers", ()))
-    return _LinenModel(num_classes, layers, None, module, embedding, train_argument)
+    return _LinenModel(
+        num_classes, _layer_names(layers) or _own_layer_names(module), None, module, embedding, train_argument
+    )
+
+
+def _keywords(called: Any) -> tuple[list[str], bool]:
+    """Which arguments a module or function takes beside the images, and whether it takes any keyword beside these."""
+    while isinstance(called, nn.Sequential) and called.layers:
+        called = called.layers[0]  # it is given all keywords of the call
+    function = type(called).__call__ if isinstance(called, nn.Module) else called
+    try:
+        signature = inspect.signature(function).parameters
+    except ValueError:  # a function without a signature, as some in C are
+        return [], False
+    skipped = 2 if isinstance(called, nn.Module) else 1  # self, images
+    kinds = {name: parameter.kind for name, parameter in list(signature.items())[skipped:]}
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in signature.values())
+    return [name for name, kind in kinds.items() if kind not in variable], takes_any
+
+
+def _hashable_sequences(module: Any, done: dict[int, Any]) -> Any:
+    """A module whose `nn.Sequential`s hold their layers in tuples; a layer that recurs stays one layer."""
+    if not isinstance(module, nn.Sequential):
+        return module
+    if id(module) not in done:
+        done[id(module)] = module.clone(layers=tuple(_hashable_sequences(layer, done) for layer in module.layers))
+    return done[id(module)]
+
+
+def _layer_names(layers: Sequence[str] | str) -> tuple[str, ...]:
+    """The prefixes as a tuple; a string is one prefix, not a sequence of letters."""
+    names = (layers,) if isinstance(layers, str) else tuple(layers)
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError(f"layers must be names of parameter-path prefixes, such as ('encoder', 'head'), but is {names}.")
+    return names
+
+
+def _own_layer_names(module: nn.Module) -> tuple[str, ...]:
+    """What a module says of its layers, unless its `layers` is something else, as that of `nn.Sequential` is."""
+    own = getattr(module, "layers", ())
+    is_names = isinstance(own, list | tuple) and all(isinstance(name, str) for name in own)
+    return _layer_names(own) if isinstance(own, str) or is_names else ()
 
 
 @dataclass(frozen=True)
@@ -145,7 +186,7 @@ def from_nnx(
         num_classes: Number of logits; seen in the first call where not given.
         layers: Parameter-path prefixes in order of depth, the last the head; some methods need them.
     """
-    return _NnxModel(num_classes, tuple(layers), None, constructor)
+    return _NnxModel(num_classes, _layer_names(layers), None, constructor)
 
 
 @functools.cache
@@ -230,7 +271,7 @@ def from_function(
         num_classes: Number of logits; seen in the first call where not given.
         layers: Parameter-path prefixes in order of depth, the last the head; some methods need them.
     """
-    return _FunctionModel(num_classes, tuple(layers), None, init, apply)
+    return _FunctionModel(num_classes, _layer_names(layers), None, init, apply)
 
 
 @dataclass(frozen=True)
@@ -244,9 +285,14 @@ class _FunctionModel(Model):
     def _apply(self, variables: Variables, images: jax.Array, train: bool, key: jax.Array | None) -> tuple[Any, PyTree]:
         arguments: dict[str, Any] = {"train": train, "key": key}
         if self.axis_name is not None and jax.tree.leaves(variables.model_state):
-            if "axis_name" not in inspect.signature(self.apply_function).parameters:
+            named, takes_any = _keywords(self.apply_function)
+            if "axis_name" not in named and not takes_any:
+                function = self.apply_function
+                while isinstance(function, functools.partial):
+                    function = function.func
+                name = getattr(function, "__name__", type(function).__name__)
                 raise ValueError(
-                    f"{self.apply_function.__name__} keeps state, which must be averaged over the device axis "
+                    f"{name} keeps state, which must be averaged over the device axis "
                     f"{self.axis_name!r}, but it takes no argument axis_name."
                 )
             arguments["axis_name"] = self.axis_name

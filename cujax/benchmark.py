@@ -20,6 +20,7 @@ import numpy as np
 import optax
 from rich.table import Table
 
+from cujax._ranges import Count, Pixels, Positive, check_fields
 from cujax.batch import Batch, Examples
 from cujax.data.batches import (
     DeviceImages,
@@ -59,21 +60,17 @@ class Benchmark:
 
     network: str = "cnn"
     dtype: Literal["float32", "bfloat16"] = "float32"
-    image_size: int = 28
-    channels: int = 1
-    num_classes: int = 10
-    forget_batch_size: int = 64
-    retain_batch_size: int = 64
-    rounds: int = 15
-    steps: int = 10
-    peak_tflops: float | None = None
+    image_size: Pixels = 28
+    channels: Count = 1
+    num_classes: Count = 10
+    forget_batch_size: Count = 64
+    retain_batch_size: Count = 64
+    rounds: Count = 15
+    steps: Count = 10
+    peak_tflops: Positive | None = None
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "channels", "num_classes", "forget_batch_size", "retain_batch_size", "rounds", "steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")
-        if self.peak_tflops is not None and not self.peak_tflops > 0:
-            raise ValueError(f"peak_tflops must be positive, but is {self.peak_tflops}.")
+        check_fields(self)
 
     @property
     def samples(self) -> int:

@@ -27,7 +27,7 @@ class Prepare:
 
     Attributes:
         name: A TFDS data set with an image and a class label, such as cifar10, cifar100, svhn_cropped, mnist or
-            fashion_mnist.
+            fashion_mnist; NAME/CONFIG for one of several configurations.
         data_dir: Where it goes (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets).
     """
 
@@ -62,11 +62,12 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         print(f"error: {asked.name} could not be downloaded: {error}\nRun the same command again to go on.", file=sys.stderr)
         return 1
-    source = load_source(Data(asked.name, str(data_dir)), bar)
+    name = f"{builder.name}/{builder.builder_config.name}" if builder.builder_config else builder.name
+    source = load_source(Data(name, str(data_dir)), bar)
     print(
         f"{source.name} {source.version}: {len(source.train)} training and {len(source.test)} test images of "
         f"{source.num_classes} classes, in {builder.data_dir}.\n"
-        f"Use it with --data.source {asked.name} --data.data-dir {data_dir}, or set TFDS_DATA_DIR={data_dir}."
+        f"Use it with --data.source {name} --data.data-dir {data_dir}, or set TFDS_DATA_DIR={data_dir}."
     )
     return 0
 

@@ -23,6 +23,7 @@ from typing import Any
 
 import tyro
 
+from cujax._ranges import Count, Seed, check_fields
 from cujax.progress import bar
 from cujax.storage.checkpoints import load_checkpoint, to_plain
 
@@ -42,9 +43,12 @@ class Torture:
     """
 
     folder: Path = Path("runs/torture")
-    kills: int = 50
-    seed: int = 0
+    kills: Count = 50
+    seed: Seed = 0
     flags: str = "--save-steps 10"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def unlearn(folder: Path, flags: str) -> None:

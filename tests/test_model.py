@@ -224,6 +224,62 @@ def test_a_module_of_any_keywords_is_given_the_mode():
     assert (np.asarray(moving) == 0).any()
 
 
+class Dropping(nn.Module):
+    """A first layer that has a mode."""
+
+    @nn.compact
+    def __call__(self, images, train):
+        return nn.Dropout(0.5, deterministic=not train)(flat(images) + 1)
+
+
+def test_a_sequence_whose_first_layer_has_no_mode_is_given_none():
+    sequence = nn.Sequential([flat, nn.Dense(6), nn.relu, nn.Sequential([nn.Dense(3)])])
+    model, variables = make(from_linen(sequence, embedding="layers_3"))
+    assert model.num_classes == 3
+    assert model.layers == ()
+    first = variables.params["layers_1"]
+    hidden = nn.relu(flat(IMAGES) @ first["kernel"] + first["bias"][None])
+    for train in (False, True):
+        outputs, _ = model.apply(*variables, IMAGES, train=train, key=jax.random.key(0))
+        np.testing.assert_allclose(outputs.embedding, hidden, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_sequence_whose_first_layer_has_a_mode_is_given_it(nested):
+    first = nn.Sequential([Dropping()]) if nested else Dropping()
+    model, variables = make(from_linen(nn.Sequential([first, nn.Dense(3)]), embedding="layers_1"))
+    still, moving = (model.apply(*variables, IMAGES, train=t, key=jax.random.key(1))[0].embedding for t in (False, True))
+    np.testing.assert_allclose(still, flat(IMAGES) + 1, rtol=1e-6)
+    assert (np.asarray(moving) == 0).any()
+
+
+MAKERS = {
+    "linen": lambda layers: from_linen(Pair(), layers=layers),
+    "nnx": lambda layers: from_nnx(NnxNet, layers=layers),
+    "function": lambda layers: from_function(linear_init, linear_apply, layers=layers),
+}
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_layers_are_names_and_one_name_is_not_its_letters(maker):
+    assert MAKERS[maker]("head").layers == ("head",)
+    assert MAKERS[maker](["hidden", "head"]).layers == ("hidden", "head")
+    with pytest.raises(ValueError, match=r"layers must be names.*\(2, 3\)"):
+        MAKERS[maker]((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"), [("head", ("head",)), (["hidden", "head"], ("hidden", "head")), ((32, 64), ()), (3, ())]
+)
+def test_a_modules_own_layers_count_only_where_they_are_names(own, expected):
+    class Layered(Pair):
+        @property
+        def layers(self):
+            return own
+
+    assert from_linen(Layered()).layers == expected
+
+
 @pytest.mark.parametrize(
     ("module", "name"), [(Deterministic(), "train"), (Normed(), "training"), (Scaled(), "train")], ids=str
 )
@@ -418,6 +474,49 @@ def test_a_function_with_state_is_given_the_axis_name():
     np.testing.assert_allclose(mapped["mean"][0], flat(IMAGES).mean(axis=0), rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match=r"without keeps state.*'devices'.*no argument axis_name"):
         from_function(mean_init, without).with_axis_name("devices").apply(*variables, IMAGES, train=True)
+
+
+class Averaged:
+    """A function that is an object, without a name of its own."""
+
+    def __call__(self, params, model_state, images, scale=1.0, *, train, key, **others):
+        mean = jax.lax.pmean(flat(images).mean(axis=0), others["axis_name"]) if others else flat(images).mean(axis=0)
+        return linear_apply(params, model_state, scale * images, train=train, key=key)[0], {"mean": mean}
+
+
+def named(params, model_state, images, scale, *, train, key, axis_name=None):
+    others = {} if axis_name is None else {"axis_name": axis_name}
+    return Averaged()(params, model_state, images, scale, train=train, key=key, **others)
+
+
+def averaged_init(rows, key, images):
+    return {"w": jax.random.normal(key, (rows, 3))}, {"mean": jnp.zeros(rows)}
+
+
+CALLABLES = [Averaged(), functools.partial(Averaged(), scale=2.0), functools.partial(named, scale=2.0)]
+
+
+@pytest.mark.parametrize("apply", CALLABLES)
+def test_any_callable_with_state_runs_over_a_device_axis(apply):
+    model, variables = make(from_function(functools.partial(averaged_init, 16), apply))
+    parts = IMAGES.reshape(4, 2, *IMAGES.shape[1:])
+    over_devices = model.with_axis_name("devices")
+    mapped = jax.pmap(lambda part: over_devices.apply(*variables, part, train=True)[1], axis_name="devices")(parts)
+    np.testing.assert_allclose(mapped["mean"][0], flat(IMAGES).mean(axis=0), rtol=1e-5, atol=1e-6)
+
+
+class Alone:
+    def __call__(self, params, model_state, images, *, train, key):
+        return linear_apply(params, model_state, images, train=train, key=key)
+
+
+@pytest.mark.parametrize(
+    ("apply", "name"), [(Alone(), "Alone"), (functools.partial(functools.partial(linear_apply)), "linear_apply")]
+)
+def test_any_callable_that_lacks_the_axis_name_is_told_by_name(apply, name):
+    model = from_function(linear_init, apply).with_axis_name("devices")
+    with pytest.raises(ValueError, match=f"^{name} keeps state.*no argument axis_name"):
+        model.apply({"w": jnp.zeros((16, 3))}, {"mean": jnp.zeros(16)}, IMAGES, train=True)
 
 
 def test_taps_keep_their_order_through_jit():

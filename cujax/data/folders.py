@@ -82,7 +82,8 @@ def read_folder(
         root: The folder.
         image_size: Images are scaled so that the shorter side has this many pixels, and the middle is cut out. Where
             not given they must all be of one size.
-        limit: Take only so many training images.
+        limit: Read only so many training images, where none can be bad or become test images: else all are read, for
+            the first so many to be chosen later.
         skip_bad: Leave out images that cannot be used, instead of refusing the folder.
         memory_bytes: Decoded images of more bytes than this stay on disk and are decoded batch by batch.
         progress: Shows progress.
@@ -94,6 +95,8 @@ def read_folder(
     train_root = root / "train" if (root / "train").is_dir() else root
     test_root = next((root / name for name in ("test", "val") if train_root != root and (root / name).is_dir()), None)
     class_names = _class_names(train_root)
+    if test_root is None or skip_bad:
+        limit = None
     listed = {"train": _list(train_root, root, class_names)[:limit]}
     if test_root is not None:
         surplus = sorted(set(_class_names(test_root)) - set(class_names))
@@ -235,7 +238,7 @@ def _read(data: Data, progress: Progress) -> Source:
     if not path.is_dir():
         raise FileNotFoundError(
             f"{path} does not exist or is not a folder. Give a folder of images (CLASS/*.png or *.jpg), an .npz file, "
-            "CIFAR's binary archive, or the name of a TFDS data set, which has no '/' in it."
+            "CIFAR's binary archive, or the NAME or NAME/CONFIG of a TFDS data set that is prepared in --data.data-dir."
         )
     found = read_folder(
         path,

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cujax._ranges import Count, NotNegative, Pixels, ProportionBelowOne, Seed, check_fields
 from cujax.data.decoding import ImageFiles
 from cujax.progress import Progress
 
@@ -75,12 +76,14 @@ class Data:
     """Which images to learn from.
 
     Attributes:
-        source: "digits" (scikit-learn's 8x8 digits, no download), the name of a TFDS data set ("fashion_mnist",
-            "cifar10"), or a path (with a "/" in it): to an .npz file with images, labels and optionally ids, test_images,
-            test_labels, test_ids; to a folder of images, CLASS/*.png or *.jpg, or train/CLASS/... beside test/CLASS/...;
-            or to CIFAR's binary archive (cifar-10-binary.tar.gz, cifar-100-binary.tar.gz).
+        source: "digits" (scikit-learn's 8x8 digits, no download); the name of a TFDS data set ("fashion_mnist", "cifar10",
+            or NAME/CONFIG where it has several configurations); or a path (with a "/" in it): to an .npz file with images,
+            labels and optionally ids, test_images, test_labels, test_ids; to a folder of images, CLASS/*.png or *.jpg, or
+            train/CLASS/... beside test/CLASS/...; or to CIFAR's binary archive (cifar-10-binary.tar.gz,
+            cifar-100-binary.tar.gz).
         data_dir: Where TFDS data sets lie (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets).
-        limit: Take only the first so many training images.
+        limit: Take only the first so many training images. They are counted after test images were held out (where the
+            data has no test part) and bad ones left out; the test images do not depend on it.
         label_noise: Fraction of the training labels that is redrawn among the other classes, so that there is
             something to memorise, and so to forget. Test labels stay clean.
         label_noise_seed: Seed of that draw.
@@ -92,22 +95,15 @@ class Data:
 
     source: str = DIGITS
     data_dir: str | None = None
-    limit: int | None = None
-    label_noise: float = 0.0
-    label_noise_seed: int = 0
-    image_size: int | None = None
+    limit: Count | None = None
+    label_noise: ProportionBelowOne = 0.0
+    label_noise_seed: Seed = 0
+    image_size: Pixels | None = None
     skip_bad: bool = False
-    memory_gb: float = 4.0
+    memory_gb: NotNegative = 4.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.label_noise < 1:
-            raise ValueError(f"label_noise must be a fraction in [0, 1), but is {self.label_noise}.")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit must be at least 1 image, but is {self.limit}.")
-        if self.image_size is not None and self.image_size < 1:
-            raise ValueError(f"image_size must be at least 1 pixel, but is {self.image_size}.")
-        if not self.memory_gb >= 0:
-            raise ValueError(f"memory_gb must not be negative, but is {self.memory_gb}.")
+        check_fields(self, "data.")
 
 
 # Per-channel mean and standard deviation of the training pixels in [0, 1], as commonly used.
@@ -126,6 +122,28 @@ def content_digest(train: Images, test: Images) -> str:
     for part in (train, test):
         digest.update(np.asarray(part.images).tobytes() + part.labels.tobytes() + "\n".join(part.ids).encode())
     return f"sha256 {digest.hexdigest()[:16]}"
+
+
+def checked_labels(where: str, labels: np.ndarray, num_classes: int | None = None) -> np.ndarray:
+    """Labels as int32.
+
+    Raises:
+        ValueError: if they are no whole numbers, or one is negative, too large for int32, or no class; with its row.
+    """
+    labels = np.asarray(labels)
+    if not np.issubdtype(labels.dtype, np.integer):
+        first = ""
+        if np.issubdtype(labels.dtype, np.floating) and (fractions := np.flatnonzero(labels % 1 != 0)).size:
+            first = f"; row {fractions[0]} is {labels[fractions[0]]}"
+        raise ValueError(f"{where} must be integers, but is {labels.dtype}{first}; number the classes 0, 1, 2, ...")
+    for rows, rule in (
+        (np.flatnonzero(labels < 0), "must count classes from 0"),
+        (np.flatnonzero(labels > np.iinfo(np.int32).max - 1), "must number the classes 0, 1, 2, ... without a gap"),
+        (np.flatnonzero(labels >= (num_classes or np.inf)), f"must be below {num_classes}, the number of classes"),
+    ):
+        if len(rows):
+            raise ValueError(f"{where} {rule}, but row {rows[0]} is {labels[rows[0]]}.")
+    return labels.astype(np.int32)
 
 
 class TooLargeError(ValueError):
@@ -148,10 +166,11 @@ def numbered_ids(prefix: str, n: int) -> np.ndarray:
 
 
 def hold_out_fifth(images: Images) -> tuple[Images, Images]:
-    """Every fifth image of each class, in order, becomes a test image."""
+    """Every fifth image of each class, in order, becomes a test image; of 2 to 4 images the last does."""
     is_test = np.zeros(len(images), bool)
     for label in np.unique(images.labels):
-        is_test[np.flatnonzero(images.labels == label)[4::5]] = True
+        rows = np.flatnonzero(images.labels == label)
+        is_test[rows[4::5] if len(rows) >= 5 else rows[1:][-1:]] = True
     return images.take(np.flatnonzero(~is_test)), images.take(np.flatnonzero(is_test))
 
 

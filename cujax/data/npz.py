@@ -12,6 +12,7 @@ from cujax.data.images import (
     Source,
     TooLargeError,
     check_memory,
+    checked_labels,
     content_digest,
     hold_out_fifth,
     numbered_ids,
@@ -85,19 +86,18 @@ def _checked_images(where: str, arrays: dict[str, np.ndarray], prefix: str) -> I
         if len(bad):
             raise ValueError(
                 f"{where}: {prefix}images holds NaN or infinity in {len(bad)} images, the first at rows "
-                f"{bad[:5].tolist()}; mend or leave out these images."
+                f"{bad[:5].tolist()}; fix or leave out these images."
             )
         images = images.astype(np.float32)
     elif images.dtype != np.uint8:
         raise ValueError(
             f"{where}: {prefix}images must be uint8 (0 to 255) or float (already preprocessed), but is {images.dtype}."
         )
-    if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+    if labels.shape != images.shape[:1]:
         raise ValueError(
             f"{where}: {prefix}labels must be [{len(images)}] integers, one an image, but is {labels.shape} {labels.dtype}."
         )
-    if labels.min() < 0:
-        raise ValueError(f"{where}: {prefix}labels must count classes from 0, but row {labels.argmin()} is {labels.min()}.")
+    labels = checked_labels(f"{where}: {prefix}labels", labels)
     ids = arrays.get(f"{prefix}ids")
     ids = numbered_ids(prefix.rstrip("_") or "train", len(images)) if ids is None else ids.astype(str)
     if ids.shape != labels.shape:
@@ -107,7 +107,7 @@ def _checked_images(where: str, arrays: dict[str, np.ndarray], prefix: str) -> I
         raise ValueError(f"{where}: {prefix}ids must be unique, but {unique[counts > 1][:5].tolist()} recur.")
     if any("\n" in name or name != name.strip() or not name for name in ids.tolist()):
         raise ValueError(f"{where}: {prefix}ids must not be empty, hold line breaks or begin or end with spaces.")
-    return Images(images, labels.astype(np.int32), ids)
+    return Images(images, labels, ids)
 
 
 READER = Reader(lambda data: data.source.endswith(".npz"), _read)

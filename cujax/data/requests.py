@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cujax._ranges import Count, Label, ProportionBetween, Seed, check_fields
 from cujax.data.images import Images, Source
 
 VALIDATION_FRACTION = 0.1
@@ -20,7 +21,10 @@ class ForgetClass:
         label: The class, counted from 0.
     """
 
-    label: int = 5
+    label: Label = 5
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,10 @@ class ForgetClasses:
         labels: The classes, counted from 0.
     """
 
-    labels: tuple[int, ...]
+    labels: tuple[Label, ...]
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -44,19 +51,16 @@ class ForgetRandom:
         seed: Seed of the draw.
     """
 
-    count: int | None = None
-    fraction: float | None = None
-    seed: int = 0
+    count: Count | None = None
+    fraction: ProportionBetween | None = None
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         if (self.count is None) == (self.fraction is None):
             raise ValueError(
                 f"ForgetRandom takes either a count or a fraction, but count is {self.count} and fraction {self.fraction}."
             )
-        if self.count is not None and self.count < 1:
-            raise ValueError(f"count must be at least 1, but is {self.count}.")
-        if self.fraction is not None and not 0 < self.fraction < 1:
-            raise ValueError(f"fraction must lie between 0 and 1, but is {self.fraction}.")
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -287,3 +291,11 @@ def check_held_out(source: Source, split: Split) -> None:
                 f"{source.name} has no {name} sample of the retained classes, so nothing shows whether they are kept; give "
                 "more images: a class needs 6 training images for one of validation, and test images of its own."
             )
+
+
+def check_whole_classes(split: Split, what: str) -> None:
+    """Raises ValueError, saying what a method does to whole classes, where samples are forgotten rather than classes."""
+    if not split.is_class_task:
+        raise ValueError(
+            f"{what} whole classes, but the request is for samples of classes that stay; choose another method."
+        )

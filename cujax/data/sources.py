@@ -9,13 +9,13 @@ from dataclasses import replace
 import numpy as np
 
 from cujax.data import cifar, digits, folders, npz, tfds
-from cujax.data.images import Data, Images, Reader, Source
+from cujax.data.images import Data, Images, Reader, Source, checked_labels
 from cujax.progress import Progress, silent
 from cujax.registry import Registry
 
 # The first that matches reads; those that other packages register come before the two that take what is left.
 _FIRST = {"digits": digits.READER, "npz": npz.READER, "cifar": cifar.READER}
-_LAST = {"folder": folders.READER, "tfds": tfds.READER}
+_LAST = {"tfds": tfds.READER, "folder": folders.READER}
 READERS: Registry[Reader] = Registry("data reader", "cujax.data", _FIRST | _LAST)
 
 
@@ -34,9 +34,16 @@ def load_source(data: Data, progress: Progress = silent) -> Source:
         FileNotFoundError: if the file or the prepared data set is not there.
     """
     source = next(reader for reader in _readers() if reader.matches(data)).read(data, progress)
+    source = replace(source, train=_checked(source, "training"), test=_checked(source, "test"))
     if data.limit is not None:
         source = replace(source, train=source.train.take(np.arange(min(data.limit, len(source.train)))))
     return _with_label_noise(source, data.label_noise, data.label_noise_seed)
+
+
+def _checked(source: Source, part: str) -> Images:
+    """A part with labels that are classes, whoever read them."""
+    images = source.train if part == "training" else source.test
+    return replace(images, labels=checked_labels(f"{source.name}: {part} labels", images.labels, source.num_classes))
 
 
 def _with_label_noise(source: Source, fraction: float, seed: int) -> Source:

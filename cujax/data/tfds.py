@@ -30,21 +30,18 @@ def _read(data: Data, progress: Progress) -> Source:
 
     absl.logging.set_verbosity(absl.logging.ERROR)
     name = _ALIASES.get(data.source, data.source)
-    data_dir = Path(data.data_dir or os.environ.get("TFDS_DATA_DIR", DEFAULT_DATA_DIR)).expanduser()
-    prepare = f"uv run --extra prepare scripts/prepare_data.py {name} --data-dir {data_dir}"
-    builders = sorted(data_dir.glob(f"{name}/**/dataset_info.json"), key=_version_key)
-    if not builders:
-        raise FileNotFoundError(
-            f"data set {name!r} is not in {data_dir}. If it lies elsewhere, name the folder with --data.data-dir or "
-            f"TFDS_DATA_DIR. If it is nowhere yet, prepare it once, with network:\n  {prepare}\n"
-            f"A folder of images in this directory is given as ./{data.source}. "
-            "The embedded data set --data.source digits needs no download."
-        )
-    builder = tfds.builder_from_directory(builders[-1].parent)
+    directory = _newest_version(name, _data_dir(data))
+    builder = tfds.builder_from_directory(directory)
+    config = builder.info.config_name
+    version = str(builder.info.version)
+    if config:
+        name = name if "/" in name else f"{name}/{config}"
+        version = f"{name} {version}"
+    prepare = _prepare(name, _data_dir(data))
     file_format = builder.info.file_format
     if file_format is None or file_format.value != "array_record":
         raise ValueError(
-            f"{builders[-1].parent} is prepared as {file_format and file_format.value}, which only TensorFlow can "
+            f"{directory} is prepared as {file_format and file_format.value}, which only TensorFlow can "
             f"read; cujax reads array_record. Prepare it again in another folder:\n  {prepare}-array_record"
         )
     features = builder.info.features
@@ -70,11 +67,57 @@ def _read(data: Data, progress: Progress) -> Source:
         mean, std = (np.array(values, np.float32) for values in NORMALIZATION[name])
     else:
         mean, std = pixel_statistics(train)
-    return Source(name, str(builder.info.version), train, test, tuple(features["label"].names), mean, std)
+    return Source(name, version, train, test, tuple(features["label"].names), mean, std)
 
 
-def _version_key(info: Path) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", info.parent.name)]
+def _data_dir(data: Data) -> Path:
+    return Path(data.data_dir or os.environ.get("TFDS_DATA_DIR", DEFAULT_DATA_DIR)).expanduser()
+
+
+def _prepare(name: str, data_dir: Path) -> str:
+    return f"uv run --extra prepare scripts/prepare_data.py {name} --data-dir {data_dir}"
+
+
+def _newest_version(name: str, data_dir: Path) -> Path:
+    """The folder of a data set's newest version; NAME or NAME/CONFIG, which is needed where there are several."""
+    versions = _versions(data_dir / name)
+    if versions:
+        return max(versions, key=_version_key)
+    configs = {} if "/" in name else {path.name: _versions(path) for path in sorted((data_dir / name).glob("*"))}
+    configs = {config: found for config, found in configs.items() if found}
+    if not configs:
+        raise FileNotFoundError(
+            f"data set {name!r} is not in {data_dir}. If it lies elsewhere, name the folder with --data.data-dir or "
+            f"TFDS_DATA_DIR. If it is nowhere yet, prepare it once, with network:\n  {_prepare(name, data_dir)}\n"
+            f"A folder of images in this directory is given as ./{name}. "
+            "The embedded data set --data.source digits needs no download."
+        )
+    if len(configs) > 1:
+        raise ValueError(
+            f"data set {name!r} has the configurations {', '.join(configs)}; say which, as in --data.source "
+            f"{name}/{next(iter(configs))}."
+        )
+    (only,) = configs.values()
+    return max(only, key=_version_key)
+
+
+def _versions(directory: Path) -> list[Path]:
+    """The folders below, one a version, that hold a prepared data set."""
+    return [
+        info.parent for info in directory.glob("*/dataset_info.json") if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name)
+    ]
+
+
+def _version_key(directory: Path) -> list[int]:
+    return [int(number) for number in directory.name.split(".")]
+
+
+def _is_named(data: Data) -> bool:
+    """Whether a source is a TFDS data set: a name, or NAME/CONFIG that is prepared, and not a path that exists."""
+    if "/" not in data.source:
+        return True
+    is_name = re.fullmatch(r"\w+/[\w.+-]+", data.source) is not None
+    return is_name and not Path(data.source).exists() and bool(_versions(_data_dir(data) / data.source))
 
 
 def _read_split(builder: "object", split: str, limit: int | None, progress: Progress) -> Images:
@@ -90,7 +133,7 @@ def _read_split(builder: "object", split: str, limit: int | None, progress: Prog
             ids += [row["id"] for row in rows if "id" in row]
             advance(len(rows))
     names = np.array([name.decode() for name in ids]) if ids else numbered_ids(split, n)
-    return Images(np.stack(images), np.array(labels, np.int32), names)
+    return Images(np.stack(images), np.array(labels), names)
 
 
-READER = Reader(lambda data: "/" not in data.source, _read)
+READER = Reader(_is_named, _read)

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from cujax._ranges import Seed
 from cujax.audit.evidence import Answers
 from cujax.audit.rows import audit_row
 from cujax.data.images import Source
@@ -50,7 +51,7 @@ class Comparison(SeveralRuns):
 
     requests: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[Seed, ...] = ()
     settings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

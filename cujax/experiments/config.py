@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from cujax._ranges import Count, CountOrZero, NotNegative, ProportionAboveZero, Seed, check_fields
 from cujax.audit.verdict import Word
 from cujax.data.images import Data
 from cujax.data.requests import ForgetClass, ForgetClasses, ForgetIds, ForgetRandom, ForgetWhere
@@ -61,33 +62,24 @@ class Setup:
     network: str = "small_cnn"
     dtype: Literal["float32", "bfloat16"] = "float32"
     training: Training = Training()  # noqa: RUF009 - frozen
-    retrained: int = 1
-    retain_tolerance: float = 0.05
+    retrained: CountOrZero = 1
+    retain_tolerance: ProportionAboveZero = 0.05
     stop_rule: str = field(default="accuracy", metadata={"since": "0.2"})
     stop_early: bool = True
-    seed: int = 0
+    seed: Seed = 0
     workdir: str = "runs/experiment"
     original: str | None = None
     tensorboard: bool = False
-    steps_per_call: int | None = None
+    steps_per_call: Count | None = None
     profile: str | None = None
     multihost: bool = False
-    save_seconds: float | None = 15.0
-    save_steps: int | None = None
+    save_seconds: NotNegative | None = 15.0
+    save_steps: Count | None = None
     deterministic: bool = False
 
     def __post_init__(self) -> None:
         STOP_RULES.find(self.stop_rule)
-        if self.retrained < 0:
-            raise ValueError(f"retrained must be 0 or more models, but is {self.retrained}.")
-        if not 0 < self.retain_tolerance <= 1:
-            raise ValueError(f"retain_tolerance must lie in (0, 1], but is {self.retain_tolerance}.")
-        for name in ("steps_per_call", "save_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, but is {value}.")
-        if self.save_seconds is not None and not self.save_seconds >= 0:
-            raise ValueError(f"save_seconds must not be negative, but is {self.save_seconds}.")
+        check_fields(self)
 
     def shared(self) -> dict[str, Any]:
         """By name, the settings that every kind of setup has."""

@@ -15,6 +15,7 @@ import numpy as np
 from etils import epath
 from scipy.stats import qmc
 
+from cujax._ranges import Count
 from cujax.audit.traces import Traces
 from cujax.data.images import Source
 from cujax.data.requests import Part, Request
@@ -91,7 +92,7 @@ class Tuning(SeveralRuns):
 
     request: str = ""
     methods: tuple[str, ...] = ()
-    trials: int = 10
+    trials: Count = 10
     objective: ObjectiveName = "accuracy"
     sampler: Literal["halton", "tpe", "random"] = "halton"
 
@@ -99,8 +100,6 @@ class Tuning(SeveralRuns):
         super().__post_init__()
         if self.sampler == "random":  # its name in 0.1
             object.__setattr__(self, "sampler", "halton")
-        if self.trials < 1:
-            raise ValueError(f"trials must be at least 1, but is {self.trials}.")
 
     @classmethod
     def asked(cls, request: Request) -> dict[str, Any]:

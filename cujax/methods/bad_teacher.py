@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cujax._ranges import Count, Positive, ProportionAboveZero
 from cujax.batch import Batch, IndexBatch, Rows
 from cujax.data.batches import gather
 from cujax.data.requests import Split
@@ -33,19 +34,14 @@ class BadTeacher(Descent):
     """
 
     optimizer: OptimizerName = "adamw"
-    learning_rate: float = 1e-4
-    max_passes: int = 1
-    retain_share: float = 0.3
+    learning_rate: Positive = 1e-4
+    max_passes: Count = 1
+    retain_share: ProportionAboveZero = 0.3
 
     search_space: ClassVar[SearchSpace] = {
         "learning_rate": LogUniform(1e-5, 0.01),
         "max_passes": LogUniform(5, 40),
     }
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.retain_share <= 1:
-            raise ValueError(f"retain_share must lie in (0, 1], but is {self.retain_share}.")
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """Makes `original` forget `split.forget`."""

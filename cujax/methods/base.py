@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cujax._ranges import Count, Finite, check_fields
 from cujax.data.batches import ImageSet
 from cujax.data.requests import Split
 from cujax.methods.search_space import SearchSpace
@@ -144,13 +145,16 @@ class Loop:
     """
 
     images: ImageSet
-    retain_tolerance: float = 0.05
+    retain_tolerance: Finite = 0.05
     progress: Progress = silent
     log: Log = field(default=lambda record: None)
-    steps_per_call: int | None = None
+    steps_per_call: Count | None = None
     stop_rule: StopRule = AccuracyRule()  # noqa: RUF009 - frozen
     stop_early: bool = True
     resume_point: ResumePoint = NO_RESUME_POINT
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def run(
         self,

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cujax._ranges import Count, NotNegative, Positive
 from cujax.batch import Examples
 from cujax.data.requests import Split
 from cujax.losses import cross_entropy
-from cujax.methods import _validate
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent
 from cujax.methods.search_space import LogUniform, SearchSpace
@@ -34,15 +34,11 @@ class BoundaryShrink(Descent):
         bound: Of the step, in pixels of range 0 to 1.
     """
 
-    learning_rate: float = 1e-5
-    batch_size: int = 64
-    bound: float = 0.1
+    learning_rate: Positive = 1e-5
+    batch_size: Count = 64
+    bound: NotNegative = 0.1
 
     search_space: ClassVar[SearchSpace] = _SEARCH_SPACE
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _validate.not_negative(self, "bound")
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """Makes `original` forget `split.forget`.
@@ -106,8 +102,8 @@ class BoundaryExpand(Descent):
     retain set is not looked at. The stop rule sees what will be returned: the network without the shadow class.
     """
 
-    learning_rate: float = 1e-5
-    batch_size: int = 64
+    learning_rate: Positive = 1e-5
+    batch_size: Count = 64
 
     search_space: ClassVar[SearchSpace] = _SEARCH_SPACE
 

@@ -1,15 +1,15 @@
 """CoUn: contrast two views of what stays, and let the rest fade (Khalil et al., arXiv:2509.16391, NeurIPS 2025)."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple, get_args
+from typing import ClassVar, NamedTuple
 
 import jax
 
+from cujax._ranges import Count, NotNegative, Positive
 from cujax.batch import Batch, Rows
 from cujax.data.batches import Augmentation, DeviceImages, preprocess
 from cujax.data.requests import Split
 from cujax.losses import cross_entropy, info_nce
-from cujax.methods import _validate
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent, shuffled
 from cujax.methods.search_space import LogUniform, SearchSpace
@@ -33,10 +33,10 @@ class CoUn(Descent):
             contrasts samples alone.
     """
 
-    max_passes: int = 50
-    weight_decay: float = 5e-4
-    contrastive_weight: float = 1.0
-    temperature: float = 0.1
+    max_passes: Count = 50
+    weight_decay: NotNegative = 5e-4
+    contrastive_weight: NotNegative = 1.0
+    temperature: Positive = 0.1
     augmentation: Augmentation = "crop"
 
     search_space: ClassVar[SearchSpace] = {
@@ -44,12 +44,6 @@ class CoUn(Descent):
         "contrastive_weight": LogUniform(0.1, 6.0),
         "max_passes": LogUniform(5, 40),
     }
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _validate.positive(self, "temperature")
-        _validate.not_negative(self, "contrastive_weight")
-        _validate.choice(self, "augmentation", get_args(Augmentation))
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """Makes `original` forget `split.forget`, which is never looked at."""

@@ -2,16 +2,16 @@
 
 import functools
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self, get_args
+from typing import ClassVar, Literal, Self
 
 import jax
 import optax
 
+from cujax._ranges import Count, CountOrZero, NotNegative, Positive, ProportionBelowOne, check_fields
 from cujax.data.batches import check_retain_batch_size, gather, image_shape, paired_batches
 from cujax.data.requests import Split
 from cujax.embedding_queue import keep_embeddings
 from cujax.losses import Denominator
-from cujax.methods import _validate
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.search_space import LogUniform, SearchSpace
 from cujax.model import Model, Variables, abstract_outputs
@@ -45,19 +45,19 @@ class ContrastiveUnlearning:
         forgotten_accuracy: Class task: the run ends when accuracy on the class is at most this. None: 1 / classes.
     """
 
-    learning_rate: float = 0.02
-    momentum: float = 0.9
-    unlearn_weight: float = 0.3
-    retain_weight: float = 1.0
-    temperature: float = 0.7
+    learning_rate: Positive = 0.02
+    momentum: ProportionBelowOne = 0.9
+    unlearn_weight: NotNegative = 0.3
+    retain_weight: NotNegative = 1.0
+    temperature: Positive = 0.7
     denominator: Denominator = "paper"
     batch_norm: BatchNorm = "joint"
-    retain_draws: int = 4
-    forget_batch_size: int = 64
-    retain_batch_size: int = 64
-    queue_size: int = 0
-    max_passes: int = 100
-    forgotten_accuracy: float | None = 0.01
+    retain_draws: Count = 4
+    forget_batch_size: Count = 64
+    retain_batch_size: Count = 64
+    queue_size: CountOrZero = 0
+    max_passes: Count = 100
+    forgotten_accuracy: ProportionBelowOne | None = 0.01
 
     search_space: ClassVar[SearchSpace] = {
         "learning_rate": LogUniform(0.003, 0.1),
@@ -67,13 +67,7 @@ class ContrastiveUnlearning:
     }
 
     def __post_init__(self) -> None:
-        _validate.positive(self, "learning_rate", "temperature")
-        _validate.not_negative(self, "unlearn_weight", "retain_weight")
-        _validate.at_least(1, self, "retain_draws", "forget_batch_size", "retain_batch_size", "max_passes")
-        _validate.at_least(0, self, "queue_size")
-        _validate.momentum(self)
-        _validate.choice(self, "denominator", get_args(Denominator))
-        _validate.choice(self, "batch_norm", get_args(BatchNorm))
+        check_fields(self)
 
     def check(self, split: Split) -> None:
         """Raises ValueError if the retain batch is larger than the retain set."""

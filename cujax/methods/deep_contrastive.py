@@ -8,11 +8,11 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cujax._ranges import Count, NotNegative, Positive
 from cujax.batch import Batch
 from cujax.data.batches import ImageSet, check_retain_batch_size, gather, image_shape, paired_batches
 from cujax.data.requests import Split
 from cujax.losses import cross_entropy, nearest_contrastive_loss
-from cujax.methods import _validate
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent
 from cujax.methods.layers import in_layers, named_layers, redrawn
@@ -45,14 +45,14 @@ class DeepContrastiveUnlearning(Descent):
         retain_batch_size: Rows of a retain batch; `batch_size` is the forget batch's.
     """
 
-    learning_rate: float = 0.03
-    batch_size: int = 128
-    max_passes: int = 4
-    unlearn_weight: float = 0.3
-    temperature: float = 0.1
-    push_weight: float = 0.5
-    retain_draws: int = 4
-    retain_batch_size: int = 256
+    learning_rate: Positive = 0.03
+    batch_size: Count = 128
+    max_passes: Count = 4
+    unlearn_weight: NotNegative = 0.3
+    temperature: Positive = 0.1
+    push_weight: NotNegative = 0.5
+    retain_draws: Count = 4
+    retain_batch_size: Count = 256
 
     search_space: ClassVar[SearchSpace] = {
         "learning_rate": LogUniform(0.003, 0.1),
@@ -60,12 +60,6 @@ class DeepContrastiveUnlearning(Descent):
         "push_weight": LogUniform(0.2, 1.0),
         "max_passes": LogUniform(3, 20),
     }
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _validate.positive(self, "temperature")
-        _validate.not_negative(self, "unlearn_weight", "push_weight")
-        _validate.at_least(1, self, "retain_draws", "retain_batch_size")
 
     def check(self, split: Split) -> None:
         """Raises ValueError if the retain batch is larger than the retain set."""

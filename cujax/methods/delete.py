@@ -6,6 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from cujax._ranges import Count, Positive
 from cujax.batch import Examples
 from cujax.data.requests import Split
 from cujax.losses import distillation
@@ -22,9 +23,9 @@ class Delete(Descent):
     The original answers in eval mode. A pass is a pass over the forget set; the retain set is not needed.
     """
 
-    learning_rate: float = 1e-4
-    batch_size: int = 128
-    max_passes: int = 20
+    learning_rate: Positive = 1e-4
+    batch_size: Count = 128
+    max_passes: Count = 20
 
     search_space: ClassVar[SearchSpace] = {
         "learning_rate": LogUniform(1e-5, 0.1),

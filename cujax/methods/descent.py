@@ -5,16 +5,16 @@ Such a method is an objective and the phases of one pass; docs/adding_a_method.m
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from cujax._ranges import Count, NotNegative, Positive, ProportionBelowOne, check_fields
 from cujax.batch import Rows
 from cujax.data.batches import batches_of_all, preprocess
 from cujax.data.requests import Part, Split
-from cujax.methods import _validate
 from cujax.methods.base import Loop, Unlearned
 from cujax.model import Model, PyTree, Variables
 from cujax.step import Metrics, UnlearnState, update
@@ -42,20 +42,16 @@ class Descent:
     """
 
     optimizer: OptimizerName = "sgd"
-    learning_rate: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    batch_size: int = 256
-    max_passes: int = 10
-    forgotten_accuracy: float | None = 0.01
+    learning_rate: Positive = 0.01
+    momentum: ProportionBelowOne = 0.9
+    weight_decay: NotNegative = 0.0
+    batch_size: Count = 256
+    max_passes: Count = 10
+    forgotten_accuracy: ProportionBelowOne | None = 0.01
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "optimizer", optimizer_name(self.optimizer))
-        _validate.choice(self, "optimizer", get_args(OptimizerName))
-        _validate.positive(self, "learning_rate")
-        _validate.not_negative(self, "weight_decay")
-        _validate.at_least(1, self, "batch_size", "max_passes")
-        _validate.momentum(self)
+        check_fields(self)
 
     def step(self, model: Model, objective: Objective, terms: Any = (), mask: PyTree | None = None) -> Callable:
         """The pure update on an objective: `step(state, batch) -> (state, metrics)`.

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import jax
 
+from cujax._ranges import NotNegative
 from cujax.batch import Examples
 from cujax.data.requests import Split
 from cujax.losses import cross_entropy
@@ -21,7 +22,7 @@ class FineTune(Descent):
     Defaults: 10 passes of SGD at 0.01 in batches of 256, as in the code of Fan et al. (arXiv:2310.12508).
     """
 
-    weight_decay: float = 5e-4
+    weight_decay: NotNegative = 5e-4
 
     search_space: ClassVar[SearchSpace] = {
         "learning_rate": LogUniform(0.003, 0.3),

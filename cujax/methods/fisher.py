@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cujax._ranges import Count, Positive, ProportionBelowOne, check_fields
 from cujax.batch import Examples
 from cujax.data.requests import Split
-from cujax.methods import _validate
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.gradient_sums import GradientSums, sum_of_counted
 from cujax.methods.layers import in_layers, named_layers
@@ -42,16 +42,15 @@ class FisherForgetting:
         forgotten_accuracy: Class task: the class counts as forgotten when accuracy on it is at most this. None: 1 / classes.
     """
 
-    alpha: float = 1e-7
-    samples: int = 1000
-    batch_size: int = 64
-    forgotten_accuracy: float | None = 0.01
+    alpha: Positive = 1e-7
+    samples: Count = 1000
+    batch_size: Count = 64
+    forgotten_accuracy: ProportionBelowOne | None = 0.01
 
     search_space: ClassVar[SearchSpace] = {"alpha": LogUniform(1e-8, 1e-4)}
 
     def __post_init__(self) -> None:
-        _validate.positive(self, "alpha")
-        _validate.at_least(1, self, "samples", "batch_size")
+        check_fields(self)
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """Makes `original` forget `split.forget`, which is never looked at.

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import jax
 
+from cujax._ranges import Count, NotNegative, Positive
 from cujax.batch import Examples
 from cujax.data.requests import Split
 from cujax.losses import cross_entropy
@@ -21,9 +22,9 @@ class GradientAscent(Descent):
     Published learning rates run from 1e-5 to 1e-2 and are found anew for each network; the default is their middle.
     """
 
-    learning_rate: float = 3e-4
-    weight_decay: float = 5e-4
-    max_passes: int = 5
+    learning_rate: Positive = 3e-4
+    weight_decay: NotNegative = 5e-4
+    max_passes: Count = 5
 
     search_space: ClassVar[SearchSpace] = {
         "learning_rate": LogUniform(1e-5, 0.1),

@@ -14,10 +14,10 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from scipy.sparse.linalg import LinearOperator, cg
 
+from cujax._ranges import Count, Positive, ProportionBelowOne, check_fields
 from cujax.batch import Examples
 from cujax.data.requests import Split
 from cujax.losses import cross_entropy
-from cujax.methods import _validate
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.gradient_sums import GradientSums, gradient_sum
 from cujax.methods.search_space import LogUniform, SearchSpace
@@ -44,16 +44,15 @@ class InfluenceUnlearning:
         forgotten_accuracy: Class task: the class counts as forgotten when accuracy on it is at most this. None: 1 / classes.
     """
 
-    alpha: float = 5.0
-    samples: int = 1000
-    batch_size: int = 256
-    forgotten_accuracy: float | None = 0.01
+    alpha: Positive = 5.0
+    samples: Count = 1000
+    batch_size: Count = 256
+    forgotten_accuracy: ProportionBelowOne | None = 0.01
 
     search_space: ClassVar[SearchSpace] = {"alpha": LogUniform(3.0, 10_000.0)}
 
     def __post_init__(self) -> None:
-        _validate.positive(self, "alpha")
-        _validate.at_least(1, self, "samples", "batch_size")
+        check_fields(self)
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """Makes `original` forget `split.forget`; which retain samples make up H is random."""

@@ -6,10 +6,10 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from cujax._ranges import NotNegative
 from cujax.batch import Examples
 from cujax.data.batches import preprocess
 from cujax.data.requests import Split
-from cujax.methods import _validate
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent, shuffled
 from cujax.methods.fine_tune import retain_objective
@@ -28,18 +28,14 @@ class L1Sparse(Descent):
         alpha: Weight of the norm at the start; published from 1e-4 to 5e-4.
     """
 
-    weight_decay: float = 5e-4
-    alpha: float = 5e-4
+    weight_decay: NotNegative = 5e-4
+    alpha: NotNegative = 5e-4
 
     search_space: ClassVar[SearchSpace] = {
         "learning_rate": LogUniform(0.003, 0.3),
         "alpha": LogUniform(1e-5, 1e-3),
         "max_passes": LogUniform(5, 40),
     }
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _validate.not_negative(self, "alpha")
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """Makes `original` forget `split.forget`, which is never looked at."""

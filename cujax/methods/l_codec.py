@@ -4,6 +4,7 @@ import functools
 import math
 import time
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +13,11 @@ from jax.flatten_util import ravel_pytree
 from scipy.spatial import KDTree
 from scipy.stats import rankdata
 
+from cujax._ranges import Count, Positive, ProportionBelowOne, ProportionBetween, Range, check_fields
 from cujax.batch import Examples
 from cujax.data.batches import examples_at
 from cujax.data.requests import Split
 from cujax.losses import cross_entropy
-from cujax.methods import _validate
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.layers import in_layers, named_layers
 from cujax.model import Model, PyTree, Variables
@@ -49,21 +50,17 @@ class LCodec:
         forgotten_accuracy: Class task: the class counts as forgotten when accuracy on it is at most this. None: 1 / classes.
     """
 
-    perturbations: int = 1000
-    perturbation_scale: float = 0.1
-    l2: float = 0.001
-    samples: int = 1000
-    epsilon: float | None = None
-    delta: float = 0.01
-    max_samples: int = 200
-    forgotten_accuracy: float | None = 0.01
+    perturbations: Annotated[int, Range(3, 2**31 - 1, whole=True)] = 1000
+    perturbation_scale: Positive = 0.1
+    l2: Positive = 0.001
+    samples: Count = 1000
+    epsilon: Positive | None = None
+    delta: ProportionBetween = 0.01
+    max_samples: Count = 200
+    forgotten_accuracy: ProportionBelowOne | None = 0.01
 
     def __post_init__(self) -> None:
-        _validate.positive(self, "perturbation_scale", "l2", "delta")
-        if self.epsilon is not None:
-            _validate.positive(self, "epsilon")
-        _validate.at_least(3, self, "perturbations")
-        _validate.at_least(1, self, "samples", "max_samples")
+        check_fields(self)
 
     def check(self, split: Split) -> None:
         """Raises ValueError if there are too many samples to remove one by one."""

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 import jax
 
+from cujax._ranges import Count
 from cujax.data.requests import Split
-from cujax.methods import _validate
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.fine_tune import FineTune
 from cujax.methods.layers import as_mask, in_layers, named_layers, redrawn
@@ -25,17 +25,13 @@ class CatastrophicForgetLastK(FineTune):
             networks with the paper's head.
     """
 
-    last_layers: int = 4
+    last_layers: Count = 4
 
     search_space: ClassVar[SearchSpace] = {
         "learning_rate": LogUniform(0.003, 0.3),
         "last_layers": LogUniform(1, 4),
         "max_passes": LogUniform(5, 40),
     }
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _validate.at_least(1, self, "last_layers")
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """Makes `original` forget `split.forget`, which is never looked at.

@@ -6,8 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cujax.data.requests import Split
-from cujax.methods import _validate
+from cujax.data.requests import Split, check_whole_classes
 from cujax.methods.base import Loop, Unlearned
 from cujax.model import Model, PyTree, Variables
 from cujax.training.loop import NOTHING_YET
@@ -22,7 +21,7 @@ class MaskLogit:
 
     def check(self, split: Split) -> None:
         """Raises ValueError if samples are forgotten rather than classes."""
-        _validate.whole_classes(split, "mask_logit hides")
+        check_whole_classes(split, "mask_logit hides")
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """The original's arrays, and a model that masks `split.forgotten_classes`.

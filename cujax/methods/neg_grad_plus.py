@@ -7,11 +7,11 @@ from typing import ClassVar
 
 import jax
 
+from cujax._ranges import Count, Proportion
 from cujax.batch import Batch, IndexBatch, Rows
 from cujax.data.batches import gather
 from cujax.data.requests import Split
 from cujax.losses import cross_entropy
-from cujax.methods import _validate
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent, shuffled
 from cujax.methods.search_space import LogUniform, SearchSpace
@@ -30,19 +30,15 @@ class NegGradPlus(Descent):
         alpha: Weight of what stays; published from 0.95 to 0.9999.
     """
 
-    batch_size: int = 128
-    max_passes: int = 5
-    alpha: float = 0.95
+    batch_size: Count = 128
+    max_passes: Count = 5
+    alpha: Proportion = 0.95
 
     search_space: ClassVar[SearchSpace] = {
         "learning_rate": LogUniform(0.003, 0.1),
         "alpha": LogUniform(0.0001, 0.5, below_one=True),
         "max_passes": LogUniform(5, 40),
     }
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _validate.share(self, "alpha")
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """Makes `original` forget `split.forget`."""

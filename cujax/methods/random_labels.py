@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cujax._ranges import NotNegative, Positive
 from cujax.batch import Examples
 from cujax.data.batches import preprocess
 from cujax.data.requests import Split
@@ -30,8 +31,8 @@ class RandomLabels(Descent):
         true_label_allowed: Whether the draw may hit a sample's own label, as in published code.
     """
 
-    learning_rate: float = 0.013
-    weight_decay: float = 5e-4
+    learning_rate: Positive = 0.013
+    weight_decay: NotNegative = 5e-4
     true_label_allowed: bool = False
 
     search_space: ClassVar[SearchSpace] = {

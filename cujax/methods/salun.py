@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from cujax._ranges import ProportionAboveZero
 from cujax.data.requests import Split
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.gradient_sums import GradientSums, gradient_sum
@@ -26,18 +27,13 @@ class SalUn(RandomLabels):
         salient_share: Share of the parameters that may move.
     """
 
-    salient_share: float = 0.5
+    salient_share: ProportionAboveZero = 0.5
 
     search_space: ClassVar[SearchSpace] = {
         "learning_rate": LogUniform(0.003, 0.1),
         "salient_share": LogUniform(0.1, 1.0),
         "max_passes": LogUniform(5, 40),
     }
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.salient_share <= 1:
-            raise ValueError(f"salient_share must lie in (0, 1], but is {self.salient_share}.")
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """Makes `original` forget `split.forget`.

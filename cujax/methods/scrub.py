@@ -6,11 +6,11 @@ from typing import ClassVar, NamedTuple, Self
 import jax
 import jax.numpy as jnp
 
+from cujax._ranges import Count, NotNegative, Positive
 from cujax.batch import Examples
 from cujax.data.batches import preprocess
 from cujax.data.requests import Split
 from cujax.losses import cross_entropy, distillation
-from cujax.methods import _validate
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent, shuffled
 from cujax.methods.search_space import LogUniform, SearchSpace
@@ -41,15 +41,15 @@ class Scrub(Descent):
             samples of the same classes.
     """
 
-    learning_rate: float = 5e-4
-    weight_decay: float = 5e-4
-    batch_size: int = 128
-    max_passes: int = 3
-    gamma: float = 0.99
-    alpha: float = 0.001
-    temperature: float = 4.0
-    max_steps: int = 2
-    forget_batch_size: int = 512
+    learning_rate: Positive = 5e-4
+    weight_decay: NotNegative = 5e-4
+    batch_size: Count = 128
+    max_passes: Count = 3
+    gamma: NotNegative = 0.99
+    alpha: NotNegative = 0.001
+    temperature: Positive = 4.0
+    max_steps: Count = 2
+    forget_batch_size: Count = 512
     rewind: bool = False
 
     search_space: ClassVar[SearchSpace] = {
@@ -59,12 +59,6 @@ class Scrub(Descent):
         "max_steps": LogUniform(1, 10),
         "max_passes": LogUniform(5, 40),
     }
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _validate.positive(self, "temperature")
-        _validate.not_negative(self, "gamma", "alpha")
-        _validate.at_least(1, self, "max_steps", "forget_batch_size")
 
     @classmethod
     def small(cls) -> Self:

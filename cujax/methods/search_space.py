@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from cujax._ranges import Positive, check_fields
+
 
 @dataclass(frozen=True)
 class LogUniform:
@@ -15,11 +17,12 @@ class LogUniform:
         below_one: Whether one minus the value is drawn from the range: for settings whose distance to 1 matters.
     """
 
-    low: float
-    high: float
+    low: Positive
+    high: Positive
     below_one: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0 < self.low < self.high:
             raise ValueError(f"a range must have 0 < low < high, but is {self.low} to {self.high}.")
         if self.below_one and not self.high < 1:

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cujax._ranges import Count, NotNegative, Positive, ProportionBelowOne, check_fields
 from cujax.data.requests import Split
-from cujax.methods import _validate
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.gradient_sums import GradientSums, squared_gradient_sum, squared_mean_gradient
 from cujax.methods.search_space import LogUniform, SearchSpace
@@ -36,11 +36,11 @@ class SelectiveSynapticDampening:
         forgotten_accuracy: Class task: the class counts as forgotten when accuracy on it is at most this. None: 1 / classes.
     """
 
-    alpha: float = 10.0
-    dampening: float = 1.0
+    alpha: Positive = 10.0
+    dampening: NotNegative = 1.0
     per_sample: bool = False
-    batch_size: int = 64
-    forgotten_accuracy: float | None = 0.01
+    batch_size: Count = 64
+    forgotten_accuracy: ProportionBelowOne | None = 0.01
 
     search_space: ClassVar[SearchSpace] = {
         "alpha": LogUniform(0.3, 30.0),
@@ -48,9 +48,7 @@ class SelectiveSynapticDampening:
     }
 
     def __post_init__(self) -> None:
-        _validate.positive(self, "alpha")
-        _validate.not_negative(self, "dampening")
-        _validate.at_least(1, self, "batch_size")
+        check_fields(self)
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """Makes `original` forget `split.forget`; nothing is random."""

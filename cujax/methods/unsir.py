@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cujax._ranges import Count, Positive
 from cujax.batch import Batch, Examples, Rows
 from cujax.data.batches import batches_of_all, image_shape, preprocess
-from cujax.data.requests import Split
+from cujax.data.requests import Split, check_whole_classes
 from cujax.losses import cross_entropy
-from cujax.methods import _validate
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent
 from cujax.methods.fine_tune import retain_objective
@@ -42,11 +42,11 @@ class Unsir(Descent):
     """
 
     optimizer: OptimizerName = "adamw"
-    learning_rate: float = 0.02
-    max_passes: int = 1
-    repair_learning_rate: float = 0.01
-    retain_per_class: int = 1000
-    noise_batch_size: int = 128
+    learning_rate: Positive = 0.02
+    max_passes: Count = 1
+    repair_learning_rate: Positive = 0.01
+    retain_per_class: Count = 1000
+    noise_batch_size: Count = 128
 
     search_space: ClassVar[SearchSpace] = {
         "learning_rate": LogUniform(1e-4, 0.03),
@@ -54,14 +54,9 @@ class Unsir(Descent):
         "max_passes": LogUniform(1, 5),
     }
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _validate.positive(self, "repair_learning_rate")
-        _validate.at_least(1, self, "retain_per_class", "noise_batch_size")
-
     def check(self, split: Split) -> None:
         """Raises ValueError if samples are forgotten rather than classes, or there are more of these than noise images."""
-        _validate.whole_classes(split, "unsir makes noise against")
+        check_whole_classes(split, "unsir makes noise against")
         if self.noise_batch_size < len(split.forgotten_classes):
             raise ValueError(
                 f"noise_batch_size is {self.noise_batch_size}, but {len(split.forgotten_classes)} classes are forgotten; "

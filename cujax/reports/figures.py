@@ -185,19 +185,25 @@ def destination_figure(models: dict[str, Sequence[Answers]], split: Split, class
     """Where the forgotten samples go: which class each model answers with.
 
     Class task: shares of the test samples of the forgotten classes, bars a model (mean over several). Sample task:
-    label against answer on the forget set, one matrix a model.
+    label against answer on the forget set, one matrix a model. A network may have more logits than there are classes:
+    answers with these are counted together, as "no class".
     """
+    labels = class_names
+    answered = [part.logits.argmax(axis=1) for several in models.values() for a in several for part in (a.forget, a.test)]
+    if any((answers >= len(class_names)).any() for answers in answered):
+        class_names = (*class_names, "no class")
     if split.is_class_task:
         return _destination_bars(models, split, class_names)
     ticks = range(0, len(class_names), -(-len(class_names) // _MANY_CLASSES))  # more names would cover each other
     figure = Figure(figsize=(4.2 * len(models), 4.2), layout="constrained")
     axes = figure.subplots(1, len(models), squeeze=False)[0]
     for axis, (name, several) in zip(axes, models.items(), strict=True):
-        matrix = np.mean([_confusion(answers.forget, len(class_names)) for answers in several], axis=0)
+        matrix = np.mean([_confusion(answers.forget, len(class_names)) for answers in several], axis=0)[: len(labels)]
         image = axis.imshow(matrix, cmap="cividis", vmin=0, vmax=1)
         axis.set(title=name, xlabel="answer")
         axis.set_xticks(ticks, [class_names[label] for label in ticks], rotation=90, fontsize=7, parse_math=False)
-        axis.set_yticks(ticks, [class_names[label] for label in ticks], fontsize=7, parse_math=False)
+        rows = [label for label in ticks if label < len(labels)]
+        axis.set_yticks(rows, [labels[label] for label in rows], fontsize=7, parse_math=False)
     axes[0].set_ylabel("label of the forget sample")
     figure.colorbar(image, ax=list(axes), shrink=0.7, label="share of the label's samples")
     return figure
@@ -209,7 +215,7 @@ def _destinations(several: Sequence[Answers], split: Split, classes: int) -> np.
     for answers in several:
         of_class = np.isin(answers.test.labels, split.forgotten_classes)
         rows = answers.test.take(of_class) if of_class.any() else answers.forget
-        counts = np.bincount(rows.logits.argmax(axis=1), minlength=classes)
+        counts = np.bincount(_answered(rows, classes), minlength=classes)
         shares += counts / counts.sum() / len(several)
     return shares
 
@@ -245,11 +251,11 @@ def destination_caption(models: dict[str, Sequence[Answers]], split: Split, clas
     parts = []
     for name, several in models.items():
         if split.is_class_task:
-            shares = _destinations(several, split, len(class_names))
+            shares = _destinations(several, split, len(class_names) + 1)
             forgotten = list(split.forgotten_classes)
             kept, shares[forgotten] = shares[forgotten].sum(), 0
             top = int(shares.argmax())
-            most = f", then most often {class_names[top]} ({shares[top]:.3f})" if shares[top] else ""
+            most = f", then most often {(*class_names, 'no class')[top]} ({shares[top]:.3f})" if shares[top] else ""
             parts.append(f"{name} {kept:.3f}{most}")
         else:
             right = np.mean([np.mean(one.forget.logits.argmax(axis=1) == one.forget.labels) for one in several])
@@ -261,8 +267,13 @@ def destination_caption(models: dict[str, Sequence[Answers]], split: Split, clas
 
 def _confusion(predictions: Predictions, classes: int) -> np.ndarray:
     matrix = np.zeros((classes, classes))
-    np.add.at(matrix, (predictions.labels, predictions.logits.argmax(axis=1)), 1)
+    np.add.at(matrix, (predictions.labels, _answered(predictions, classes)), 1)
     return matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+
+
+def _answered(predictions: Predictions, classes: int) -> np.ndarray:
+    """The class that each row is answered with; the last stands for all logits beyond it."""
+    return np.minimum(predictions.logits.argmax(axis=1), classes - 1)
 
 
 def _some(predictions: Predictions, n: int) -> Predictions:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from cujax._ranges import Count, NotNegative, Positive, check_fields
 from cujax.batch import Examples
 from cujax.data.batches import Augmentation, ImageSet, batches_of_all, image_shape, preprocess
 from cujax.losses import cross_entropy
@@ -40,22 +41,16 @@ class Training:
         augmentation: "none", "crop" or "crop_flip".
     """
 
-    epochs: int = 20
-    batch_size: int = 64
+    epochs: Count = 20
+    batch_size: Count = 64
     optimizer: OptimizerName = "adamw"
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.0
+    learning_rate: Positive = 2e-3
+    weight_decay: NotNegative = 0.0
     augmentation: Augmentation = "none"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "optimizer", optimizer_name(self.optimizer))
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"training.{name} must be at least 1, but is {getattr(self, name)}.")
-        if not self.learning_rate > 0:
-            raise ValueError(f"training.learning_rate must be positive, but is {self.learning_rate}.")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"training.weight_decay must not be negative, but is {self.weight_decay}.")
+        check_fields(self, "training.")
 
     def make_optimizer(self, steps: int) -> optax.GradientTransformation:
         """The optimiser for a run of so many steps; the same value for equal settings."""
@@ -142,8 +137,11 @@ class Trainer:
     images: ImageSet
     progress: Progress = silent
     log: Log = field(default=lambda record: None)
-    steps_per_call: int | None = None
+    steps_per_call: Count | None = None
     resume_point: ResumePoint = NO_RESUME_POINT
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def train(self, model: Model, indices: np.ndarray, key: jax.Array, *, description: str = "training") -> Trained:
         """Trains fresh parameters on the images at `indices`; initialisation and order both come from `key`.

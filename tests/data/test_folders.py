@@ -107,7 +107,8 @@ def test_images_are_scaled_to_the_shorter_side_and_cut_in_the_middle(tmp_path):
         for number in range(2):
             write(tmp_path / name / f"{number}.png", wide)
     write(tmp_path / "b" / "tall.png", random_pixels((12, 9, 3)))
-    images = load(tmp_path, image_size=4).train.images
+    source = load(tmp_path, image_size=4)
+    images = np.concatenate([source.train.images, source.test.images])
     assert images.shape[1:] == (4, 4, 3)
     assert (images == 255).all(axis=(1, 2, 3)).sum() == 4
 

@@ -143,9 +143,17 @@ def test_without_forgetting_the_last_state_is_returned_and_told(class_task):
     assert (last.forget_accuracy, last.retain_accuracy) == pytest.approx((max(forget, same), retain))
 
 
+@dataclasses.dataclass(frozen=True)
+class Never:
+    """No accuracy counts as forgotten."""
+
+    def holds(self, observation):
+        return None
+
+
 def test_losing_what_stays_ends_the_run_at_the_last_good_state(class_task):
-    method = dataclasses.replace(METHOD, learning_rate=1.5, unlearn_weight=30.0, forgotten_accuracy=-1.0)
-    result = class_task.run(method)
+    method = dataclasses.replace(METHOD, learning_rate=1.5, unlearn_weight=30.0)
+    result = class_task.run(method, stop_rule=Never())
     history = result.history
     assert history.stop_rule == "retain_tolerance"
     started = history.checks[0].retain_accuracy

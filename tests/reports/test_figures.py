@@ -34,12 +34,12 @@ def make_source(n_test=80, test_classes=range(CLASSES)):
     return Source("made", "1", train, test, NAMES, np.zeros(1), np.ones(1))
 
 
-def make_answers(source, split, seed=0):
+def make_answers(source, split, seed=0, logits=CLASSES):
     rng = np.random.default_rng(seed)
 
     def answer(labels):
         return Predictions(
-            (3 * rng.normal(size=(len(labels), CLASSES))).astype(np.float32),
+            (3 * rng.normal(size=(len(labels), logits))).astype(np.float32),
             (rng.normal(size=(len(labels), 5)) + 3 * np.eye(5)[labels]).astype(np.float32),
             labels,
         )
@@ -265,3 +265,24 @@ def test_a_picture_drawn_again_has_the_same_bytes():
     first, again = (svg(confidence_figure(models_of(SPLITS["class"]), SPLITS["class"])) for _ in range(2))
     assert first == again
     assert b"<dc:date>" not in first
+
+
+@both_tasks
+def test_answers_beyond_the_classes_are_counted_together(task):
+    split = SPLITS[task]
+    models = {"unlearned": [make_answers(SOURCE, split, logits=CLASSES + 2)]}
+    figure = destination_figure(models, split, NAMES)
+    png(figure)
+    axis = figure.axes[0]
+    ticks = [text.replace("\n(forgotten)", "") for text in texts(axis.get_xticklabels())]
+    assert ticks == [*NAMES, "no class"]
+    answers = models["unlearned"][0]
+    if task == "class":
+        rows = answers.test.logits[answers.test.labels == 1].argmax(axis=1)
+        assert axis.patches[-1].get_height() == pytest.approx((rows >= CLASSES).mean())
+    else:
+        assert texts(axis.get_yticklabels()) == list(NAMES)
+        matrix = axis.images[0].get_array()
+        for label in range(CLASSES):
+            rows = answers.forget.logits[answers.forget.labels == label].argmax(axis=1)
+            assert matrix[label, CLASSES] == pytest.approx((rows >= CLASSES).mean())

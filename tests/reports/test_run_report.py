@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from cujax.data.requests import ForgetRandom
+from cujax.data.requests import ForgetClass, ForgetRandom
 from cujax.experiments.config import Experiment
 from cujax.experiments.identity import describe
 from cujax.experiments.run import prepare
@@ -26,6 +26,9 @@ from cujax.networks.cnn import CNN
 
 def tiny(num_classes):
     return from_linen(CNN(num_classes, features=(4, 8), hidden_dim=16, embedding_dim=8))
+
+def wide(num_classes):
+    return tiny(num_classes + 2)
 """
 
 
@@ -279,3 +282,25 @@ def test_every_figure_of_the_summary_is_in_its_place():
         "Accuracy on the 7 samples of the earlier request first: 0.125 before, 0.250 after.",
     ]
     assert "orgot " not in summary(report), "the end of a run claims nothing"
+
+
+@pytest.mark.parametrize("forget", [ForgetClass(5), ForgetRandom(count=60)], ids=["class", "samples"])
+def test_a_head_with_more_logits_than_classes_goes_through_to_the_report(quick, forget, tmp_path):
+    """Of random logits two in twelve answer with no class: the learning rates leave the network as it was drawn."""
+    wide = dataclasses.replace(
+        quick,
+        network=quick.network.replace(":tiny", ":wide"),
+        training=Training(epochs=1, learning_rate=1e-9),
+        method=ContrastiveUnlearning(max_passes=1, learning_rate=1e-9),
+        forget=forget,
+        retrained=1,
+        workdir=str(tmp_path / "wide"),
+    )
+    run = prepare(wide)
+    made = make_report(run, run.original(), run.retrained(), run.unlearned())
+    assert run.model.num_classes == 12
+    answers = run.answers(run.unlearned())
+    assert (answers.forget.logits.argmax(1) >= 10).any()
+    kept = ~np.isin(answers.test.labels, run.split.absent_classes)
+    right = answers.test.logits.argmax(1) == answers.test.labels
+    assert made["report"]["rows"]["unlearned"]["retain_test_accuracy"] == pytest.approx(right[kept].mean())
