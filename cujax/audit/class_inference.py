@@ -9,7 +9,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cujax.audit.evidence import Evidence
-from cujax.audit.intervals import Estimate, NotAvailable, area
+from cujax.audit.intervals import Estimate, NotAvailable, area, mean_over_models
 from cujax.audit.metric import Metric, MetricContext
 
 _FEWEST = 10
@@ -38,7 +38,7 @@ def class_inference(
         forgotten_classes: What is left out.
 
     Returns:
-        `[n / 2]` scores of the model, and `[n / 2 * retrained models]` of those it is held against.
+        `[n / 2]` scores of the model, and `[R, n / 2]` of the R retrained models that it is compared with.
 
     Raises:
         ValueError: if there are fewer than 10 samples, or no retrained model on one of the two sides.
@@ -57,8 +57,8 @@ def class_inference(
     known = np.concatenate([read(answers, learned) for answers in (original_logits, *known_reference_logits)])
     knew = np.repeat([1, 0], [len(learned), len(learned) * len(known_reference_logits)])
     attack = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000)).fit(known, knew)
-    references = np.concatenate([read(answers, judged) for answers in reference_logits])
-    return attack.decision_function(read(logits, judged)), attack.decision_function(references)
+    references = [attack.decision_function(read(answers, judged)) for answers in reference_logits]
+    return attack.decision_function(read(logits, judged)), np.stack(references)
 
 
 def _class_inference(context: MetricContext, model: Evidence) -> Estimate:
@@ -77,7 +77,8 @@ def _class_inference(context: MetricContext, model: Evidence) -> Estimate:
         )
     except ValueError as reason:
         raise NotAvailable(str(reason)) from reason
-    return area(scores, reference_scores)
+    # The mean over models is the area over all rows together; its interval is over models, which rows are not.
+    return mean_over_models(np.array([area(scores, own).value for own in reference_scores]), len(scores))
 
 
 def metrics(depths: Sequence[str]) -> list[Metric]:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest, bootstrap
+from scipy.stats import binomtest, bootstrap, t
 from sklearn.metrics import roc_auc_score
 
 CONFIDENCE = 0.95
@@ -64,6 +64,33 @@ def mean(values: np.ndarray, seed: int = 0) -> Estimate:
     if not np.isfinite(values).all():
         raise NotAvailable("values are not all finite, so they have no mean")
     return Estimate(float(np.mean(values)), lambda: _bootstrap((values,), np.mean, seed), len(values))
+
+
+def mean_over_models(values: np.ndarray, n: int | None = None) -> Estimate:
+    """The mean over models with Student's t interval: models are few, and a bootstrap of few is too narrow.
+
+    Args:
+        values: `[M]`, one of each model, or of each group of models that depend on one another.
+        n: Samples behind each value.
+
+    Raises:
+        NotAvailable: if there is no model, or a value is not finite.
+
+    >>> low, high = mean_over_models(np.array([0.4, 0.6])).interval()
+    >>> round(low, 2), round(high, 2)
+    (-0.77, 1.77)
+    """
+    values = np.asarray(values, np.float64)
+    if not len(values) or not np.isfinite(values).all():
+        raise NotAvailable("there is no model to average over" if not len(values) else "values are not all finite")
+
+    def interval() -> tuple[float, float]:
+        if len(values) < 2:
+            raise NotAvailable("one model has no interval over models")
+        half = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+        return float(np.mean(values)) - half, float(np.mean(values)) + half
+
+    return Estimate(float(np.mean(values)), interval, n)
 
 
 def area(members: np.ndarray, others: np.ndarray, seed: int = 0) -> Estimate:

@@ -98,7 +98,7 @@ class AttackResult(NamedTuple):
     Attributes:
         is_member: `[k]` bool, whether each forget sample is taken for a member.
         scores: `[k]`, higher for what looks like a member.
-        other_scores: `[m]`, the same of the test samples.
+        other_scores: `[m]`, the same of the test samples. Either is scored by an attack that was not fitted on it.
     """
 
     is_member: np.ndarray
@@ -110,7 +110,9 @@ def trained_attack(retain: np.ndarray, test: np.ndarray, forget: np.ndarray, see
     """Trains an attack to tell members from non-members by one number a sample, and asks it about the forget set.
 
     An SVC (C=3, radial basis functions) learns retain samples (members) against test samples (non-members), at most
-    2,000 a side.
+    2,000 a side. For the scores, two attacks learn from half of the test samples each and score the other half; each
+    forget sample is scored by one of the two, drawn at random. Test samples scored by an attack that was fitted on them
+    would look like non-members from noise alone.
 
     Args:
         retain: `[n]`, of retain samples; one of `attack_features`.
@@ -119,14 +121,22 @@ def trained_attack(retain: np.ndarray, test: np.ndarray, forget: np.ndarray, see
         seed: Of sampling.
     """
     rng = np.random.default_rng(seed)
-    n = min(len(retain), len(test), _SVC_SAMPLES_A_SIDE)
-    sides = [rng.choice(values, size=n, replace=False) for values in (retain, test)]
-    attack = SVC(C=3, kernel="rbf", gamma="auto").fit(np.concatenate(sides)[:, None], np.repeat([1, 0], n))
-    return AttackResult(
-        attack.predict(forget[:, None]).astype(bool),
-        attack.decision_function(forget[:, None]),
-        attack.decision_function(test[:, None]),
-    )
+
+    def fitted(unseen: np.ndarray) -> SVC:
+        n = min(len(retain), len(unseen), _SVC_SAMPLES_A_SIDE)
+        sides = [rng.choice(values, size=n, replace=False) for values in (retain, unseen)]
+        return SVC(C=3, kernel="rbf", gamma="auto").fit(np.concatenate(sides)[:, None], np.repeat([1, 0], n))
+
+    is_member = fitted(test).predict(forget[:, None]).astype(bool)
+    scores, other_scores = np.full(len(forget), np.nan), np.full(len(test), np.nan)
+    if len(test) > 1:
+        halves, own = rng.permutation(len(test)) % 2, rng.permutation(len(forget)) % 2
+        for half in (0, 1):
+            attack = fitted(test[halves != half])
+            other_scores[halves == half] = attack.decision_function(test[halves == half][:, None])
+            if (own == half).any():
+                scores[own == half] = attack.decision_function(forget[own == half][:, None])
+    return AttackResult(is_member, scores, other_scores)
 
 
 def attack_features(predictions: Predictions) -> dict[str, np.ndarray]:

@@ -1,13 +1,14 @@
 """Metrics of a method over many models: likelihood ratios, ε and KLOM. Retrained models, measured alike, are the floor."""
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cujax.audit.indistinguishability import forgetting_epsilons, forgetting_quality, klom
-from cujax.audit.intervals import Estimate, mean
+from cujax.audit.intervals import Estimate, NotAvailable, mean, mean_over_models
 from cujax.audit.likelihood import LikelihoodAttack, likelihood_attack, shadow_members
+from cujax.failures import Failure, attempt
 
 _DIVISIONS = 5
 
@@ -61,22 +62,27 @@ TOPICS = (
 )
 
 _OF_ATTACK: dict[str, Callable[[LikelihoodAttack], Estimate]] = {
-    "ulira_auc": lambda attack: mean(attack.areas()),
-    "ulira_accuracy": lambda attack: mean(attack.accuracies()),
+    "ulira_auc": lambda attack: _over_pairs(attack.areas()),
+    "ulira_accuracy": lambda attack: _over_pairs(attack.accuracies()),
     "ulira_tpr": lambda attack: Estimate(attack.true_positives_at_low_false_positives()),
 }
+
+
+def _over_pairs(by_model: np.ndarray) -> Estimate:
+    """The mean with an interval over pairs of models: the two of a pair divide the samples, and depend on each other."""
+    return mean_over_models(by_model.reshape(-1, 2).mean(axis=1))
 
 
 class OverModels(NamedTuple):
     """What was measured.
 
     Attributes:
-        figures: By metric and by name of the models ("original", "unlearned"), the estimate, or why there is none.
+        values: By metric and by name of the models ("original", "unlearned"), the estimate, or why there is none.
         floors: By metric, the same of retrained models, divided at random in several ways.
         attacks: The likelihood-ratio attacks, also on "retrained" models.
     """
 
-    figures: dict[str, dict[str, Estimate | str]]
+    values: dict[str, dict[str, Estimate | str]]
     floors: dict[str, list[Estimate]]
     attacks: dict[str, LikelihoodAttack]
 
@@ -94,26 +100,36 @@ def measure_over_models(
     """
     attacks = {name: _attack(values, members) for name, values in log_odds.items()}
     even = references[: len(references) // 2 * 2]
-    divided = [
-        likelihood_attack(even, shadow_members(even.shape[1], len(even), seed=division + 1))
-        for division in range(_DIVISIONS)
-    ]
-    figures: dict[str, dict[str, Estimate | str]] = {
-        key: {name: attack if isinstance(attack, str) else metric(attack) for name, attack in attacks.items()}
-        for key, metric in _OF_ATTACK.items()
+    divided = [_attack(even, shadow_members(even.shape[1], len(even), seed=division + 1)) for division in range(_DIVISIONS)]
+    values: dict[str, dict[str, Estimate | str]] = {
+        key: {name: _estimate(metric, attack) for name, attack in attacks.items()} for key, metric in _OF_ATTACK.items()
     }
-    floors = {key: [metric(attack) for attack in divided] for key, metric in _OF_ATTACK.items()}
+    floors = {key: _known(_estimate(metric, attack) for attack in divided) for key, metric in _OF_ATTACK.items()}
     count = len(members) // 2
     halves = [_halves(references, count, division) for division in range(_DIVISIONS)]
     sides = {name: _of_members(values, members) for name, values in log_odds.items()}
     for key, metric in (("klom", klom), ("forgetting_quality", _quality)):
         found = {name: np.mean([metric(own, some) for some, _ in halves], axis=0) for name, own in sides.items()}
-        figures[key] = {name: mean(values) for name, values in found.items()}
-        floors[key] = [mean(metric(some, others)) for some, others in halves]
-    figures["challenge_score"] = {name: mean(utility[name] * values) for name, values in found.items()}
+        values[key] = {name: _estimate(mean, by_sample) for name, by_sample in found.items()}
+        floors[key] = _known(_estimate(mean, metric(some, others)) for some, others in halves)
+    values["challenge_score"] = {name: _estimate(mean, utility[name] * by_sample) for name, by_sample in found.items()}
     floors["challenge_score"] = floors["forgetting_quality"]
-    succeeded = {name: attack for name, attack in attacks.items() if isinstance(attack, LikelihoodAttack)}
-    return OverModels(figures, floors, succeeded | {"retrained": divided[0]})
+    succeeded = {
+        name: attack for name, attack in (attacks | {"retrained": divided[0]}).items() if not isinstance(attack, str)
+    }
+    return OverModels(values, floors, succeeded)
+
+
+def _estimate(measure: Callable[[Any], Estimate], of: Any) -> Estimate | str:
+    """What is measured of an attack or of values by sample, or why it cannot be."""
+    if isinstance(of, str):
+        return of
+    found = attempt(lambda: measure(of), expected=(NotAvailable, ValueError))
+    return found.reason if isinstance(found, Failure) else found
+
+
+def _known(estimates: Iterable[Estimate | str]) -> list[Estimate]:
+    return [estimate for estimate in estimates if isinstance(estimate, Estimate)]
 
 
 def _quality(unlearned: np.ndarray, references: np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ from cujax.audit.verdict_without_retrained import Alone, Probe, Share, judge_wit
 from cujax.experiments.look import Look
 from cujax.experiments.reference_models import ReferenceModels
 from cujax.experiments.run import Run
+from cujax.failures import Failure, attempt
 from cujax.methods.base import Method
 from cujax.methods.registry import find_method, make_method, method_names
 from cujax.storage.checkpoints import Checkpoint
@@ -133,7 +134,7 @@ class Audit:
         shadows = LEVELS[self.level].shadows
         likelihood: dict[str, LikelihoodAttack] = {}
         if shadows:
-            more, likelihood = self._over_models(method, shadows, checkpoints, models)
+            more, likelihood = self._over_models(method, shadows, checkpoints, models, context)
             measured += more
         else:
             measured += [_absent(topic, "it takes shadow models: --level full") for topic in TOPICS]
@@ -198,7 +199,12 @@ class Audit:
         )
 
     def _over_models(
-        self, method: Method | None, count: int, retrained: Sequence[Checkpoint], models: dict[str, list[Evidence]]
+        self,
+        method: Method | None,
+        count: int,
+        retrained: Sequence[Checkpoint],
+        models: dict[str, list[Evidence]],
+        context: MetricContext,
     ) -> tuple[list[MeasuredMetric], dict[str, LikelihoodAttack]]:
         """What is measured of the method over many models: likelihood ratios, ε and KLOM."""
         if method is None:
@@ -215,27 +221,26 @@ class Audit:
             },
             references.forget_log_odds(retrained),
             references.members(count),
-            _utility(models),
+            _utility(models, context),
         )
         measured = [
-            MeasuredMetric(*topic, values=found.figures[topic.key], retrained=found.floors[topic.key]) for topic in TOPICS
+            MeasuredMetric(*topic, values=found.values[topic.key], retrained=found.floors[topic.key]) for topic in TOPICS
         ]
         return measured, found.attacks
 
 
-def audit_answers(
-    split_context: MetricContext, unlearned: Evidence, *, unchanged: bool = False
-) -> tuple[list[MeasuredMetric], Verdict]:
-    """What answers alone show of an unlearned model: every metric of answers, and the verdict that they carry.
+def verdict_on_answers(context: MetricContext, unlearned: Evidence, *, unchanged: bool = False) -> Verdict:
+    """The verdict that the answers of an unlearned model carry; its features and relearning are not looked at.
 
     Args:
-        split_context: The split, the original and retrained models.
+        context: The split, the original and retrained models.
         unlearned: The answers of the model.
         unchanged: Whether its parameters are the original's.
     """
-    models = {"original": [split_context.original], "unlearned": [unlearned], "retrained": list(split_context.retrained)}
-    measured = [_measured(metric, split_context, models) for metric in all_metrics(())]
-    return measured, _judge(measured, split_context, unchanged=unchanged)
+    models = {"original": [context.original], "unlearned": [unlearned], "retrained": list(context.retrained)}
+    if len(context.retrained) < FEWEST_FOR_FAULTS:
+        return judge_without_retrained(_alone(models, context, {}), context.task, unchanged=unchanged)
+    return _judge([_measured(metric, context, models) for metric in all_metrics(())], context, unchanged=unchanged)
 
 
 def _judge(measured: Sequence[MeasuredMetric], context: MetricContext, *, unchanged: bool) -> Verdict:
@@ -317,11 +322,12 @@ def _unchanged(original: Checkpoint, unlearned: Checkpoint) -> bool:
     return all(np.array_equal(np.asarray(before), np.asarray(after)) for before, after in leaves)
 
 
-def _utility(models: dict[str, list[Evidence]]) -> dict[str, float]:
-    """Retain accuracy times test accuracy, over retrained models' means."""
+def _utility(models: dict[str, list[Evidence]], context: MetricContext) -> dict[str, float]:
+    """Retain accuracy times test accuracy on the retained classes, over retrained models' mean."""
 
     def both(evidence: Evidence) -> float:
-        return accuracy(evidence.answers.retain) * accuracy(evidence.answers.test)
+        test = context.test_rows(evidence.answers, of_forgotten=False)
+        return accuracy(evidence.answers.retain) * accuracy(test)
 
     reference = float(np.mean([both(reference) for reference in models["retrained"]]))
     return {name: both(models[name][0]) / reference for name in ("original", "unlearned")}
@@ -337,12 +343,8 @@ def _measured(metric: Metric, context: MetricContext, models: dict[str, list[Evi
 
 def _value(metric: Metric, context: MetricContext, model: Evidence) -> Estimate | str:
     """The value of a metric, or why there is none: an error in one metric costs no other."""
-    try:
-        return metric.compute(context, model)
-    except NotAvailable as reason:
-        return str(reason)
-    except Exception as error:
-        return f"it could not be computed ({type(error).__name__}: {error})"
+    found = attempt(lambda: metric.compute(context, model), expected=(NotAvailable,))
+    return found.reason if isinstance(found, Failure) else found
 
 
 def _absent(topic: Topic, reason: str) -> MeasuredMetric:

@@ -12,16 +12,20 @@ import numpy as np
 from etils import epath
 
 from cujax._ranges import Seed
-from cujax.audit.evidence import Answers
+from cujax.audit.evidence import Answers, Evidence
+from cujax.audit.metric import MetricContext
 from cujax.audit.rows import audit_row
+from cujax.audit.verdict_words import HEADINGS
 from cujax.data.images import Source
 from cujax.data.requests import Request, Split
+from cujax.experiments.audit import verdict_on_answers
 from cujax.experiments.config import Experiment
 from cujax.experiments.identity import describe
 from cujax.experiments.request_words import describe_request, parse_request, request_in_words
 from cujax.experiments.run import Run
 from cujax.experiments.sweep import ReadySweep, SeveralRuns, Sweep, slug
 from cujax.experiments.tune import read_settings
+from cujax.failures import Failure, attempt
 from cujax.methods.base import Method, check_fits
 from cujax.methods.registry import chosen_methods, make_method
 from cujax.methods.retrain import Retrain
@@ -33,7 +37,7 @@ from cujax.storage.records import Kind, kept_record
 from cujax.storage.workdir import Notify
 
 # Raise the last number when the same models would give other values.
-CELL = Kind("cell", schema=2, computed_by=2)
+CELL = Kind("cell", schema=3, computed_by=2)
 
 
 @dataclass(frozen=True)
@@ -127,9 +131,10 @@ class ComparisonRun(ReadySweep):
                 cell = self._guarded(title, partial(self._cell, task, name, method, references))
                 cells[name][str(seed)] = cell
                 if "failed" not in cell:
+                    gap = cell["row"]["mean_gap"]
                     self.cells.notify(
-                        f"{number} {title}: mean gap {cell['row']['mean_gap']:.4f}, {cell['cost']['seconds']:.1f} s, "
-                        f"{cell['stop']['rule']}"
+                        f"{number} {title}: {HEADINGS[cell['verdict']['word']].lower()}, mean gap "
+                        f"{'–' if gap is None else f'{gap:.4f}'}, {cell['cost']['seconds']:.1f} s, {cell['stop']['rule']}"
                     )
         return {
             "request": describe_request(task.request),
@@ -144,13 +149,12 @@ class ComparisonRun(ReadySweep):
         }
 
     def _guarded(self, title: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        try:
-            return compute()
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            self.failures.append(f"{title}: {reason}")
-            self.cells.notify(f"FAILED {title}: {reason}")
-            return {"failed": reason}
+        found = attempt(compute)
+        if not isinstance(found, Failure):
+            return found
+        self.failures.append(f"{title}: {found.reason}")
+        self.cells.notify(f"FAILED {title}: {found.reason}")
+        return {"failed": found.reason}
 
     def _cell(self, task: _Task, name: str, method: Method, references: "_References") -> dict[str, Any]:
         """One method on one request from one original: its metrics, cost and stop."""
@@ -161,11 +165,13 @@ class ComparisonRun(ReadySweep):
             run = self.cells.prepare(experiment, *place)
             original, unlearned = run.original(), run.unlearned()
             record = unlearned.metadata.record
+            answers, moved = run.answers(unlearned), parameter_change(original.variables, unlearned.variables)
             return {
-                "row": references.row(run.answers(unlearned)),
+                "row": references.row(answers),
+                "verdict": references.verdict(answers, unchanged=moved == 0),
                 "cost": record["cost"],
                 "stop": {"rule": record["stop_rule"], "step": record["step"], "reason": record["stop_reason"]},
-                "parameter_change": parameter_change(original.variables, unlearned.variables),
+                "parameter_change": moved,
             }
 
         return self._kept(self.cells.folder(experiment, *place), audit)
@@ -214,6 +220,18 @@ class _References:
             retrained=retrained,
             clean_test_only=bool(self.of.source.redrawn_ids),
         )
+
+    def verdict(self, answers: Answers, *, unchanged: bool) -> dict[str, Any]:
+        """What the answers of one model carry of a verdict: features and relearning are looked at by scripts/audit.py."""
+        original, retrained = self.answers
+        context = MetricContext(
+            self.task.split,
+            Evidence(original),
+            [Evidence(model) for model in retrained],
+            bool(self.of.source.redrawn_ids),
+        )
+        verdict = verdict_on_answers(context, Evidence(answers), unchanged=unchanged)
+        return {"word": verdict.word, "faults": list(verdict.faults), "unchanged": verdict.unchanged}
 
     def audit(self) -> dict[str, Any]:
         """The rows of the original and of each retrained model, these against the others, and their costs."""

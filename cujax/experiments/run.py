@@ -169,7 +169,8 @@ class Run:
         """What a model answers on each part of the split."""
         return Answers(
             forget=self.predictions(checkpoint, self.split.forget),
-            retain=self.predictions(checkpoint, self.split.retain),
+            # No metric or figure reads where the network puts retained training samples, and they are the most.
+            retain=self._predictions(checkpoint, self.train_images, self.split.retain, embeddings=False),
             validation=self.predictions(checkpoint, self.split.validation),
             test=self._predictions(checkpoint, self.test_images, self.split.test),
         )
@@ -178,8 +179,8 @@ class Run:
         """What a model answers on some training images."""
         return self._predictions(checkpoint, self.train_images, part)
 
-    def _predictions(self, checkpoint: Checkpoint, images: ImageSet, part: Part) -> Predictions:
-        predictions = predict(self.model, checkpoint.variables, images, part.indices)
+    def _predictions(self, checkpoint: Checkpoint, images: ImageSet, part: Part, *, embeddings: bool = True) -> Predictions:
+        predictions = predict(self.model, checkpoint.variables, images, part.indices, embeddings=embeddings)
         masked_classes = checkpoint.metadata.record.get("masked_classes")
         return predictions.masked(masked_classes) if masked_classes else predictions
 

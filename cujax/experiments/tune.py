@@ -8,8 +8,9 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 from etils import epath
@@ -23,6 +24,7 @@ from cujax.experiments.identity import identity
 from cujax.experiments.request_words import parse_request, request_in_words
 from cujax.experiments.run import Run
 from cujax.experiments.sweep import ReadySweep, SeveralRuns, Sweep, slug
+from cujax.failures import Failure, attempt
 from cujax.methods.base import Method, check_fits, published_settings, search_space_of
 from cujax.methods.registry import chosen_methods, make_method
 from cujax.methods.retrain import Retrain
@@ -122,6 +124,7 @@ class Trial:
         stop_rule: Why it ended.
         tolerance: By how much the objective lets accuracy on what stays fall.
         traces: As `cujax.audit.traces.Traces` gives them; none where accuracy is all that counts.
+        failed: Why the trial gave nothing; "" if it did not fail.
     """
 
     settings: dict[str, Any]
@@ -134,11 +137,17 @@ class Trial:
     stop_rule: str
     tolerance: float = OBJECTIVES["accuracy"].tolerance
     traces: Mapping[str, float] = field(default_factory=dict)
+    failed: str = ""
+
+    @classmethod
+    def failure(cls, settings: dict[str, Any], reason: str) -> Self:
+        """A trial that failed: the worst in everything."""
+        return cls(settings, 1.0, 1.0, 1.0, 1.0, 0, 0.0, "failed", failed=reason)
 
     @property
     def is_admissible(self) -> bool:
-        """Whether what stays was kept."""
-        return self.retain_drop <= self.tolerance + 1e-9
+        """Whether retained data was kept."""
+        return not self.failed and self.retain_drop <= self.tolerance + 1e-9
 
     @property
     def rank(self) -> tuple[float, float, float, int]:
@@ -198,10 +207,13 @@ class TuningRun(ReadySweep):
         for name, kind in self.methods.items():
             trials = list(self._trials(run, original, traces, name, kind))
             best = min(trials, key=lambda trial: trial.rank)
-            self.cells.notify(
-                f"{name}: {best.settings or 'published settings'}"
-                + ("" if best.is_admissible else f", though accuracy on what stays fell by {best.retain_drop:.3f}")
-            )
+            if best.failed:
+                self.cells.notify(f"{name}: all {len(trials)} trials failed: {best.failed}")
+            else:
+                self.cells.notify(
+                    f"{name}: {best.settings or 'published settings'}"
+                    + ("" if best.is_admissible else f", though accuracy on retained data fell by {best.retain_drop:.3f}")
+                )
             chosen[name] = {
                 "settings": best.settings,
                 "trial": trials.index(best),
@@ -243,9 +255,14 @@ class TuningRun(ReadySweep):
                     settings = published_settings(kind, "class" if run.split.is_class_task else "samples")
                 else:
                     settings = draw(space, trials[1:], sampler=tuning.sampler, seed=tuning.seed, number=number)
-                trials.append(self._try(run, original, traces, make_method(kind, name, settings), settings))
+                found = attempt(partial(self._try, run, original, traces, kind, name, settings))
+                trials.append(Trial.failure(settings, found.reason) if isinstance(found, Failure) else found)
                 write_record(path, TRIALS, [asdict(trial) for trial in trials])
                 trial = trials[-1]
+                if trial.failed:
+                    self.cells.notify(f"FAILED {name} {number + 1}/{tuning.trials}: {trial.failed} {settings or ''}")
+                    yield trial
+                    continue
                 self.cells.notify(
                     f"{name} {number + 1}/{tuning.trials}: forget {trial.forget_accuracy:.3f}, validation "
                     f"{trial.validation_forget_accuracy:.3f}, rest {-trial.retain_drop:+.3f}, "
@@ -254,8 +271,16 @@ class TuningRun(ReadySweep):
                 )
             yield trials[number]
 
-    def _try(self, run: Run, original: Checkpoint, traces: Traces, method: Method, settings: dict[str, Any]) -> Trial:
-        result = run.unlearn(method, original, run.loop)
+    def _try(
+        self,
+        run: Run,
+        original: Checkpoint,
+        traces: Traces,
+        kind: type[Method],
+        name: str,
+        settings: dict[str, Any],
+    ) -> Trial:
+        result = run.unlearn(make_method(kind, name, settings), original, run.loop)
 
         def answers(part: Part) -> Predictions:
             return predict(result.model, result.variables, run.train_images, part.indices)

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 from tabulate import tabulate as text_table
 
+from cujax.audit.verdict import ORDER
+from cujax.audit.verdict_words import HEADINGS
 from cujax.experiments.request_words import class_labels, parse_request, request_title
 from cujax.reports.figures import cost_caption, cost_figure, trade_off_caption, trade_off_figure
 from cujax.reports.glossary import glossary
@@ -47,8 +51,9 @@ def tabulate(found: dict[str, Any]) -> dict[str, Any]:
     """The comparison with its tables: of each request, rows of means, standard deviations and remarks.
 
     A mean is over seeds; for `original` likewise, for `retrained` over all retrained models of all seeds. A method's gap is
-    to the mean of the retrained models of its seed, that of a retrained model to the mean of the others. `within` is in how
-    many seeds the gap was no larger than the largest of the retrained models'.
+    to the mean of the retrained models of its seed, that of a retrained model to the mean of the others. `verdicts` counts
+    the verdicts on the answers over seeds. Methods are ranked by the worst of theirs, then by retained test accuracy, then
+    by operations.
     """
     tables = {}
     for word, task in found["tasks"].items():
@@ -68,18 +73,25 @@ def tabulate(found: dict[str, Any]) -> dict[str, Any]:
             row = _summary([_measured(cell, references[seed]) for seed, cell in done.items()])
             tuned = (task["tuned"] or {"methods": {}})["methods"].get(name)
             row["mean"]["trials"] = len(tuned["trials"]) if tuned else 0
-            row["within"] = sum(cell["row"]["mean_gap"] <= _largest_gap(references[seed]) for seed, cell in done.items())
+            row["verdicts"] = dict(Counter(cell["verdict"]["word"] for cell in done.values() if "verdict" in cell))
             row["remarks"] = _remarks(done, references, tuned)
             row["remarks"] += [f"seed {seed} failed: {cell['failed']}" for seed, cell in cells.items() if "failed" in cell]
             rows[name] = row
-        tables[word] = dict(sorted(rows.items(), key=_by_gap))
+        tables[word] = dict(sorted(rows.items(), key=_rank))
     return found | {"tables": tables, "caveat": CAVEAT}
 
 
-def _by_gap(item: tuple[str, dict[str, Any]]) -> tuple[int, float]:
+def _rank(item: tuple[str, dict[str, Any]]) -> tuple[float, ...]:
+    """References first; then by verdict, harm and cost. Verdicts of 0.1, which had none, count as the worst."""
     name, row = item
-    gap = row["mean"].get("mean_gap")
-    return {"original": 0, "retrained": 1}.get(name, 2), float("inf") if gap is None else gap
+    worst = max((ORDER.index(word) for word in row.get("verdicts", {})), default=len(ORDER))
+    kept, cost = (row["mean"].get(key) for key in ("retain_test_accuracy", "gflops"))
+    return (
+        {"original": 0, "retrained": 1}.get(name, 2),
+        worst,
+        math.inf if kept is None else -kept,
+        math.inf if cost is None else cost,
+    )
 
 
 def _cost(cost: dict[str, Any] | None) -> dict[str, Any]:
@@ -122,11 +134,6 @@ def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"n": len(rows), "mean": mean, "std": std, "remarks": []}
 
 
-def _largest_gap(reference: dict[str, Any]) -> float:
-    gaps = [row["mean_gap"] for row in reference["retrained"] if row["mean_gap"] is not None]
-    return max(gaps, default=0.0)
-
-
 def _remarks(done: dict[str, Any], references: dict[str, Any], tuned: dict[str, Any] | None) -> list[str]:
     """What a reader must know before comparing: no change, harm, an inadmissible setting."""
     remarks = []
@@ -158,8 +165,11 @@ def _shown(table: dict[str, Any]) -> list[tuple[str, str, int]]:
     return [column for column in COLUMNS if any(row["mean"][column[0]] is not None for row in table.values())]
 
 
-def _within(name: str, row: dict[str, Any]) -> str:
-    return "–" if name in ("original", "retrained") else f"{row['within']}/{row['n']}"
+def _verdicts(row: dict[str, Any]) -> str:
+    """Such as "hidden" or, where seeds differ, "hidden 2, distinguishable 1"."""
+    found = sorted(row.get("verdicts", {}).items(), key=lambda entry: -ORDER.index(entry[0]))
+    words = [HEADINGS[word].lower() + f" {count}" * (len(found) > 1) for word, count in found]
+    return ", ".join(words) or "–"
 
 
 def _heading(word: str, task: dict[str, Any]) -> str:
@@ -189,7 +199,7 @@ def as_csv(found: dict[str, Any]) -> str:
     rows = [
         {"request": word, "method": name, "n": row["n"]}
         | {f"{key}{end}": row[which][key] for key, _, _ in COLUMNS for which, end in (("mean", ""), ("std", "_std"))}
-        | {"within": row.get("within"), "remarks": "; ".join(row["remarks"])}
+        | {"verdict": _verdicts(row), "remarks": "; ".join(row["remarks"])}
         for word, table in found["tables"].items()
         for name, row in table.items()
     ]
@@ -206,8 +216,8 @@ def as_markdown(found: dict[str, Any]) -> str:
     for word, table in found["tables"].items():
         task, columns = found["tasks"][word], _shown(table)
         parts.append(f"## {_heading(word, task)}\n\n{budget(task)}\n")
-        lines = [[*line, _within(*row)] for line, row in zip(_lines(table, columns), table.items(), strict=True)]
-        parts.append(_text_table(lines, ["", *(heading for _, heading, _ in columns), "gap within retrained"], "pipe"))
+        lines = [[*line, _verdicts(row)] for line, row in zip(_lines(table, columns), table.values(), strict=True)]
+        parts.append(_text_table(lines, ["", *(heading for _, heading, _ in columns), "verdict on answers"], "pipe"))
         parts.append("".join(f"- {note}\n" for note in _notes(table, task)))
     return "\n".join(filter(None, parts))
 
@@ -232,8 +242,9 @@ def _preamble(found: dict[str, Any]) -> str:
         f"Mean ± standard deviation over {len(found['seeds'])} seeds; the retrained row is over the {n} retrained models of "
         f"each seed. The aim is the retrained models' figure, not the best one. Mean gap: mean absolute difference of "
         "forget, retain and test accuracy to the retrained models' mean; of a retrained model, to the mean of the others. "
-        "“Within retrained” counts the seeds whose gap is no larger than the largest of the retrained models' own. Seconds "
-        f"are without compilation, on {found['device']}. {CAVEAT}"
+        "The verdict is on the answers alone: features and relearning, where most of what is hidden shows, are looked at by "
+        "scripts/audit.py. Methods are ranked by it, then by retained test accuracy, then by operations. Seconds are "
+        f"without compilation, on {found['device']}. {CAVEAT}"
     )
 
 
@@ -264,9 +275,9 @@ def terminal_table(word: str, found: dict[str, Any]) -> Table:
     shown.add_column("", no_wrap=True, min_width=max(map(len, table)))
     for _, heading, _ in columns:
         shown.add_column(heading, justify="right")
-    shown.add_column("gap within retrained", justify="right")
-    for line, row in zip(_lines(table, columns), table.items(), strict=True):
-        shown.add_row(*line, _within(*row))
+    shown.add_column("verdict on answers", justify="right")
+    for line, row in zip(_lines(table, columns), table.values(), strict=True):
+        shown.add_row(*line, _verdicts(row))
     return shown
 
 
@@ -279,8 +290,8 @@ def as_html(found: dict[str, Any]) -> str:
             {
                 "heading": f"{found['source']['name']}: {_heading(word, task)}",
                 "budget": budget(task),
-                "columns": [*((key, heading) for key, heading, _ in columns), ("within", "gap within retrained")],
-                "rows": [[*line, _within(*row)] for line, row in zip(_lines(table, columns), table.items(), strict=True)],
+                "columns": [*((key, heading) for key, heading, _ in columns), ("verdict", "verdict on answers")],
+                "rows": [[*line, _verdicts(row)] for line, row in zip(_lines(table, columns), table.values(), strict=True)],
                 "notes": _notes(table, task),
                 "figures": _figures(found, word),
                 "settings": json.dumps(task["settings"], indent=2),
@@ -291,7 +302,7 @@ def as_html(found: dict[str, Any]) -> str:
         found=found,
         preamble=_preamble(found),
         requests=requests,
-        glossary=glossary(["original", "retrained", "forget_set", "retain_set", *(key for key, _, _ in COLUMNS), "within"]),
+        glossary=glossary(["original", "retrained", "forget_set", "retain_set", *(key for key, _, _ in COLUMNS), "verdict"]),
         details=json.dumps({key: found[key] for key in ("setup", "versions", "seeds", "device")}, indent=2),
     )
 

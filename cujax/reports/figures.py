@@ -334,10 +334,10 @@ def trade_off_figure(found: dict[str, Any], word: str, key: str) -> Figure:
 
 
 def trade_off_caption(found: dict[str, Any], word: str, key: str) -> str:
-    """How many methods are as near to the retrained models as these are to each other."""
+    """How many methods have no fault by their answers, and which."""
     table = found["tables"][word]
     methods = {name: row for name, row in table.items() if name not in ("original", "retrained")}
-    within = [name for name, row in methods.items() if row["n"] and row["within"] == row["n"]]
+    clear = [name for name, row in methods.items() if row["n"] and set(row["verdicts"]) <= {"no_trace", "not_judged"}]
     original, retrained = table["original"]["mean"], table["retrained"]["mean"]
     accuracies = (
         f"Accuracy on the forgotten data: original {original[key]:.3f}, retrained {retrained[key]:.3f}. "
@@ -345,8 +345,8 @@ def trade_off_caption(found: dict[str, Any], word: str, key: str) -> str:
         else ""
     )
     return (
-        f"{accuracies}{len(within)} of {len(methods)} methods have a gap within the retrained models' in every seed"
-        f"{': ' * bool(within)}{', '.join(within)}. A point is the mean of a method over seeds, its bars one standard "
+        f"{accuracies}The answers of {len(clear)} of {len(methods)} methods show no fault in any seed"
+        f"{': ' * bool(clear)}{', '.join(clear)}. A point is the mean of a method over seeds, its bars one standard "
         "deviation; the shaded rectangle is the range of all retrained models."
     )
 

@@ -53,9 +53,9 @@ TERMS = {
     "speed_up": ("speed-up (time)", "How many times faster than retraining."),
     "flops_ratio": ("speed-up (FLOP)", "How many times fewer operations than retraining."),
     "trials": ("trials", "Settings tried when the method was tuned."),
-    "within": (
-        "gap within retrained",
-        "In how many seeds the mean gap was no larger than the largest gap of a retrained model.",
+    "verdict": (
+        "verdict on answers",
+        "What the answers on the forget set show, with attacks on them and distances to retrained models.",
     ),
 }
 

@@ -56,7 +56,15 @@ class Predictions:
         return replace(self, logits=logits)
 
 
-def predict(model: Model, variables: Variables, images: ImageSet, indices: np.ndarray, *, taps: bool = False) -> Predictions:
+def predict(
+    model: Model,
+    variables: Variables,
+    images: ImageSet,
+    indices: np.ndarray,
+    *,
+    taps: bool = False,
+    embeddings: bool = True,
+) -> Predictions:
     """Runs the model on the images at `indices`, in their order, in batches of one static size.
 
     Batches are powers of two, filled up to what several devices can share, so that sets of all sizes share a few
@@ -68,13 +76,15 @@ def predict(model: Model, variables: Variables, images: ImageSet, indices: np.nd
         images: The images.
         indices: `[n]` rows of them.
         taps: Whether to give the features below the last layer, too, each image's as one vector.
+        embeddings: Whether to give embeddings; without, theirs is `[n, 0]`. They may be far larger than the logits.
     """
-    logits, embeddings = [], []
+    logits, embedded = [], []
     features: defaultdict[str, list[np.ndarray]] = defaultdict(list)
 
     def read(outputs: Outputs, rows: Rows) -> None:
         logits.append(np.asarray(outputs.logits, np.float32)[rows.mask])
-        embeddings.append(np.asarray(outputs.embedding, np.float32)[rows.mask])
+        if embeddings:
+            embedded.append(np.asarray(outputs.embedding, np.float32)[rows.mask])
         for depth, tap in outputs.taps.items() if taps else ():
             features[depth].append(np.asarray(tap, np.float32)[rows.mask].reshape(rows.mask.sum(), -1))
 
@@ -92,7 +102,8 @@ def predict(model: Model, variables: Variables, images: ImageSet, indices: np.nd
         return Predictions(np.zeros((0, model.num_classes), np.float32), np.zeros((0, 0), np.float32), labels)
     read(*pending)
     by_depth = {depth: np.concatenate(parts) for depth, parts in features.items()}
-    return Predictions(np.concatenate(logits), np.concatenate(embeddings), labels, by_depth)
+    all_embedded = np.concatenate(embedded) if embeddings else np.zeros((len(labels), 0), np.float32)
+    return Predictions(np.concatenate(logits), all_embedded, labels, by_depth)
 
 
 @functools.partial(jax.jit, static_argnames="model")

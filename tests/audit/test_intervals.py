@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap, mannwhitneyu, norm
 
-from cujax.audit.intervals import NotAvailable, area, mean, share
+from cujax.audit.intervals import NotAvailable, area, mean, mean_over_models, share
 
 Z = 1.959963984540054
 
@@ -161,3 +161,25 @@ def test_the_interval_of_an_area_is_that_of_scipys_rank_test_on_the_same_resampl
         (members, others), statistic, n_resamples=299, method="percentile", batch=100, rng=np.random.default_rng(5)
     ).confidence_interval
     assert area(members, others, seed=5).interval() == pytest.approx((found.low, found.high), rel=1e-12)
+
+
+@pytest.mark.parametrize("models", [3, 5, 8])
+def test_intervals_over_models_cover_the_truth_as_often_as_they_say(models):
+    """Samples of one model depend on each other: an interval over pooled samples would be too narrow."""
+    rng = np.random.default_rng(0)
+    hits, pooled = [], []
+    for _ in range(400):
+        values = rng.normal(0.6, 0.1, models)[:, None] + rng.normal(0, 0.2, (models, 50))
+        low, high = mean_over_models(values.mean(axis=1)).interval()
+        hits.append(low <= 0.6 <= high)
+        half = 1.96 * values.std(ddof=1) / np.sqrt(values.size)
+        pooled.append(abs(values.mean() - 0.6) <= half)
+    assert np.mean(hits) == pytest.approx(0.95, abs=0.035)
+    assert np.mean(pooled) < 0.7
+
+
+def test_one_model_has_no_interval_over_models():
+    with pytest.raises(NotAvailable, match="one model has no interval"):
+        mean_over_models(np.array([0.5])).interval()
+    with pytest.raises(NotAvailable, match="no model"):
+        mean_over_models(np.array([]))

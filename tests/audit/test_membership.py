@@ -12,10 +12,9 @@ from cujax.audit.membership import (
     confidences,
     loss_attack_accuracy,
     loss_attack_auc,
-    sample_losses,
     trained_attack,
 )
-from cujax.training.predict import Predictions
+from cujax.training.predict import Predictions, sample_losses
 
 
 def predictions(logits, labels):
@@ -160,22 +159,24 @@ def test_modified_entropy_tells_a_certain_answer_that_is_wrong_from_one_that_is_
 def test_the_trained_attack_of_one_sample_a_side_has_a_closed_form(apart, weight):
     # The dual: the weight 1 / (1 - k(a, b)) of both, or C = 3 where that is larger.
     forget = np.array([-1.0, 0.0, 0.15, 0.5, apart, 2.0])
-    found = trained_attack(np.array([apart]), np.array([0.0]), forget)
+    found = trained_attack(np.array([apart]), np.array([0.0, 0.0]), forget)
 
     def score(x):
         return weight * (np.exp(-((x - apart) ** 2)) - np.exp(-(x**2)))
 
     np.testing.assert_allclose(found.scores, [score(x) for x in forget], atol=1e-3)
-    np.testing.assert_allclose(found.other_scores, [score(0.0)], atol=1e-3)
+    np.testing.assert_allclose(found.other_scores, [score(0.0)] * 2, atol=1e-3)
+    np.testing.assert_array_equal(found.is_member, [score(x) > 0 for x in forget])
 
 
-def test_what_is_taken_for_a_member_has_a_score_above_0_and_all_test_samples_are_scored():
+def test_all_samples_are_scored_by_an_attack_that_agrees_with_the_one_that_decides():
     rng = np.random.default_rng(1)
     retain, test, forget = rng.normal(1.0, 1.0, 80), rng.normal(0.0, 1.0, 130), rng.normal(0.6, 1.0, 50)
     found = trained_attack(retain, test, forget)
     assert (found.is_member.shape, found.scores.shape, found.other_scores.shape) == ((50,), (50,), (130,))
     assert found.is_member.dtype == bool
-    np.testing.assert_array_equal(found.is_member, found.scores > 0)
+    assert np.mean(found.is_member == (found.scores > 0)) > 0.9
+    assert np.isfinite([*found.scores, *found.other_scores]).all()
     assert 0.1 < found.is_member.mean() < 0.95
     assert found.scores.mean() > found.other_scores.mean()
 
@@ -192,3 +193,27 @@ def test_modified_entropy_stays_finite_where_a_wrong_class_is_certain():
     made = predictions(np.array([[0.0, 50.0], [50.0, 0.0]], np.float32), np.array([0, 0]))
     # -(1 - e^-50) log e^-50 - 1 log(1 - 1 / (1 + e^-50)), both terms 50; and where the label is certain, nothing.
     np.testing.assert_allclose(attack_features(made)["modified_entropy"], [100.0, 0.0], atol=1e-12)
+
+
+@pytest.mark.parametrize(("n_test", "n_forget"), [(30, 30), (30, 200), (200, 30), (11, 1)])
+def test_the_scores_of_a_trained_attack_on_noise_are_chance(n_test, n_forget):
+    """Test samples that the attack was fitted on would look like non-members: an area of .55 at 30 of them."""
+    areas = []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        retain, test, forget = (rng.random(n) for n in (300, n_test, n_forget))
+        found = trained_attack(retain, test, forget, seed)
+        assert len(found.scores) == n_forget
+        assert len(found.other_scores) == n_test
+        pairs = np.sign(found.scores[:, None] - found.other_scores[None, :])
+        areas.append(np.mean((pairs + 1) / 2))
+    error = np.std(areas) / np.sqrt(len(areas))
+    assert abs(np.mean(areas) - 0.5) < 4 * error + 0.005
+
+
+def test_a_trained_attack_still_finds_members():
+    rng = np.random.default_rng(0)
+    retain, test, forget = rng.normal(2, 1, 300), rng.normal(0, 1, 60), rng.normal(2, 1, 50)
+    found = trained_attack(retain, test, forget)
+    assert np.mean(found.scores[:, None] > found.other_scores[None, :]) > 0.8
+    assert found.is_member.mean() > 0.7

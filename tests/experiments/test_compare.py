@@ -176,9 +176,11 @@ def cost(seconds, flops=2e9):
 FREE = {"seconds": 0.01, "steps": 0, "samples": 0, "flops": 0.0}
 
 
-def cell(gap, seconds=1.0, change=0.1, **accuracies):
+def cell(gap, seconds=1.0, change=0.1, verdict="hidden", **accuracies):
     stop = {"rule": "stop_rule", "step": 10, "reason": "it is"}
-    return {"row": entry(gap, **accuracies), "cost": cost(seconds), "stop": stop, "parameter_change": change}
+    return {"row": entry(gap, **accuracies), "cost": cost(seconds), "stop": stop, "parameter_change": change} | {
+        "verdict": {"word": verdict, "faults": [verdict], "unchanged": change == 0}
+    }
 
 
 @pytest.fixture
@@ -190,9 +192,10 @@ def made_up():
         "retrained_costs": [cost(8.0, 6e9), cost(12.0, 10e9)],
     }
     cells = {
-        "good": {"0": cell(0.02, 2.0), "1": cell(0.04, 4.0)},
-        "idle": {"0": cell(0.3, change=0.0, forget=1.0), "1": cell(0.3, change=0.0, forget=1.0)},
-        "harmful": {"0": cell(0.2, retain=0.5), "1": {"failed": "ValueError: no"}},
+        "good": {"0": cell(0.02, 2.0), "1": cell(0.04, 4.0, verdict="distinguishable")},
+        "idle": {"0": cell(0.3, change=0.0, verdict="not_forgotten", forget=1.0)}
+        | {"1": cell(0.3, change=0.0, verdict="not_forgotten", forget=1.0)},
+        "harmful": {"0": cell(0.2, verdict="damaged", retain=0.5), "1": {"failed": "ValueError: no"}},
         "free": {"0": cell(0.025) | {"cost": FREE}, "1": cell(0.025) | {"cost": FREE}},
     }
     task = {
@@ -219,11 +222,11 @@ def made_up():
 
 def test_tables_are_means_and_deviations_over_seeds(made_up):
     table = tabulate(made_up)["tables"]["class:5"]
-    assert list(table) == ["original", "retrained", "free", "good", "harmful", "idle"]
+    assert list(table) == ["original", "retrained", "free", "good", "idle", "harmful"], "by verdict, harm, and cost"
     good = table["good"]
     assert good["mean"]["mean_gap"] == pytest.approx(0.03)
     assert good["std"]["mean_gap"] == pytest.approx(np.std([0.02, 0.04], ddof=1))
-    assert good["within"] == 1  # 0.02 is within 0.03, the largest of the retrained models' gaps, and 0.04 is not
+    assert good["verdicts"] == {"hidden": 1, "distinguishable": 1}
     assert good["mean"]["speed_up"] == pytest.approx((10 / 2 + 10 / 4) / 2)
     assert good["mean"]["flops_ratio"] == pytest.approx(8e9 / 2e9)
     assert table["retrained"]["n"] == 4
@@ -256,6 +259,7 @@ def test_the_same_figures_are_in_every_format(made_up, tmp_path):
     rows = list(csv.DictReader(io.StringIO(as_csv(found))))
     assert [row["method"] for row in rows] == list(found["tables"]["class:5"])
     assert float(rows[3]["mean_gap"]) == pytest.approx(0.03)
+    assert [row["verdict"] for row in rows[2:]] == ["hidden", "hidden 1, distinguishable 1", "not forgotten", "damaged"]
     assert re.search(r"^\| good +\| ", as_markdown(found), re.MULTILINE)
     assert "0.0300 ± 0.0141" in as_markdown(found)
     assert "0.0300 ± 0.0141" in as_html(found)

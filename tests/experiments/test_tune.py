@@ -13,9 +13,10 @@ from cujax.cli import main, parse_setup
 from cujax.data.images import Data
 from cujax.data.requests import ForgetClass
 from cujax.experiments.run import Run
-from cujax.experiments.tune import OBJECTIVES, Trial, Tuning, draw, prepare_tuning, published, read_settings
+from cujax.experiments.tune import OBJECTIVES, Trial, Tuning, draw, prepare_tuning, read_settings
 from cujax.experiments.user_files import load_python_file
 from cujax.methods import ContrastiveUnlearning, FineTune, Scrub
+from cujax.methods.base import published_settings
 from cujax.methods.search_space import LogUniform
 from cujax.training.supervised import Training
 
@@ -81,8 +82,8 @@ def test_optuna_learns_from_earlier_trials_and_repeats_itself():
 
 
 def test_the_first_trial_is_the_published_setting():
-    assert published(Scrub, class_task=True) == {}
-    official = ContrastiveUnlearning(**published(ContrastiveUnlearning, class_task=False))
+    assert published_settings(Scrub, "class") == {}
+    official = ContrastiveUnlearning(**published_settings(ContrastiveUnlearning, "samples"))
     assert official == ContrastiveUnlearning.official("samples")
 
 
@@ -206,3 +207,35 @@ def test_the_script_says_what_was_chosen_and_where(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "trial 1/1" in printed
     assert Path(printed.split("--settings: ")[1].strip()).is_file()
+
+
+def test_a_method_that_raises_is_recorded_and_the_others_go_on(tuning, monkeypatch):
+    def broken(self, *arguments, **options):
+        raise RuntimeError("out of something")
+
+    monkeypatch.setattr(FineTune, "__call__", broken)
+    path, found = prepare_tuning(dataclasses.replace(tuning, trials=1)).run()
+    (trial,) = found["methods"]["fine_tune"]["trials"]
+    assert trial["failed"] == "RuntimeError: out of something"
+    assert not found["methods"]["fine_tune"]["admissible"]
+    (other,) = found["methods"]["contrastive"]["trials"]
+    assert other["failed"] == ""
+    assert read_settings(path) == found
+
+
+@pytest.mark.parametrize("text", ["", "{}", "null", "[1]", '{"cujax": {}, "content": []}'])
+def test_damaged_trials_are_refused_with_the_file(tuning, text):
+    run = prepare_tuning(dataclasses.replace(tuning, trials=1, methods=("fine_tune",)))
+    path, _ = run.run()
+    stored = path.parent / "fine_tune-halton.json"
+    stored.write_text(text)
+    with pytest.raises(ValueError, match=f"{stored}.*delete"):
+        run.run()
+
+
+def test_a_changed_digit_in_settings_is_refused(tuning):
+    path, _ = prepare_tuning(dataclasses.replace(tuning, trials=1, methods=("fine_tune",))).run()
+    text = path.read_text()
+    path.write_text(text.replace('"trials": 1', '"trials": 7', 1))
+    with pytest.raises(ValueError, match=f"{path} does not match its digest"):
+        read_settings(path)
