@@ -241,7 +241,7 @@ def test_too_few_logits_are_told(experiment, tmp_path):
 def test_too_few_images_to_hold_any_out_are_told(experiment, tmp_path, n):
     np.savez(tmp_path / "few.npz", images=np.zeros((n, 8, 8), np.uint8), labels=np.arange(n) % 4)
     with pytest.raises(
-        ValueError, match=r"few\.npz has no (validation|test) sample of the classes that stay.*6 training images"
+        ValueError, match=r"few\.npz has no (validation|test) sample of the retained classes.*6 training images"
     ):
         prepare(dataclasses.replace(experiment, data=Data(str(tmp_path / "few.npz")), forget=ForgetClass(1)))
 
