@@ -14,7 +14,7 @@ Numbers are finite; whole numbers fit what consumes them: 32 bits.
 import functools
 import math
 import numbers
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -127,6 +127,9 @@ def _broken(hint: Any, value: Any) -> Iterator[str]:
         if value is not None:
             for option in arguments:
                 yield from _broken(option, value)
-    elif origin is tuple and isinstance(value, tuple | list):
+    elif origin is tuple:
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            yield "must be a sequence, such as a tuple"  # a text would be read letter by letter
+            return
         for item in value:
             yield from _broken(arguments[0], item)

@@ -40,6 +40,7 @@ def from_linen(
         ValueError: if the module takes other arguments beside the images but not `train_argument`.
 
     >>> import flax.linen as nn, jax, jax.numpy as jnp
+    >>> from cujax import compute_embeddings
     >>> class Net(nn.Module):
     ...     @nn.compact
     ...     def __call__(self, images):

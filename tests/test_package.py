@@ -21,11 +21,6 @@ def test_importing_starts_no_device_and_loads_nothing_heavy():
     assert finished.returncode == 0, finished.stderr
 
 
-def test_every_public_name_is_there_and_documented():
-    for name in cujax.__all__:
-        assert getattr(cujax, name).__doc__, name
-
-
 def test_the_fixed_names_are_public():
     assert {
         "Batch", "ContrastiveUnlearning", "Examples", "Model", "Outputs", "UnlearnState", "compute_embeddings",

@@ -169,6 +169,10 @@ def test_an_accuracy_that_counts_as_forgotten_is_a_fraction_below_one(kind, valu
         (lambda: Data(label_noise=math.nan), r"data.label_noise must lie in \[0, 1\), but is nan"),
         (lambda: SalUn(optimizer="lion"), r"optimizer must be one of \(.*'sgd'.*\), but is 'lion'"),
         (lambda: Experiment(dtype="int8"), r"dtype must be one of \(.*\), but is 'int8'"),
+        (lambda: Comparison(methods="scrub"), "methods must be a sequence, .*but is 'scrub'"),
+        (lambda: Comparison(requests="random:50"), "requests must be a sequence, .*but is 'random:50'"),
+        (lambda: ForgetClasses(labels="35"), "labels must be a sequence, .*but is '35'"),
+        (lambda: ForgetClasses(labels=35), "labels must be a sequence, .*but is 35"),
         (lambda: Comparison(seeds=(0, 2**32)), r"seeds must be at most 4294967295, but is \(0, 4294967296\)"),
     ],
 )

@@ -98,7 +98,7 @@ def test_a_folder_of_something_else_is_refused(experiment):
         ({"forget": ForgetClass(11)}, "class 11 does not exist.*10 classes"),
         ({"method": dataclasses.replace(METHOD, retain_batch_size=5000)}, "retain_batch_size is 5000.*at most 11"),
         ({"training": Training(batch_size=5000)}, "training.batch_size is 5000.*at most 11"),
-        ({"network": "resnet"}, "'resnet' does not exist.*small_cnn.*PATH.py:FUNCTION"),
+        ({"network": "resnet"}, "'resnet' does not exist; choose one of.*small_cnn.*PATH.py:FUNCTION"),
         ({"forget": ForgetWhere(lambda name, label: False)}, "nothing to forget"),
         ({"forget": ForgetWhere(lambda name, label: True)}, "nothing would be retained"),
         ({"data": Data("missing.npz")}, "missing.npz does not exist"),

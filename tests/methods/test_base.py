@@ -343,6 +343,7 @@ def test_the_first_state_that_satisfies_the_rule_is_returned():
     assert seen(result, "retain_accuracy") == [1.0] * 3
     assert "0.500 on the forget set is at most 0.500" in result.history.stop_reason
     checks = [check.as_record() for check in result.history.checks]
+    assert [check.holds for check in result.history.checks] == [False, False, True]
     assert [record for record in records if "check" in record] == checks
     assert [next(iter(record)) for record in records] == ["check", "step", "step", "check", "step", "step", "check"]
 
