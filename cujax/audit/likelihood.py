@@ -54,8 +54,19 @@ class LikelihoodAttack(NamedTuple):
     scores: np.ndarray
     is_member: np.ndarray
 
+    @property
+    def is_one_sided(self) -> bool:
+        """Whether a target has samples of one side alone, so that there is no curve to draw."""
+        return bool((self.is_member.all(axis=1) | ~self.is_member.any(axis=1)).any())
+
     def areas(self) -> np.ndarray:
-        """Area under the ROC curve over the samples of each target model, `[N]`."""
+        """Area under the ROC curve over the samples of each target model, `[N]`.
+
+        Raises:
+            ValueError: if a target has samples of one side alone.
+        """
+        if self.is_one_sided:
+            raise ValueError(f"with {self.is_member.shape[1]} samples a model has seen all of them or none: no curve")
         return np.array([roc_auc_score(*pair) for pair in zip(self.is_member, self.scores, strict=True)])
 
     def accuracies(self) -> np.ndarray:

@@ -114,10 +114,8 @@ def measure_over_models(
         floors[key] = _known(_estimate(mean, metric(some, others)) for some, others in halves)
     values["challenge_score"] = {name: _estimate(mean, utility[name] * by_sample) for name, by_sample in found.items()}
     floors["challenge_score"] = floors["forgetting_quality"]
-    succeeded = {
-        name: attack for name, attack in (attacks | {"retrained": divided[0]}).items() if not isinstance(attack, str)
-    }
-    return OverModels(values, floors, succeeded)
+    all_attacks = attacks | {"retrained": divided[0]}
+    return OverModels(values, floors, {name: one for name, one in all_attacks.items() if not isinstance(one, str)})
 
 
 def _estimate(measure: Callable[[Any], Estimate], of: Any) -> Estimate | str:

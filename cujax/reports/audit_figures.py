@@ -227,7 +227,7 @@ def audit_pictures(
             lambda: depth_figure(metrics, "cka_", "_to_original", "linear CKA"),
         ),
     ]
-    if likelihood:
+    if likelihood and not any(attack.is_one_sided for attack in likelihood.values()):
         pictures.append(
             (
                 "Likelihood-ratio attack",

@@ -312,7 +312,8 @@ def _figures(found: dict[str, Any], word: str) -> Figures:
     table = found["tables"][word]
     if "retrained" not in table:
         return {}
-    key = "forget_test_accuracy" if found["tasks"][word]["classes"] else "forget_train_accuracy"
+    of_test = found["tasks"][word]["classes"] and table["original"]["mean"]["forget_test_accuracy"] is not None
+    key = "forget_test_accuracy" if of_test else "forget_train_accuracy"
     return {
         "Forgetting and retained accuracy": (
             trade_off_caption(found, word, key),

@@ -1,0 +1,129 @@
+"""What a person and a program see of the verdict."""
+
+import dataclasses
+import json
+
+import pytest
+from etils.epath import Path
+
+from cujax.audit.findings import Findings
+from cujax.audit.key_metrics import key_metrics
+from cujax.audit.verdict import ORDER, Figure, judge
+from cujax.reports.verdict import describe_verdict, exit_status, trust, verdict_lines
+from cujax.storage.records import RecordError
+from cujax.storage.verdicts import load_verdict, save_verdict
+
+
+def findings(unlearned, retrained=8, **changes):
+    """Of a class: the original at .95, retrained models about .05 on the figures of answers, features and return."""
+    figures = {}
+    for metric in key_metrics("class"):
+        if metric.kind == "share":
+            values = [0.04 + 0.002 * k for k in range(retrained)]
+            figures[metric.key] = Figure(unlearned=0.045, original=0.95, retrained=values, n=200)
+        if metric.kind == "steps":
+            values = [20.0 + k for k in range(retrained)]
+            figures[metric.key] = Figure(unlearned=22.0, original=0.0, retrained=values)
+    for key in ("retain_test_accuracy", "test_accuracy", "agreement"):
+        values = [0.9 + 0.001 * k for k in range(retrained)]
+        figures[key] = Figure(unlearned=0.903, original=0.9, retrained=values, n=1000)
+    figures |= {key: dataclasses.replace(figures[key], unlearned=value) for key, value in unlearned.items()}
+    verdict = judge(figures, "class", **changes)
+    return Findings("standard", [], verdict, {"retrained": [None] * retrained}, seconds_to_judge=40.0)
+
+
+def report(found):
+    cost = {"seconds": 1.5, "steps": 84, "flops": 1e9}
+    return {
+        "verdict": json.loads(json.dumps(describe_verdict(found, 131), allow_nan=False)),
+        "cost": {"unlearned": cost, "retrained": {**cost, "flops": 4e9}},
+    }
+
+
+CASES = {
+    "no_trace": {},
+    "not_forgotten": {"forget_test_accuracy": 0.9},
+    "hidden": {"probe_z": 0.94},
+    "over_forgotten": {"relearning_steps": 300.0},
+    "damaged": {"retain_test_accuracy": 0.8, "test_accuracy": 0.8},
+}
+
+
+@pytest.mark.parametrize("word", CASES)
+def test_the_last_lines_say_the_verdict_its_reasons_and_the_next_step(word):
+    made = report(findings(CASES[word]))
+    assert made["verdict"]["word"] == word
+    lines = verdict_lines(made)
+    assert lines[0].startswith(f"Verdict: {made['verdict']['heading']}")
+    text = "\n".join(lines)
+    for family in ("Answers", "Features", "Comes back", "Retained accuracy", "Cost", "Trust", "Next"):
+        assert f"  {family}" in text
+    assert "84 steps, 1.5 s; 25% of the operations" in text
+    assert not any(line.strip().lower().startswith("forgot") for line in lines)
+    assert "8 retrained models, 131 forgotten samples" in text
+
+
+def test_several_faults_are_all_named():
+    made = report(findings(CASES["not_forgotten"] | CASES["hidden"] | CASES["damaged"]))
+    assert verdict_lines(made)[0] == "Verdict: Damaged (also: not forgotten, hidden)"
+
+
+def test_with_too_few_models_the_next_step_is_how_to_judge():
+    made = report(findings({}, retrained=5))
+    assert made["verdict"]["word"] == "not_judged"
+    assert "--retrained 8 (about 40 s of training more)" in made["verdict"]["next_step"]
+    assert "8 retrained models are needed to say that there is no trace" in "\n".join(verdict_lines(made))
+
+
+def test_a_small_request_is_told_how_many_samples_it_takes():
+    verdict = report(findings({}))["verdict"]
+    assert verdict["required_samples"] < 131
+    assert "even the original can pass" not in trust(verdict)
+    assert "even the original can pass" in trust(verdict | {"forget_samples": verdict["required_samples"] - 1})
+
+
+def test_without_an_audit_there_is_no_verdict():
+    assert verdict_lines({"verdict": None}) == ["No verdict: the run was not audited (--audit none)."]
+    assert exit_status(None, None) == 0
+
+
+@pytest.mark.parametrize(
+    ("word", "unchanged", "require", "status"),
+    [
+        ("no_trace", False, None, 0),
+        ("hidden", False, None, 0),
+        ("not_judged", False, None, 0),
+        ("distinguishable", False, None, 0),
+        ("over_forgotten", False, None, 0),
+        ("not_forgotten", False, None, 3),
+        ("damaged", False, None, 3),
+        ("hidden", True, None, 3),
+        ("no_trace", False, "no_trace", 0),
+        ("not_judged", False, "no_trace", 3),
+        ("distinguishable", False, "no_trace", 3),
+        ("distinguishable", False, "hidden", 0),
+        ("hidden", False, "distinguishable", 3),
+        ("not_judged", False, "hidden", 3),
+        ("not_judged", False, "not_judged", 0),
+    ],
+)
+def test_the_exit_status(word, unchanged, require, status):
+    assert exit_status({"word": word, "unchanged": unchanged}, require) == status
+
+
+def test_the_order_names_every_verdict_once():
+    assert sorted(ORDER) == sorted({*CASES, "distinguishable", "not_judged"})
+
+
+def test_a_verdict_is_kept_with_its_checkpoint(tmp_path):
+    folder, verdict = Path(tmp_path), report(findings({}))["verdict"]
+    assert load_verdict(folder, "a" * 64) is None
+    save_verdict(folder, "a" * 64, verdict)
+    assert load_verdict(folder, "a" * 64) == verdict
+    assert load_verdict(folder, "b" * 64) is None, "it was about another checkpoint"
+    save_verdict(folder, "a" * 64, verdict | {"word": "hidden"})
+    assert load_verdict(folder, "a" * 64)["word"] == "hidden", "a later audit's counts"
+    text = (folder / "verdict.json").read_text()
+    (folder / "verdict.json").write_text(text.replace('"hidden"', '"no_trace"'))
+    with pytest.raises(RecordError, match="does not match its digest"):
+        load_verdict(folder, "a" * 64)
