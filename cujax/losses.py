@@ -224,7 +224,7 @@ def nearest_contrastive_loss(
 def info_nce(
     embeddings: ArrayLike, other_embeddings: ArrayLike, mask: ArrayLike | None = None, *, temperature: ArrayLike = 0.1
 ) -> jax.Array:
-    """How well each row's other view is told from those of all rows: the mean of `logsumexp_j s_ij - s_ii`.
+    """How well each row's other view is distinguished from those of all rows: the mean of `logsumexp_j s_ij - s_ii`.
 
     With `s_ij` the cosine of row i of one set and row j of the other over the temperature (van den Oord et al.,
     arXiv:1807.03748). Gradients flow into both.

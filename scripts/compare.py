@@ -1,4 +1,4 @@
-"""Compares methods: each on every request and seed, held against models retrained from scratch.
+"""Compares methods: each on every request and seed, compared with models retrained from scratch.
 
 Without flags: every method with its defaults, class 5 of scikit-learn's digits, one seed. Tune first (scripts/tune.py), and
 give --settings, several --seeds and --retrained 3 or more for figures that mean something. Each cell has a folder of its own

@@ -1,7 +1,7 @@
 """Prints what a checkpoint was made from, back to the original, and verifies every digest on the way.
 
 Each line is a model: what it was asked to forget, by which method and when, and whether its checkpoint is intact. One that
-lies elsewhere now is told, and is no failure. Status 1 if a digest does not match, 2 if there is no checkpoint.
+lies elsewhere now is reported, and is no failure. Status 1 if a digest does not match, 2 if there is no checkpoint.
 """
 
 import sys

@@ -32,7 +32,7 @@ def class_inference(
 
     Args:
         logits: `[n, C]`, of the model in question on samples of the forgotten classes.
-        reference_logits: The same of retrained models that it is held against.
+        reference_logits: The same of retrained models that it is compared with.
         original_logits: The same of the model before.
         known_reference_logits: The same of other retrained models.
         forgotten_classes: What is left out.

@@ -49,7 +49,7 @@ class MetricContext:
         original: The model before.
         retrained: Models trained without the forget set. One that is itself measured is compared with the others.
         clean_test_only: Whether training labels carry noise that test labels do not. Then the loss attack takes validation
-            samples for held-out ones: test samples would be told apart by their clean labels alone.
+            samples for held-out ones: test samples would stand out by their clean labels alone.
         computed: What several metrics read, by a key of theirs; `once` fills it.
     """
 

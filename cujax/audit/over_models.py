@@ -96,7 +96,7 @@ def measure_over_models(
         log_odds: By name, `[N, n]` of the forget samples under the shadow models.
         references: `[M, n]`, under the retrained models.
         members: `[N, n]` bool, which samples each shadow model was trained on.
-        utility: By name, accuracy on what stays relative to retrained models'.
+        utility: By name, accuracy on retained data relative to retrained models'.
     """
     attacks = {name: _attack(values, members) for name, values in log_odds.items()}
     even = references[: len(references) // 2 * 2]

@@ -1,7 +1,7 @@
 """What the figures of an unlearned model, its original and retrained models say together: one verdict.
 
 Training is random, so a model that never saw the forget set is a distribution. Each key metric of the unlearned model is
-held against the predictive distribution of K retrained models (a t distribution), Holm's method holds the level of 5 %
+compared with the predictive distribution of K retrained models (a t distribution), Holm's method holds the level of 5 %
 over all key metrics, and a difference is named by its side: toward the original, away from it, or neither.
 
 Everything here is a pure function of numbers. Out of scope: how metrics are computed (`cujax.audit.measures`), and attacks

@@ -16,7 +16,7 @@ from cujax.audit.key_metrics import Family, Task
 from cujax.audit.verdict import FAULTS, HALF_WAY, INFORMATIVE, LARGEST_LOSS, LEVEL, Verdict, Word, holm
 
 CLASS_MARGIN = 0.05
-"""Accuracy on a forgotten class up to which nothing is held against a model: one that never saw it has about 0."""
+"""Accuracy on a forgotten class up to which a model is not blamed: one that never saw it has about 0."""
 
 AREA_MARGIN = 0.02
 """By how much a loss AUC must exceed 0.5."""
@@ -81,7 +81,7 @@ class Alone:
             (value, low, high). Unused for a class: there it cannot show remembering.
         probes: By depth; the embedding z and one layer below it are the ones to give. Nearer the image, an untrained
             network often reads as well as a trained one: such a depth is not informative and decides nothing.
-        retain_before: Accuracy of the original on validation samples of what stays.
+        retain_before: Accuracy of the original on validation samples of the retained classes.
         retain_after: The same of the unlearned model, on the same samples.
     """
 
@@ -167,7 +167,7 @@ def _damage(known: Alone, missing: dict[str, str]) -> list[_Test]:
     if before is None or after is None:
         missing["retain_accuracy"] = "was not measured before and after"
         return []
-    words = f"accuracy on what stays is {after.value:.3f} (before: {before.value:.3f})"
+    words = f"accuracy on retained data is {after.value:.3f} (before: {before.value:.3f})"
     return [_Test("retained", "damaged", _fisher(before, after), before.value - after.value > LARGEST_LOSS + 1e-9, words)]
 
 

@@ -105,7 +105,7 @@ def _sentence(found: JudgedMetric, task: Task) -> str:
     it, never = _names(task)
     share, usual = _of_100(value), _of_100(mean).removesuffix(" of 100")
     if found.metric.family == "retained":
-        what = "test samples" if key == "test_accuracy" else "test samples of what stays"
+        what = "test samples" if key == "test_accuracy" else "test samples of the retained classes"
         return f"{100 * value:.1f} of 100 {what} are right ({never}: {100 * mean:.1f})"
     if found.metric.kind == "steps":
         return f"learned again in {value:.0f} steps ({never}: {mean:.0f})"

@@ -1,4 +1,4 @@
-"""Methods × requests × seeds: each a run of its own, held against the same retrained models."""
+"""Methods × requests × seeds: each a run of its own, compared with the same retrained models."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -63,7 +63,7 @@ class Comparison(SeveralRuns):
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds must differ, but are {self.seeds}.")
         if self.retrained < 1:
-            raise ValueError("retrained is 0, but methods are held against retrained models; give --retrained 3 or more.")
+            raise ValueError("retrained is 0, but methods are compared with retrained models; give --retrained 3 or more.")
 
     @classmethod
     def asked(cls, request: Request) -> dict[str, Any]:
@@ -183,7 +183,7 @@ class ComparisonRun(ReadySweep):
 
 @dataclass
 class _References:
-    """The original and the retrained models of a request and a seed; looked at once, when a method is held against them."""
+    """The original and the retrained models of a request and a seed; looked at once, when a method is compared with them."""
 
     of: ComparisonRun
     task: _Task

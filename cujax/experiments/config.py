@@ -38,7 +38,7 @@ class Setup:
             faster on GPU and TPU, and slower on CPU.
         training: How the original and the retrained models are trained.
         retrained: How many models to retrain from scratch for comparison; 0 for a plain deletion request.
-        retain_tolerance: Unlearning ends if validation accuracy on what stays falls by more than this.
+        retain_tolerance: Unlearning ends if validation accuracy on retained data falls by more than this.
         stop_rule: When unlearning may end before its last pass: "accuracy" (on the forget set it is that of held-out
             samples, or of a class never learned), "loss" (samples: it is no lower than that of held-out samples), "none",
             or one that another package registered. One that holds before the first step can tell nothing: then samples go

@@ -46,7 +46,7 @@ class Objective(NamedTuple):
     """What makes a setting the best.
 
     Attributes:
-        tolerance: By how much validation accuracy on what stays may fall.
+        tolerance: By how much validation accuracy on retained data may fall.
         rule: What is to be small among settings within it, in words.
     """
 
@@ -57,8 +57,8 @@ class Objective(NamedTuple):
     def in_words(self) -> str:
         """The whole rule."""
         return (
-            f"Admissible: validation accuracy on what stays within {self.tolerance} of the original's. Among those, "
-            f"{self.rule}; then the smallest fall on what stays, then the fewest steps."
+            f"Admissible: validation accuracy on retained data within {self.tolerance} of the original's. Among those, "
+            f"{self.rule}; then the smallest fall on retained data, then the fewest steps."
         )
 
 
@@ -116,13 +116,13 @@ class Trial:
         settings: The settings that were tried.
         forget_accuracy: On the forget set.
         validation_forget_accuracy: On validation samples of the classes of the forget set.
-        retain_drop: By how much validation accuracy on what stays fell.
+        retain_drop: By how much validation accuracy on retained data fell.
         unforgotten: What is to be small: classes: `validation_forget_accuracy`; samples: how far `forget_accuracy` is from
             it, on either side; and the sum of `traces`.
         steps: Optimiser steps.
         seconds: What it took.
         stop_rule: Why it ended.
-        tolerance: By how much the objective lets accuracy on what stays fall.
+        tolerance: By how much the objective lets accuracy on retained data fall.
         traces: As `cujax.audit.traces.Traces` gives them; none where accuracy is all that counts.
         failed: Why the trial gave nothing; "" if it did not fail.
     """

@@ -1,4 +1,4 @@
-"""Bad teacher: a random network teaches what goes, the original what stays (Chundawat et al., arXiv:2205.08096)."""
+"""Bad teacher: a random network teaches the forget set, the original the retain set (Chundawat et al., arXiv:2205.08096)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -186,7 +186,7 @@ class Loop:
                 nearest to its target.
             all_passes: Make all passes, whatever `stop_early` says.
             spent: What was computed before the first step, on the same account.
-            original: What the run is held against, and falls back to, where `state` is no longer that.
+            original: What the run is compared with, and falls back to, where `state` is no longer that.
         """
         before = Variables(state.params, state.model_state) if original is None else original
         kept = self.resume_point.resume({"state": state, "good": Variables(state.params, state.model_state)})

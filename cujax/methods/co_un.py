@@ -1,4 +1,4 @@
-"""CoUn: contrast two views of what stays, and let the rest fade (Khalil et al., arXiv:2509.16391, NeurIPS 2025)."""
+"""CoUn: contrast two views of the retain set, and let the rest fade (Khalil et al., arXiv:2509.16391, NeurIPS 2025)."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple

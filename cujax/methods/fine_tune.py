@@ -1,4 +1,4 @@
-"""Fine-tuning: train on what stays, and let the rest fade (Golatkar et al., arXiv:1911.04933)."""
+"""Fine-tuning: train on the retain set, and let the rest fade (Golatkar et al., arXiv:1911.04933)."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar

@@ -17,7 +17,7 @@ from cujax.model import Model, PyTree, Variables
 
 @dataclass(frozen=True)
 class GradientAscent(Descent):
-    """Maximises the cross-entropy of the forget set; nothing holds what stays. A pass is a pass over the forget set.
+    """Maximises the cross-entropy of the forget set; nothing protects the retain set. A pass is a pass over the forget set.
 
     Published learning rates run from 1e-5 to 1e-2 and are found anew for each network; the default is their middle.
     """

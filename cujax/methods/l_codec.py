@@ -35,7 +35,8 @@ class LCodec:
 
     A sample is perturbed by Gaussian noise many times; `foci` chooses units of the head (columns of its arrays) by how the
     loss depends on their outputs. On these weights, with n samples before the removal and H the Hessian of the cross-entropy
-    of what stays, `θ ← θ + (H + l2 · I)⁻¹ gradient / (n - 1)`, in eval mode. Time grows with samples times perturbations.
+    of the retain set, `θ ← θ + (H + l2 · I)⁻¹ gradient / (n - 1)`, in eval mode. Time
+    grows with samples times perturbations.
 
     Attributes:
         perturbations: Perturbed copies of each sample.

@@ -1,4 +1,4 @@
-"""NegGrad+: descent on what stays and ascent on what goes, in one step (Kurmanji et al., arXiv:2302.09880)."""
+"""NegGrad+: descent on the retain set and ascent on the forget set, in one step (Kurmanji et al., arXiv:2302.09880)."""
 
 import itertools
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ class NegGradPlus(Descent):
     A pass is a pass over the retain set; the forget set goes round beside it, in an order of its own each time.
 
     Attributes:
-        alpha: Weight of what stays; published from 0.95 to 0.9999.
+        alpha: Weight of the retain set; published from 0.95 to 0.9999.
     """
 
     batch_size: Count = 128

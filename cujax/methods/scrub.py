@@ -1,4 +1,4 @@
-"""SCRUB: a student that disobeys its teacher on what goes (Kurmanji et al., arXiv:2302.09880, NeurIPS 2023)."""
+"""SCRUB: a student that disobeys its teacher on the forget set (Kurmanji et al., arXiv:2302.09880, NeurIPS 2023)."""
 
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Self
@@ -33,7 +33,7 @@ class Scrub(Descent):
 
     Attributes:
         gamma: Weight of the cross-entropy.
-        alpha: Weight of distillation on what stays.
+        alpha: Weight of distillation on the retain set.
         temperature: Of distillation (T).
         max_steps: Passes that begin by maximising (msteps).
         forget_batch_size: Rows of a batch of the forget set; `batch_size` is the retain set's.

@@ -283,7 +283,7 @@ def _some(predictions: Predictions, n: int) -> Predictions:
 
 
 _MARKERS = "osD^v<>PX*hpd"
-# Okabe and Ito's palette; with the markers, told apart in grey as well.
+# Okabe and Ito's palette; the markers distinguish methods in grey, too.
 _PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 

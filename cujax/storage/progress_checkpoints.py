@@ -57,7 +57,7 @@ class ProgressCheckpointer:
         self._found = self._newest()
 
     def _newest(self) -> tuple[Path, dict[str, jax.Array], dict[str, Any]] | None:
-        """The newest intact state. Damaged ones are told of and removed: they would be in the way of new ones."""
+        """The newest intact state. Damaged ones are reported and removed: they would be in the way of new ones."""
         for path in reversed(self._states()):
             try:
                 arrays, metadata = load_progress(path)

@@ -1,4 +1,4 @@
-"""Folders of images: what is read, what is refused and how it is told, and that streaming gives what memory gives."""
+"""Folders of images: what is read, what is refused and with which message, and that streaming gives what memory gives."""
 
 import hashlib
 import io

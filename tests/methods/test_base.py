@@ -39,7 +39,7 @@ class Setting:
         return method(MODEL, self.original, self.split, key=key, loop=Loop(self.images, **options))
 
     def accuracies(self, variables):
-        """Forget, validation of the same classes, validation of what stays; from scratch."""
+        """Forget, validation of the same classes, validation of the retained classes; from scratch."""
         validation = predict(MODEL, variables, self.images, self.split.validation.indices)
         forget = predict(MODEL, variables, self.images, self.split.forget.indices)
         same = np.isin(validation.labels, forget.labels)

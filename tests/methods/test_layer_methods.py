@@ -203,7 +203,7 @@ def test_cf_k_ends_by_the_rule_and_the_others_make_all_passes(kind, passes):
 
 
 def test_a_network_harmed_by_negation_is_not_returned():
-    """Trap: a run that is held against the negated network instead of the original."""
+    """Trap: a run that is compared with the negated network instead of the original."""
     strict, seen = dataclasses.replace(LOOP, retain_tolerance=1e-9), set()
     method = LayerNegation(max_passes=2, learning_rate=1e-30)
     rows = SPLIT.validation.indices

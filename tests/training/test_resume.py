@@ -138,7 +138,7 @@ def contrastive(loop, **options):
 
 
 def harmful(loop):
-    """The last pass costs what stays too much: the state before it counts."""
+    """The last pass harms retained data too much: the state before it counts."""
     return contrastive(loop, learning_rate=0.005, unlearn_weight=3.0)
 
 
