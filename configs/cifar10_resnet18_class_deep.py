@@ -1,4 +1,4 @@
-"""CIFAR-10 with the paper's ResNet-18 forgets class 5 (dogs) below the last layer, too. For a GPU or TPU.
+"""CIFAR-10 with the paper's ResNet-18 asked to forget class 5 (dogs) below the last layer, too. For a GPU or TPU.
 
     uv run --extra cuda scripts/unlearn.py --config cifar10_resnet18_class_deep
 

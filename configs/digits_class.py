@@ -1,4 +1,4 @@
-"""Handwritten digits (8x8, scikit-learn's own) forget class 5. The default: no download, under a minute on 2 cores.
+"""Handwritten digits (8x8, scikit-learn's own) asked to forget class 5. The default: no download, under a minute on 2 cores.
 
     uv run scripts/unlearn.py --config digits_class
 

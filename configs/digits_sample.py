@@ -1,4 +1,4 @@
-"""Handwritten digits with a fifth of the training labels redrawn forget a random tenth of the training part.
+"""Handwritten digits with a fifth of the training labels redrawn, asked to forget a random tenth of the training part.
 
     uv run scripts/unlearn.py --config digits_sample
 

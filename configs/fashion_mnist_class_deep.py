@@ -1,4 +1,4 @@
-"""Fashion-MNIST, the first 10,000 training images, forgets class 5 (sandals) below the last layer, too.
+"""Fashion-MNIST, the first 10,000 training images, asked to forget class 5 (sandals) below the last layer, too.
 
     TFDS_DATA_DIR=... uv run scripts/unlearn.py --config fashion_mnist_class_deep
 
