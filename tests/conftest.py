@@ -18,6 +18,31 @@ MOSTLY_COMPILE = {"methods", "networks", "test_pmap", "test_sharding", "test_ben
 TRAIN = {"test_base", "test_torch_weights"}
 
 
+# Modules whose fixtures take long: one worker takes all of their tests, so that nothing is computed twice.
+ONE_WORKER = {
+    "test_audit",
+    "test_benchmark",
+    "test_compare",
+    "test_guards",
+    "test_lineage",
+    "test_resume",
+    "test_run_report",
+    "test_scripts",
+    "test_tune",
+}
+# Whole scripts in processes of their own, several hosts, whole audits.
+SLOW = {"test_audit", "test_multihost", "test_scripts", "test_torture"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.stem in ONE_WORKER:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+        if item.path.stem in SLOW:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _compile_quickly(request):
     names = {request.path.stem, request.path.parent.name}

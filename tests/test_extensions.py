@@ -78,24 +78,24 @@ def metrics(depths):
 '''
 ENTRY_POINTS = """
 [cujax.data]
-blobs = theirs:READER
+blobs = their_package:READER
 [cujax.networks]
-their_network = theirs:network
+their_network = their_package:network
 [cujax.methods]
-their_method = theirs:Method
+their_method = their_package:Method
 [cujax.stop_rules]
-their_rule = theirs:AfterSteps
+their_rule = their_package:AfterSteps
 [cujax.metrics]
-their_metrics = theirs:metrics
+their_metrics = their_package:metrics
 """
 
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    (tmp_path / "theirs.py").write_text(THEIRS)
-    info = tmp_path / "theirs-1.0.dist-info"
+    (tmp_path / "their_package.py").write_text(THEIRS)
+    info = tmp_path / "their_package-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(ENTRY_POINTS)
     monkeypatch.syspath_prepend(tmp_path)
 

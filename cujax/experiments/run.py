@@ -8,7 +8,6 @@ import contextlib
 import json
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -323,7 +322,7 @@ def load_given_original(setup: Setup, source: Source, like: Variables) -> Checkp
     """
     if setup.original is None:
         return None
-    path = Path(setup.original).expanduser()
+    path = epath.Path(setup.original).expanduser()
     given = load_checkpoint(path, like=like)
     check_is_original(given, str(path))
     check_trained_on(given, str(path), source, setup.data)

@@ -143,7 +143,7 @@ def test_everything_else_is_part_of_it():
     digests = {digest_of(identity(Experiment(**{name: value}))) for name, value in CHANGES.items()}
     assert len(digests - {digest_of(identity(Experiment()))}) == len(CHANGES)
     elsewhere = {"workdir", "retrained", "original", "tensorboard", "steps_per_call", "profile", "multihost"}
-    elsewhere |= {"save_seconds", "save_steps", "stop_rule"}
+    elsewhere |= {"save_seconds", "save_steps", "stop_rule", "audit", "require", "requested_by", "ticket"}
     assert {field.name for field in dataclasses.fields(Experiment)} == set(CHANGES) | elsewhere
 
 

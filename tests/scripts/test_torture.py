@@ -2,7 +2,9 @@
 
 from test_scripts import script
 
-FLAGS = "--data.limit 700 --save-steps 4 --training.epochs 6 --method.max-passes 2 --method.learning-rate 0.005"
+FLAGS = (
+    "--data.limit 700 --retrained 1 --save-steps 4 --training.epochs 6 --method.max-passes 2 --method.learning-rate 0.005"
+)
 
 
 def test_killed_runs_end_as_if_nothing_had_happened(tmp_path):
