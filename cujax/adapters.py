@@ -144,7 +144,7 @@ class _LinenModel(Model):
         inputs: list[jax.Array] = []
         seen: list[str] = []
 
-        def record(next_method: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+        def record(next_method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], context: Any) -> Any:
             path = "/".join(context.module.path)
             if context.method_name == "__call__" and path:
                 seen.append(path)
@@ -233,16 +233,17 @@ class _NnxModel(Model):
         return result, _with_string_keys(_split_nnx(module)[3])
 
 
-def _with_string_keys(state: nnx.State) -> dict[str, Any]:
+def _with_string_keys(state: nnx.State[Any, Any]) -> dict[str, Any]:
     """A nested dict of the arrays of a state; the integer keys of lists become strings, as checkpoints hold them."""
 
     def convert(node: Any) -> Any:
         return {str(key): convert(value) for key, value in node.items()} if isinstance(node, Mapping) else node
 
-    return convert(nnx.to_pure_dict(state))
+    arrays: dict[str, Any] = convert(nnx.to_pure_dict(state))
+    return arrays
 
 
-def _like(abstract: nnx.State, tree: Mapping[str, Any]) -> nnx.State:
+def _like(abstract: nnx.State[Any, Any], tree: Mapping[str, Any]) -> nnx.State[Any, Any]:
     """The state of `abstract` holding the arrays of `tree`."""
 
     def convert(node: Any, values: Any) -> Any:
@@ -250,7 +251,7 @@ def _like(abstract: nnx.State, tree: Mapping[str, Any]) -> nnx.State:
             return {key: convert(child, values[str(key)]) for key, child in node.items()}
         return values
 
-    state = jax.tree.map(lambda leaf: leaf, abstract)
+    state: nnx.State[Any, Any] = jax.tree.map(lambda leaf: leaf, abstract)
     nnx.replace_by_pure_dict(state, convert(nnx.to_pure_dict(abstract), tree))
     return state
 

@@ -65,7 +65,7 @@ class Model(ABC):
 
     def init(self, key: jax.Array, images: jax.Array) -> Variables:
         """Fresh parameters for images `[B, H, W, C]`; compiled, since op by op it takes seconds."""
-        variables = _jitted_init(self, key, images)
+        variables: Variables = _jitted_init(self, key, images)
         jax.eval_shape(functools.partial(self.apply, train=False), *variables, images)
         return variables
 
@@ -143,13 +143,14 @@ def _jitted_init(model: Model, key: jax.Array, images: jax.Array) -> Variables:
 def abstract_variables(model: Model, image_shape: tuple[int, int, int]) -> Variables:
     """The shapes and dtypes of a model's variables for images `(H, W, C)`; nothing is computed."""
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    return jax.eval_shape(model.init, jax.random.key(0), images)
+    variables: Variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    return variables
 
 
 def abstract_outputs(model: Model, variables: Variables, image_shape: tuple[int, ...]) -> Outputs:
     """The shapes and dtypes of what a model gives for one image `(H, W, C)`; nothing is computed."""
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    outputs, _ = jax.eval_shape(functools.partial(model.apply, train=False), *variables, image)
+    outputs: Outputs = jax.eval_shape(functools.partial(model.apply, train=False), *variables, image)[0]
     return outputs
 
 

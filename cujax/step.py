@@ -148,12 +148,14 @@ def unlearn_step(
         The new state and the metrics of `make_unlearn_step`.
     """
     with on_mesh(mesh_of(batch.forget.images)):
-        return _jitted(make_unlearn_step(model, tx, config), state, batch)
+        result: tuple[UnlearnState, Metrics] = _jitted(make_unlearn_step(model, tx, config), state, batch)
+        return result
 
 
 @functools.partial(jax.jit, donate_argnums=1)
 def _jitted(step: Step, state: UnlearnState, batch: Batch) -> tuple[UnlearnState, Metrics]:
-    return with_auto_axes(step)(state, batch)
+    result: tuple[UnlearnState, Metrics] = with_auto_axes(step)(state, batch)
+    return result
 
 
 def pmap_unlearn_step(
@@ -187,7 +189,8 @@ def pmap_unlearn_step(
         ValueError: from the first call, if the network has batch statistics and cannot average them over devices: a
             linen module needs a field `axis_name`, a function an argument of this name.
     """
-    return jax.pmap(_make_step(model, tx, config, axis_name), axis_name, in_axes=(None, 0), out_axes=None)
+    step: Step = jax.pmap(_make_step(model, tx, config, axis_name), axis_name, in_axes=(None, 0), out_axes=None)
+    return step
 
 
 @dataclass(frozen=True)

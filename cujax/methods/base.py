@@ -104,7 +104,7 @@ def with_recipe(method: Method, training: Any) -> Method:
     """The method, with the original's recipe where it trains anew and was given none."""
     if getattr(method, "training", training) is not None:
         return method
-    return replace(cast(Any, method), training=training)
+    return cast(Method, replace(cast(Any, method), training=training))
 
 
 def is_reference(kind: type[Method]) -> bool:

@@ -53,7 +53,7 @@ class Descent:
         object.__setattr__(self, "optimizer", optimizer_name(self.optimizer))
         check_fields(self)
 
-    def step(self, model: Model, objective: Objective, terms: Any = (), mask: PyTree | None = None) -> Callable:
+    def step(self, model: Model, objective: Objective, terms: Any = (), mask: PyTree | None = None) -> Callable[..., Any]:
         """The pure update on an objective: `step(state, batch) -> (state, metrics)`.
 
         A `jax.tree_util.Partial`: all numbers among the settings and terms are traced, the rest is compared by value, so
@@ -68,7 +68,7 @@ class Descent:
         numbers = self.learning_rate, self.momentum, self.weight_decay
         return jax.tree_util.Partial(_Step(model, objective, self.optimizer), _Traced(*numbers, terms, mask))
 
-    def passes_over(self, part: Part, step: Callable, key: jax.Array) -> Callable[[int], list[Phase]]:
+    def passes_over(self, part: Part, step: Callable[..., Any], key: jax.Array) -> Callable[[int], list[Phase]]:
         """Passes of one step over all rows of a part, in an order of its own each time."""
         return lambda number: [Phase(step, preprocess, shuffled(part, self.batch_size, key, number))]
 

@@ -5,6 +5,7 @@ Jia et al. (arXiv:2304.04934) unlearns by it.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -96,7 +97,7 @@ def fisher_product(model: Model, variables: Variables, batch: Examples, vector: 
 
     def losses(params: PyTree) -> jax.Array:
         outputs, _ = model.apply(params, variables.model_state, batch.images, train=False)
-        one_by_one = jax.vmap(lambda logits, label: cross_entropy(logits[None], label[None]))
+        one_by_one: Callable[..., jax.Array] = jax.vmap(lambda logits, label: cross_entropy(logits[None], label[None]))
         return jnp.where(batch.counts, one_by_one(outputs.logits, batch.labels), 0.0)
 
     _, along = jax.jvp(losses, (variables.params,), (vector,))

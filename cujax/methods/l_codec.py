@@ -232,4 +232,4 @@ def conditional_dependence(target: np.ndarray, features: np.ndarray, given: np.n
 def _nearest_other(points: np.ndarray) -> np.ndarray:
     """The row nearest to each row that is not the row itself."""
     _, rows = KDTree(points).query(points, k=2)
-    return np.where(rows[:, 0] == np.arange(len(points)), rows[:, 1], rows[:, 0])
+    return np.asarray(np.where(rows[:, 0] == np.arange(len(points)), rows[:, 1], rows[:, 0]))

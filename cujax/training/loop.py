@@ -64,13 +64,14 @@ _STEPS_PER_CALL_ON_ACCELERATORS = 128
 
 @functools.partial(jax.jit, static_argnames="prepare", donate_argnames="state")
 def _advance(
-    prepare: Callable, step: Callable, state: UnlearnState, arrays: DeviceImages, index_batches: Any
+    prepare: Callable[..., Any], step: Callable[..., Any], state: UnlearnState, arrays: DeviceImages, index_batches: Any
 ) -> tuple[UnlearnState, Metrics]:
     """One step for each of the index batches, which are stacked along a leading axis; so are the metrics."""
 
     def one(state: UnlearnState, index_batch: Any) -> tuple[UnlearnState, Metrics]:
         key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 1)
-        return step(state, prepare(arrays, index_batch, key))
+        result: tuple[UnlearnState, Metrics] = step(state, prepare(arrays, index_batch, key))
+        return result
 
     if _length(index_batches) > 1:
         return jax.lax.scan(one, state, index_batches)
@@ -79,7 +80,7 @@ def _advance(
 
 
 def _length(stacked: Any) -> int:
-    return jax.tree.leaves(stacked)[0].shape[0]
+    return int(jax.tree.leaves(stacked)[0].shape[0])
 
 
 class Phase(NamedTuple):
@@ -92,8 +93,8 @@ class Phase(NamedTuple):
         batches: Index batches, all of one shape.
     """
 
-    step: Callable
-    prepare: Callable
+    step: Callable[..., tuple[UnlearnState, Metrics]]
+    prepare: Callable[..., Any]
     batches: Iterable[Any]
 
 

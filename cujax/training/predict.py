@@ -111,12 +111,13 @@ def _forward(model: Model, variables: Variables, arrays: DeviceImages, rows: Row
     # Evaluation never augments, so no randomness is drawn.
     examples = preprocess(arrays, rows, jax.random.key(0))
     outputs, _ = model.apply(*variables, examples.images, train=False)
-    return whole(outputs)
+    gathered: Outputs = whole(outputs)
+    return gathered
 
 
 def correct(predictions: Predictions) -> np.ndarray:
     """Whether the largest logit of each sample is its label's, `[n]` bool."""
-    return predictions.logits.argmax(axis=1) == predictions.labels
+    return np.asarray(predictions.logits.argmax(axis=1) == predictions.labels)
 
 
 def accuracy(predictions: Predictions) -> float:
@@ -127,4 +128,4 @@ def accuracy(predictions: Predictions) -> float:
 def sample_losses(predictions: Predictions) -> np.ndarray:
     """The cross-entropy of each sample, `[n]` float64, in nats; infinite where a masked logit is -inf."""
     log_p = log_softmax(predictions.logits.astype(np.float64), axis=1)
-    return -log_p[np.arange(len(log_p)), predictions.labels]
+    return np.asarray(-log_p[np.arange(len(log_p)), predictions.labels])
