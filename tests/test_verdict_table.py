@@ -1,0 +1,34 @@
+"""The table of docs/auditing.md says what the stored verdicts say."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from cujax.audit.verdict_words import HEADINGS
+
+DOCS = Path(__file__).parents[1] / "docs"
+COLUMNS = {"digits_class": 1, "digits_sample": 2}
+
+
+def cells(column: int) -> dict[str, Counter[str]]:
+    """Counts of headings that the page gives for each model."""
+    page = (DOCS / "auditing.md").read_text("utf-8")
+    table = page.partition("| | a class (label 5) | samples (10 %) |\n")[2].partition("\n\n")[0]
+    counts = {}
+    for line in table.splitlines()[1:]:
+        parts = [part.strip() for part in line.strip("|").split("|")]
+        if parts[column]:
+            pairs = (cell.rpartition(" ") for cell in parts[column].split(", "))
+            counts[parts[0].strip("`")] = Counter({heading: int(count) for heading, _, count in pairs})
+    return counts
+
+
+@pytest.mark.parametrize("config", COLUMNS)
+def test_verdict_table_equals_the_stored_verdicts(config):
+    stored: dict[str, Counter[str]] = {}
+    for verdict in json.loads((DOCS / "results" / "verdicts" / f"{config}.json").read_text("utf-8")):
+        name = "further retrained models" if verdict["name"] == "retrained" else verdict["name"]
+        stored.setdefault(name, Counter())[HEADINGS[verdict["word"]]] += 1
+    assert cells(COLUMNS[config]) == stored
