@@ -11,8 +11,8 @@ Measured on 2 CPU cores, seeds 0 to 4, one retrained model each (mean; worst see
 | cosine to the class's former mean| 0.991         | –             | 0.445 (0.473) | 0.991  |
 
 72 to 108 steps of 128 images, where retraining takes 760 of 64. Unlearned and retrained test accuracy on the other classes
-differ by at most 0.0063 on any seed. With eight retrained models the verdict on seeds 0 to 2 is hidden: the answers are as they
-should be, the features are not (docs/auditing.md).
+differ by at most 0.0063 on any seed. With eight retrained models the verdict on seeds 0 to 2 is hidden: the answers are as
+they should be, the features are not (docs/auditing.md).
 """
 
 from cujax.data.images import Data
