@@ -41,6 +41,8 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
         if item.path.stem in SLOW:
             item.add_marker(pytest.mark.slow)
+    # What takes long begins first, so that no worker waits for another at the end.
+    items.sort(key=lambda item: item.path.stem not in ONE_WORKER | SLOW)
 
 
 @pytest.fixture(scope="module", autouse=True)
