@@ -2,8 +2,8 @@
 
     uv run scripts/unlearn.py --config digits_sample
 
-The label noise gives the model something to memorise, which forgetting must undo. A run prints its verdict. Measured with version
-0.1, seeds 0 to 4, three retrained models each (mean; range over seeds in brackets):
+The label noise gives the model something to memorise, which forgetting must undo. A run prints its verdict. Measured
+with version 0.1, seeds 0 to 4, three retrained models each (mean; range over seeds in brackets):
 
 |                        | original | retrained           | unlearned           |
 |------------------------|----------|---------------------|---------------------|
