@@ -159,53 +159,144 @@ def points(name):
 DEFAULT, LIKE = "deep_contrastive_default_seed_0", f"{CLASS}/contrastive.json"
 # Page, sentence with named figures (spaces match line ends), and the figures by name.
 SENTENCES = [
-    ("beyond", r"more on seed 1: (?P<a>[\d.]+), where they have at most (?P<b>[\d.]+)\)",
-     lambda: {"a": default_seeds("probe_hidden")[1], "b": retrained(LIKE, "probe_hidden")[1]}),
-    ("beyond", r"retained training images \((?P<a>[\d.]+) to (?P<b>[\d.]+); retrained models (?P<c>[\d.]+) to (?P<d>[\d.]+)\)",
-     lambda: dict(zip("abcd", (min(default_seeds("retain_train_accuracy")), max(default_seeds("retain_train_accuracy")),
-                               *retrained(LIKE, "retain_train_accuracy")), strict=True))),
-    ("beyond", r"Retained test accuracy is (?P<a>[\d.]+) to (?P<b>[\d.]+), retained training accuracy (?P<c>[\d.]+) to (?P<d>[\d.]+)",
-     lambda: {"a": min(tuned_seeds("retain_test_accuracy")), "b": max(tuned_seeds("retain_test_accuracy")),
-              "c": min(tuned_seeds("retain_train_accuracy")), "d": max(tuned_seeds("retain_train_accuracy"))}),
-    ("beyond", r"relearning takes (?P<a>[\d.]+) to (?P<b>[\d.]+) of their steps, and class inference has an AUC of at most (?P<c>\d\.\d+)",
-     lambda: {"a": min(default_seeds("relearning_ratio")), "b": max(default_seeds("relearning_ratio")),
-              "c": max(default_seeds("class_inference_auc"))}),
-    ("beyond", r"Class inference finds it \((?P<a>[\d.]+) to (?P<b>[\d.]+), retrained models at most (?P<c>[\d.]+)\)",
-     lambda: {"a": min(default_seeds("class_inference_auc")), "b": max(default_seeds("class_inference_auc")),
-              "c": retrained(LIKE, "class_inference_auc")[1]}),
-    ("beyond", r"test samples of the class \(AUC (?P<a>[\d.]+) to (?P<b>[\d.]+)\)",
-     lambda: {"a": min(default_seeds("mia_loss_auc")), "b": max(default_seeds("mia_loss_auc"))}),
-    ("beyond", r"defaults: (?P<a>\d+) steps, 43,008 samples, (?P<b>\d+) GFLOP",
-     lambda: {"a": load(f"{CLASS}/{DEFAULT}.json")["cost"]["unlearned"]["steps"],
-              "b": load(f"{CLASS}/{DEFAULT}.json")["cost"]["unlearned"]["flops"] / 1e9}),
-    ("in_plain_words", r"defaults: (?P<a>[\d.]+) of answers agree with a retrained", lambda: {"a": audit(DEFAULT, "agreement")}),
-    ("in_plain_words", r"A probe reads (?P<a>[\d.]+) of the class at the embedding and (?P<b>[\d.]+) one layer below",
-     lambda: {"a": audit(DEFAULT, "probe_z"), "b": audit(DEFAULT, "probe_hidden")}),
-    ("in_plain_words", r"On seed 1 the probe one layer below reads (?P<a>\d\.\d+)", lambda: {"a": default_seeds("probe_hidden")[1]}),
-    ("in_plain_words", r"training images is (?P<a>[\d.]+), where retrained", lambda: {"a": audit(DEFAULT, "retain_train_accuracy")}),
-    ("in_plain_words", r"embedding reads (?P<a>[\d.]+) and (?P<b>[\d.]+) of the class \(the original",
-     lambda: {"a": audit("unsir", "probe_z"), "b": audit("exact_unlearn_last_k", "probe_z")}),
-    ("in_plain_words", r"retained training images is (?P<a>[\d.]+) and (?P<b>\d\.\d+);",
-     lambda: {"a": audit("unsir", "retain_train_accuracy"), "b": audit("exact_unlearn_last_k", "retain_train_accuracy")}),
-    ("in_plain_words", r"`fisher_forgetting`: (?P<a>[\d.]+) to (?P<b>[\d.]+) of the class is answered",
-     lambda: {"a": audit("scrub", "forget_test_accuracy"), "b": audit("fisher_forgetting", "forget_test_accuracy")}),
-    ("in_plain_words", r"gap \((?P<a>[\d.]+)\), then `random_labels` and `salun` \((?P<b>[\d.]+) and (?P<c>[\d.]+)\)",
-     lambda: {letter: gap("digits_sample", "random:0.1", name)
-              for letter, name in zip("abc", ("contrastive", "random_labels", "salun"), strict=True)}),
-    ("in_plain_words", r"`contrastive` and `salun` (?P<a>[\d.]+) points, `random_labels` (?P<b>\d\.\d)",
-     lambda: {"a": points("contrastive"), "b": points("random_labels")}),
-    ("in_plain_words", r"with an AUC of (?P<a>[\d.]+) \(the original (?P<b>[\d.]+);",
-     lambda: {"a": value("beyond/audit_digits_sample.json", "ulira_auc"),
-              "b": value("beyond/audit_digits_sample.json", "ulira_auc", "original")}),
-    ("README", r"on seed 0 the gap is (?P<a>\d\.\d+)",
-     lambda: {"a": load("fashion_mnist/comparison.json")["tasks"]["random:0.1"]["cells"]["contrastive"]["0"]["row"]["mean_gap"]}),
-    ("README", r"ended the run after (?P<a>\d+) steps and kept the parameters of step (?P<b>\d+)",
-     lambda: {"a": load("fashion_mnist/comparison.json")["tasks"]["random:0.1"]["cells"]["contrastive"]["1"]["cost"]["steps"],
-              "b": load("fashion_mnist/comparison.json")["tasks"]["random:0.1"]["cells"]["contrastive"]["1"]["stop"]["step"]}),
-]  # fmt: skip
+    (
+        "beyond",
+        r"more on seed 1: (?P<a>[\d.]+), where they have at most (?P<b>[\d.]+)\)",
+        lambda: {"a": default_seeds("probe_hidden")[1], "b": retrained(LIKE, "probe_hidden")[1]},
+    ),
+    (
+        "beyond",
+        r"retained training images \((?P<a>[\d.]+) to (?P<b>[\d.]+); retrained models (?P<c>[\d.]+) to (?P<d>[\d.]+)\)",
+        lambda: dict(
+            zip(
+                "abcd",
+                (
+                    min(default_seeds("retain_train_accuracy")),
+                    max(default_seeds("retain_train_accuracy")),
+                    *retrained(LIKE, "retain_train_accuracy"),
+                ),
+                strict=True,
+            )
+        ),
+    ),
+    (
+        "beyond",
+        r"test accuracy is (?P<a>[\d.]+) to (?P<b>[\d.]+), retained training accuracy (?P<c>[\d.]+) to (?P<d>[\d.]+)",
+        lambda: {
+            "a": min(tuned_seeds("retain_test_accuracy")),
+            "b": max(tuned_seeds("retain_test_accuracy")),
+            "c": min(tuned_seeds("retain_train_accuracy")),
+            "d": max(tuned_seeds("retain_train_accuracy")),
+        },
+    ),
+    (
+        "beyond",
+        r"takes (?P<a>[\d.]+) to (?P<b>[\d.]+) of their steps, and class inference has an AUC of at most (?P<c>\d\.\d+)",
+        lambda: {
+            "a": min(default_seeds("relearning_ratio")),
+            "b": max(default_seeds("relearning_ratio")),
+            "c": max(default_seeds("class_inference_auc")),
+        },
+    ),
+    (
+        "beyond",
+        r"Class inference finds it \((?P<a>[\d.]+) to (?P<b>[\d.]+), retrained models at most (?P<c>[\d.]+)\)",
+        lambda: {
+            "a": min(default_seeds("class_inference_auc")),
+            "b": max(default_seeds("class_inference_auc")),
+            "c": retrained(LIKE, "class_inference_auc")[1],
+        },
+    ),
+    (
+        "beyond",
+        r"test samples of the class \(AUC (?P<a>[\d.]+) to (?P<b>[\d.]+)\)",
+        lambda: {"a": min(default_seeds("mia_loss_auc")), "b": max(default_seeds("mia_loss_auc"))},
+    ),
+    (
+        "beyond",
+        r"defaults: (?P<a>\d+) steps, 43,008 samples, (?P<b>\d+) GFLOP",
+        lambda: {
+            "a": load(f"{CLASS}/{DEFAULT}.json")["cost"]["unlearned"]["steps"],
+            "b": load(f"{CLASS}/{DEFAULT}.json")["cost"]["unlearned"]["flops"] / 1e9,
+        },
+    ),
+    (
+        "in_plain_words",
+        r"defaults: (?P<a>[\d.]+) of answers agree with a retrained",
+        lambda: {"a": audit(DEFAULT, "agreement")},
+    ),
+    (
+        "in_plain_words",
+        r"A probe reads (?P<a>[\d.]+) of the class at the embedding and (?P<b>[\d.]+) one layer below",
+        lambda: {"a": audit(DEFAULT, "probe_z"), "b": audit(DEFAULT, "probe_hidden")},
+    ),
+    (
+        "in_plain_words",
+        r"On seed 1 the probe one layer below reads (?P<a>\d\.\d+)",
+        lambda: {"a": default_seeds("probe_hidden")[1]},
+    ),
+    (
+        "in_plain_words",
+        r"training images is (?P<a>[\d.]+), where retrained",
+        lambda: {"a": audit(DEFAULT, "retain_train_accuracy")},
+    ),
+    (
+        "in_plain_words",
+        r"embedding reads (?P<a>[\d.]+) and (?P<b>[\d.]+) of the class \(the original",
+        lambda: {"a": audit("unsir", "probe_z"), "b": audit("exact_unlearn_last_k", "probe_z")},
+    ),
+    (
+        "in_plain_words",
+        r"retained training images is (?P<a>[\d.]+) and (?P<b>\d\.\d+);",
+        lambda: {"a": audit("unsir", "retain_train_accuracy"), "b": audit("exact_unlearn_last_k", "retain_train_accuracy")},
+    ),
+    (
+        "in_plain_words",
+        r"`fisher_forgetting`: (?P<a>[\d.]+) to (?P<b>[\d.]+) of the class is answered",
+        lambda: {"a": audit("scrub", "forget_test_accuracy"), "b": audit("fisher_forgetting", "forget_test_accuracy")},
+    ),
+    (
+        "in_plain_words",
+        r"gap \((?P<a>[\d.]+)\), then `random_labels` and `salun` \((?P<b>[\d.]+) and (?P<c>[\d.]+)\)",
+        lambda: {
+            letter: gap("digits_sample", "random:0.1", name)
+            for letter, name in zip("abc", ("contrastive", "random_labels", "salun"), strict=True)
+        },
+    ),
+    (
+        "in_plain_words",
+        r"`contrastive` and `salun` (?P<a>[\d.]+) points, `random_labels` (?P<b>\d\.\d)",
+        lambda: {"a": points("contrastive"), "b": points("random_labels")},
+    ),
+    (
+        "in_plain_words",
+        r"with an AUC of (?P<a>[\d.]+) \(the original (?P<b>[\d.]+);",
+        lambda: {
+            "a": value("beyond/audit_digits_sample.json", "ulira_auc"),
+            "b": value("beyond/audit_digits_sample.json", "ulira_auc", "original"),
+        },
+    ),
+    (
+        "README",
+        r"on seed 0 the gap is (?P<a>\d\.\d+)",
+        lambda: {
+            "a": load("fashion_mnist/comparison.json")["tasks"]["random:0.1"]["cells"]["contrastive"]["0"]["row"]["mean_gap"]
+        },
+    ),
+    (
+        "README",
+        r"ended the run after (?P<a>\d+) steps and kept the parameters of step (?P<b>\d+)",
+        lambda: {
+            "a": load("fashion_mnist/comparison.json")["tasks"]["random:0.1"]["cells"]["contrastive"]["1"]["cost"]["steps"],
+            "b": load("fashion_mnist/comparison.json")["tasks"]["random:0.1"]["cells"]["contrastive"]["1"]["stop"]["step"],
+        },
+    ),
+]
 
 
-@pytest.mark.parametrize(("page", "pattern", "figures"), SENTENCES, ids=[f"{page}-{n}" for n, (page, _, _) in enumerate(SENTENCES)])
+@pytest.mark.parametrize(
+    ("page", "pattern", "figures"), SENTENCES, ids=[f"{page}-{n}" for n, (page, _, _) in enumerate(SENTENCES)]
+)
 def test_sentences_are_those_of_the_files(page, pattern, figures):
     text = " ".join((RESULTS / f"{page}.md").read_text("utf-8").split())
     found = re.search(pattern, text)
