@@ -1,9 +1,9 @@
-"""CIFAR-10 with the paper's ResNet-18 asked to forget class 5 (dogs) below the last layer, too. For a GPU or TPU.
+"""CIFAR-10, ResNet-18: asked to forget class 5 (dogs), with contrast below the last layer. For a GPU or TPU.
 
     uv run --extra cuda scripts/unlearn.py --config cifar10_resnet18_class_deep
 
 Recipe and data as in cifar10_resnet18_class.py, and its original can be taken: --original PATH. Method settings are those
-that work on Fashion-MNIST. Figures: NOT YET MEASURED.
+used on Fashion-MNIST. Figures: NOT YET MEASURED.
 """
 
 from cujax.data.images import Data

@@ -9,7 +9,7 @@ in that file get "augmentation": "crop_flip".
 
 The paper of CoUn (arXiv:2509.16391) has, over ten trials, mean gaps to retrained models in points: contrastive unlearning
 0.61, fine-tuning 0.65, NegGrad+ 0.58, SCRUB 0.62, SalUn 0.59, l1-sparse 0.38, NoT 0.30, CoUn 0.25, bad teacher 1.58, SSD
-3.83; of retrained models accuracy 100 on the retain set, 95.19 on the forget set, 94.67 on test images.
+3.83; of retrained models accuracy 100 on retained images, 95.19 on the forget set, 94.67 on test images.
 
 Figures: NOT YET MEASURED.
 """

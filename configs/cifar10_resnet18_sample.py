@@ -1,8 +1,8 @@
-"""CIFAR-10 with the paper's ResNet-18 forgets 500 random training images. For a GPU or TPU; needs the data set.
+"""CIFAR-10, ResNet-18: asked to forget 500 random training images. For a GPU or TPU; needs the data set.
 
     uv run --extra cuda scripts/unlearn.py --config cifar10_resnet18_sample
 
-A tenth of the training part, as the papers that followed forget it:
+A tenth of the training part, as the papers that followed have it:
 
     ... --workdir runs/cifar10_resnet18_tenth forget:random --forget.fraction 0.1
 

@@ -1,8 +1,8 @@
-"""Fashion-MNIST, the first 10,000 training images, asked to forget class 5 (sandals). Needs the prepared TFDS data set.
+"""Fashion-MNIST, the first 10,000 training images, asked to forget class 5 (sandals). Needs the TFDS data set.
 
     TFDS_DATA_DIR=... uv run scripts/unlearn.py --config fashion_mnist_class
 
-Measured on 2 CPU cores, seeds 0 to 2, three retrained models each (mean; range over seeds in brackets):
+A run prints its verdict. Measured with version 0.1, seeds 0 to 2, three retrained models each (mean; range in brackets):
 
 |                                   | original | retrained           | unlearned           | masked |
 |-----------------------------------|----------|---------------------|---------------------|--------|

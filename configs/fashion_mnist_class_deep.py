@@ -1,8 +1,8 @@
-"""Fashion-MNIST, the first 10,000 training images, asked to forget class 5 (sandals) below the last layer, too.
+"""Fashion-MNIST, the first 10,000 training images, asked to forget class 5 (sandals), below the last layer.
 
     TFDS_DATA_DIR=... uv run scripts/unlearn.py --config fashion_mnist_class_deep
 
-Measured on 2 CPU cores, seeds 0 to 2 (mean; range over seeds in brackets), against five retrained models:
+A run prints its verdict. Measured with version 0.1, seeds 0 to 2 (mean; range in brackets), five retrained models:
 
 |                             | original | retrained   | unlearned           |
 |-----------------------------|----------|-------------|---------------------|

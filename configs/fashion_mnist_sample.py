@@ -1,8 +1,8 @@
-"""Fashion-MNIST, the first 10,000 training images, forgets 900 of them at random. Needs the prepared TFDS data set.
+"""Fashion-MNIST, the first 10,000 training images, asked to forget 900 at random. Needs the TFDS data set.
 
     TFDS_DATA_DIR=... uv run scripts/unlearn.py --config fashion_mnist_sample
 
-Measured on 2 CPU cores, seeds 0 to 2, three retrained models each (mean; range over seeds in brackets):
+A run prints its verdict. Measured with version 0.1, seeds 0 to 2, three retrained models each (mean; range in brackets):
 
 |                             | original | retrained              | unlearned              |
 |-----------------------------|----------|------------------------|------------------------|
@@ -13,7 +13,7 @@ Measured on 2 CPU cores, seeds 0 to 2, three retrained models each (mean; range 
 | JS to retrained, forget set | 0.069    | 0.050 (each other)     | 0.102 (0.099–0.107)    |
 
 540 to 720 steps, 0.42 to 0.56 of the operations of retraining (20 epochs). An AUC below the retrained models' means that
-the samples are forgotten more than samples never seen.
+the loss of the samples is higher than that of samples never seen.
 """
 
 from cujax.data.images import Data

@@ -1,76 +1,308 @@
-"""The tables of docs/results/README.md say what the stored reports say, cell by cell."""
+"""The figures on the results pages are those of the JSON files beside them."""
 
 import json
+import re
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
-AUDITED = ("fashion_mnist_class", "fashion_mnist_sample")
-COMPARED = {
+PAGES = ("README", "beyond", "in_plain_words")
+METRICS = {
+    "forget (train)": "forget_train_accuracy",
+    "forget (test)": "forget_test_accuracy",
+    "retain (train)": "retain_train_accuracy",
+    "retain (test)": "retain_test_accuracy",
+    "test (all)": "test_accuracy",
+    "mean gap": "mean_gap",
+    "MIA loss AUC": "mia_loss_auc",
+    "MIA confidence, AUC": "mia_confidence_auc",
+    "class inference AUC": "class_inference_auc",
+    "JS to retrained": "js_to_retrained",
+    "activation distance": "activation_distance",
+    "agreement": "agreement",
+    "probe at hidden": "probe_hidden",
+    "probe at z": "probe_z",
+    "nearest class mean": "nearest_class_mean",
+    "CKA at z, to retrained": "cka_z",
+    "relearning ratio": "relearning_ratio",
+    "residual knowledge": "residual_knowledge",
+}
+COMPARISONS = {
     "digits, class 5": ("digits_class", "class:5"),
     "digits, random 10 %, a fifth of the labels wrong": ("digits_sample", "random:0.1"),
     "Fashion-MNIST (10,000), class 5": ("fashion_mnist", "class:5"),
     "Fashion-MNIST (10,000), random 10 %": ("fashion_mnist", "random:0.1"),
 }
-VARIANTS = {", defaults": "_default_seed_0", ", tuned by accuracy": "", ", tuned by features": "_features_seed_0"}
-TITLES = {"relearning": "relearning ratio"}
-SIDES = {"above": " ▲", "below": " ▼"}
+AUDITS = {
+    "deep_contrastive, defaults": "deep_contrastive_default_seed_0",
+    "deep_contrastive, tuned by accuracy": "deep_contrastive",
+    "deep_contrastive, tuned by features": "deep_contrastive_features_seed_0",
+    **{f"deep_contrastive, seed {seed}": f"deep_contrastive_default_seed_{seed}" for seed in range(3)},
+    **{f"deep_contrastive, tuned by features, seed {seed}": f"deep_contrastive_features_seed_{seed}" for seed in range(3)},
+}
+CLASS, SAMPLES = "audits/fashion_mnist_class", "audits/fashion_mnist_sample"
 
 
-def read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text("utf-8"))
+@cache
+def load(path):
+    return json.loads((RESULTS / path).read_text("utf-8"))
 
 
-def table_after(text: str) -> dict[str, dict[str, str]]:
-    """Cells of the first table after `text`, by row and column."""
-    table = (RESULTS / "README.md").read_text("utf-8").partition(text)[2].partition("\n|")[2].partition("\n\n")[0]
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
-    return {row[0].strip("*"): dict(zip(lines[0][1:], row[1:], strict=True)) for row in lines[2:]}
+@cache
+def measures(path):
+    return {measure["key"]: measure for measure in load(path)["audit"]["measures"]}
 
 
-def three(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+def value(path, key, who="unlearned"):
+    return measures(path)[key]["figures"][who]["value"]
 
 
-def measures(path: Path) -> dict[str, dict[str, Any]]:
-    return {TITLES.get(measure["heading"], measure["heading"]): measure for measure in read(path)["audit"]["measures"]}
+def retrained(path, key):
+    values = measures(path)[key]["retrained"]["values"]
+    return min(values), max(values)
 
 
-@pytest.mark.parametrize("audit", AUDITED)
-def test_audit_tables_equal_the_stored_audits(audit):
-    folder = RESULTS / "audits" / audit
-    rows = table_after(f"[audits/{audit}](audits/{audit})")
-    found = measures(folder / "contrastive.json")
-    for heading, cell in rows.pop("original").items():
-        assert cell == three(found[heading]["figures"]["original"]["value"]), heading
-    for heading, cell in rows.pop("retrained, lowest to highest").items():
-        values = found[heading]["retrained"]["values"]
-        assert cell == f"{three(min(values))} to {three(max(values))}", heading
-    names = set()
-    for row, cells in rows.items():
-        variant = next((end for end in VARIANTS if row.endswith(end)), "")
-        names.add(row.removesuffix(variant) + VARIANTS.get(variant, ""))
-        found = measures(folder / f"{row.removesuffix(variant)}{VARIANTS.get(variant, '')}.json")
-        for heading, cell in cells.items():
-            measure = found[heading]
-            side = SIDES.get(measure["verdict"]["word"], "")
-            assert cell == three(measure["figures"]["unlearned"]["value"]) + side, (row, heading)
-    assert names == {path.stem for path in folder.glob("*.json") if not path.stem.endswith(("_seed_1", "_seed_2"))}
+def between(low, high):
+    return f"{low:.3f} to {high:.3f}"
 
 
-def test_the_comparison_table_equals_the_stored_comparisons():
-    rows = table_after("## Comparisons")
-    for column, (folder, request) in COMPARED.items():
-        summaries = read(RESULTS / folder / "comparison.json")["tables"][request]
-        for row, cells in rows.items():
-            summary = summaries.get(row.partition(" ")[0])
-            mean = summary["mean"]["mean_gap"] if summary else None
-            assert cells[column] == ("–" if mean is None else f"{mean:.4f} ± {summary['std']['mean_gap']:.4f}"), (
-                row,
-                column,
+def tables(page):
+    """Each as a heading row and its other rows, cells without spaces around them."""
+    text = (RESULTS / f"{page}.md").read_text("utf-8")
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        heading, _, *rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in block.splitlines()]
+        yield heading, rows
+
+
+def in_audit_table(folder, heading, name):
+    """What an audit table must say in a cell."""
+    key, name = METRICS[heading], name.strip("*")
+    path = f"{folder}/{'contrastive' if name.startswith(('original', 'retrained')) else AUDITS.get(name, name)}.json"
+    if name == "original":
+        return f"{value(path, key, 'original'):.3f}"
+    if name.startswith("retrained"):
+        return between(*retrained(path, key))
+    if value(path, key) is None:
+        return "–"
+    mark = {"above": " ▲", "below": " ▼"}.get((measures(path)[key]["verdict"] or {}).get("word"), "")
+    return f"{value(path, key):.3f}{mark}"
+
+
+def in_comparison(heading, name):
+    name = name.strip("*").split(" ")[0]
+    if heading == "GFLOP, Fashion-MNIST class":
+        table = load("fashion_mnist/comparison.json")["tables"]["class:5"]
+        return f"{table[name]['mean']['gflops']:.0f}" if name in table else "–"
+    folder, request = COMPARISONS[heading]
+    table = load(f"{folder}/comparison.json")["tables"][request]
+    if name not in table:
+        return "–"
+    return f"{table[name]['mean']['mean_gap']:.4f} ± {table[name]['std']['mean_gap']:.4f}"
+
+
+def in_digits_table(path, heading, key):
+    if heading.startswith("retrained"):
+        return between(*retrained(path, key))
+    return f"{value(path, key, heading):.3f}"
+
+
+def expected_cells(page):
+    """(row, column, printed, expected) of each cell that has a source."""
+    digits = iter(("beyond/audit_digits_class.json", "beyond/audit_digits_sample.json"))
+    for heading, rows in tables(page):
+        if heading[0] == "method":
+            folder = CLASS if "forget (test)" in heading else SAMPLES
+            expect = lambda column, name, folder=folder: in_audit_table(folder, column, name)  # noqa: E731
+        elif heading[1:2] == ["digits, class 5"]:
+            expect = in_comparison
+        elif heading[1:3] == ["unlearned", "original"]:
+            path = next(digits)
+            expect = lambda column, name, path=path: in_digits_table(path, column, name)  # noqa: E731
+        else:
+            continue
+        for name, *cells in rows:
+            for column, cell in zip(heading[1:], cells, strict=True):
+                yield name, column, cell, expect(column, name)
+
+
+@pytest.mark.parametrize(("page", "count"), [("README", 700), ("beyond", 200)])
+def test_cells_are_those_of_the_files(page, count):
+    cells = list(expected_cells(page))
+    assert len(cells) >= count
+    assert [cell for cell in cells if cell[2] != cell[3]] == []
+
+
+def audit(name, key, folder=CLASS):
+    return value(f"{folder}/{name}.json", key)
+
+
+def default_seeds(key):
+    return [audit(f"deep_contrastive_default_seed_{seed}", key) for seed in range(3)]
+
+
+def tuned_seeds(key):
+    return [audit(f"deep_contrastive_features_seed_{seed}", key) for seed in range(3)]
+
+
+def gap(folder, request, name):
+    return load(f"{folder}/comparison.json")["tables"][request][name]["mean"]["mean_gap"]
+
+
+def points(name):
+    """Loss of test accuracy on noisy digits, in points."""
+    table = load("digits_sample/comparison.json")["tables"]["random:0.1"]
+    return 100 * (table["original"]["mean"]["retain_test_accuracy"] - table[name]["mean"]["retain_test_accuracy"])
+
+
+DEFAULT, LIKE = "deep_contrastive_default_seed_0", f"{CLASS}/contrastive.json"
+# Page, sentence with named figures (spaces match line ends), and the figures by name.
+SENTENCES = [
+    (
+        "beyond",
+        r"more on seed 1: (?P<a>[\d.]+), where they have at most (?P<b>[\d.]+)\)",
+        lambda: {"a": default_seeds("probe_hidden")[1], "b": retrained(LIKE, "probe_hidden")[1]},
+    ),
+    (
+        "beyond",
+        r"retained training images \((?P<a>[\d.]+) to (?P<b>[\d.]+); retrained models (?P<c>[\d.]+) to (?P<d>[\d.]+)\)",
+        lambda: dict(
+            zip(
+                "abcd",
+                (
+                    min(default_seeds("retain_train_accuracy")),
+                    max(default_seeds("retain_train_accuracy")),
+                    *retrained(LIKE, "retain_train_accuracy"),
+                ),
+                strict=True,
             )
-            if (folder, request) == ("fashion_mnist", "class:5") and summary:
-                assert cells["GFLOP, Fashion-MNIST class"] == f"{summary['mean']['gflops']:.0f}", row
-        assert set(summaries) <= {row.partition(" ")[0] for row in rows}
+        ),
+    ),
+    (
+        "beyond",
+        r"test accuracy is (?P<a>[\d.]+) to (?P<b>[\d.]+), retained training accuracy (?P<c>[\d.]+) to (?P<d>[\d.]+)",
+        lambda: {
+            "a": min(tuned_seeds("retain_test_accuracy")),
+            "b": max(tuned_seeds("retain_test_accuracy")),
+            "c": min(tuned_seeds("retain_train_accuracy")),
+            "d": max(tuned_seeds("retain_train_accuracy")),
+        },
+    ),
+    (
+        "beyond",
+        r"takes (?P<a>[\d.]+) to (?P<b>[\d.]+) of their steps, and class inference has an AUC of at most (?P<c>\d\.\d+)",
+        lambda: {
+            "a": min(default_seeds("relearning_ratio")),
+            "b": max(default_seeds("relearning_ratio")),
+            "c": max(default_seeds("class_inference_auc")),
+        },
+    ),
+    (
+        "beyond",
+        r"Class inference finds it \((?P<a>[\d.]+) to (?P<b>[\d.]+), retrained models at most (?P<c>[\d.]+)\)",
+        lambda: {
+            "a": min(default_seeds("class_inference_auc")),
+            "b": max(default_seeds("class_inference_auc")),
+            "c": retrained(LIKE, "class_inference_auc")[1],
+        },
+    ),
+    (
+        "beyond",
+        r"test samples of the class \(AUC (?P<a>[\d.]+) to (?P<b>[\d.]+)\)",
+        lambda: {"a": min(default_seeds("mia_loss_auc")), "b": max(default_seeds("mia_loss_auc"))},
+    ),
+    (
+        "beyond",
+        r"defaults: (?P<a>\d+) steps, 43,008 samples, (?P<b>\d+) GFLOP",
+        lambda: {
+            "a": load(f"{CLASS}/{DEFAULT}.json")["cost"]["unlearned"]["steps"],
+            "b": load(f"{CLASS}/{DEFAULT}.json")["cost"]["unlearned"]["flops"] / 1e9,
+        },
+    ),
+    (
+        "in_plain_words",
+        r"defaults: (?P<a>[\d.]+) of answers agree with a retrained",
+        lambda: {"a": audit(DEFAULT, "agreement")},
+    ),
+    (
+        "in_plain_words",
+        r"A probe reads (?P<a>[\d.]+) of the class at the embedding and (?P<b>[\d.]+) one layer below",
+        lambda: {"a": audit(DEFAULT, "probe_z"), "b": audit(DEFAULT, "probe_hidden")},
+    ),
+    (
+        "in_plain_words",
+        r"On seed 1 the probe one layer below reads (?P<a>\d\.\d+)",
+        lambda: {"a": default_seeds("probe_hidden")[1]},
+    ),
+    (
+        "in_plain_words",
+        r"training images is (?P<a>[\d.]+), where retrained",
+        lambda: {"a": audit(DEFAULT, "retain_train_accuracy")},
+    ),
+    (
+        "in_plain_words",
+        r"embedding reads (?P<a>[\d.]+) and (?P<b>[\d.]+) of the class \(the original",
+        lambda: {"a": audit("unsir", "probe_z"), "b": audit("exact_unlearn_last_k", "probe_z")},
+    ),
+    (
+        "in_plain_words",
+        r"retained training images is (?P<a>[\d.]+) and (?P<b>\d\.\d+);",
+        lambda: {"a": audit("unsir", "retain_train_accuracy"), "b": audit("exact_unlearn_last_k", "retain_train_accuracy")},
+    ),
+    (
+        "in_plain_words",
+        r"`fisher_forgetting`: (?P<a>[\d.]+) to (?P<b>[\d.]+) of the class is answered",
+        lambda: {"a": audit("scrub", "forget_test_accuracy"), "b": audit("fisher_forgetting", "forget_test_accuracy")},
+    ),
+    (
+        "in_plain_words",
+        r"gap \((?P<a>[\d.]+)\), then `random_labels` and `salun` \((?P<b>[\d.]+) and (?P<c>[\d.]+)\)",
+        lambda: {
+            letter: gap("digits_sample", "random:0.1", name)
+            for letter, name in zip("abc", ("contrastive", "random_labels", "salun"), strict=True)
+        },
+    ),
+    (
+        "in_plain_words",
+        r"`contrastive` and `salun` (?P<a>[\d.]+) points, `random_labels` (?P<b>\d\.\d)",
+        lambda: {"a": points("contrastive"), "b": points("random_labels")},
+    ),
+    (
+        "in_plain_words",
+        r"with an AUC of (?P<a>[\d.]+) \(the original (?P<b>[\d.]+);",
+        lambda: {
+            "a": value("beyond/audit_digits_sample.json", "ulira_auc"),
+            "b": value("beyond/audit_digits_sample.json", "ulira_auc", "original"),
+        },
+    ),
+    (
+        "README",
+        r"on seed 0 the gap is (?P<a>\d\.\d+)",
+        lambda: {
+            "a": load("fashion_mnist/comparison.json")["tasks"]["random:0.1"]["cells"]["contrastive"]["0"]["row"]["mean_gap"]
+        },
+    ),
+    (
+        "README",
+        r"ended the run after (?P<a>\d+) steps and kept the parameters of step (?P<b>\d+)",
+        lambda: {
+            "a": load("fashion_mnist/comparison.json")["tasks"]["random:0.1"]["cells"]["contrastive"]["1"]["cost"]["steps"],
+            "b": load("fashion_mnist/comparison.json")["tasks"]["random:0.1"]["cells"]["contrastive"]["1"]["stop"]["step"],
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("page", "pattern", "figures"), SENTENCES, ids=[f"{page}-{n}" for n, (page, _, _) in enumerate(SENTENCES)]
+)
+def test_sentences_are_those_of_the_files(page, pattern, figures):
+    text = " ".join((RESULTS / f"{page}.md").read_text("utf-8").split())
+    found = re.search(pattern, text)
+    assert found, pattern
+    expected = figures()
+    assert found.groupdict().keys() == expected.keys()
+    for name, printed in found.groupdict().items():
+        digits = len(printed.partition(".")[2])
+        assert printed == f"{expected[name]:.{digits}f}", name
