@@ -18,5 +18,6 @@ CONFIG = Experiment(
     network="small_cnn",
     training=Training(epochs=40, augmentation="crop"),
     method=DeepContrastiveUnlearning(learning_rate=0.01197, unlearn_weight=0.06648, push_weight=0.6694, max_passes=12),
+    retrained=8,
     workdir="runs/digits_class_deep",
 )

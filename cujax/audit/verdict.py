@@ -4,7 +4,7 @@ Training is random, so a model that never saw the forget set is a distribution. 
 compared with the predictive distribution of K retrained models (a t distribution), Holm's method holds the level of 5 %
 over all key metrics, and a difference is named by its side: toward the original, away from it, or neither.
 
-Everything here is a pure function of numbers. Out of scope: how metrics are computed (`cujax.audit.measures`), and attacks
+Everything here is a pure function of numbers. Out of scope: how metrics are computed (`cujax.audit.registry`), and attacks
 that have one value from all models together (U-LiRA, KLOM, ε). Fitted-SVM accuracies are two-peaked between retrained
 models and are no key metrics. Without retrained models see `cujax.audit.verdict_without_retrained`; for sentences see
 `cujax.audit.verdict_words`.

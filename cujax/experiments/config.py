@@ -54,8 +54,8 @@ class Setup:
         save_seconds: Where an unfinished model stands is saved after so many seconds, beside the computation; None: time
             does not count.
         save_steps: Likewise after so many steps.
-        deterministic: On a GPU, take only operations that give the same bits each time; they are slower. Elsewhere they do
-            anyway.
+        deterministic: On a GPU, use only operations that give the same bits each time; they are slower. On other devices all
+            operations do.
     """
 
     data: Data = Data()  # noqa: RUF009 - frozen
