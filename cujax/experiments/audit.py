@@ -1,6 +1,6 @@
 """An audit of an unlearned model: it is looked into, compared with retrained models, and a verdict is given."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Self, get_args
@@ -245,10 +245,9 @@ def verdict_on_answers(context: MetricContext, unlearned: Evidence, *, unchanged
 
 def _judge(measured: Sequence[MeasuredMetric], context: MetricContext, *, unchanged: bool) -> Verdict:
     """The verdict on what was measured; retrained models are compared with the others."""
-    depths = [key.removeprefix("probe_") for key in (metric.key for metric in measured) if key.startswith("probe_")]
-    below = [depth for depth in depths if depth != "z"]
-    table = key_metrics(context.task, below[-1] if below else "hidden")
     by_key = {metric.key: metric for metric in measured}
+    probed = [key.removeprefix("probe_") for key in by_key if key.startswith("probe_")]
+    table = key_metrics(context.task, _below_embedding(probed) or "hidden")
     figures: dict[str, Figure | str] = {}
     for key in (metric.key for metric in table):
         if key not in by_key:
@@ -267,12 +266,20 @@ def _judge(measured: Sequence[MeasuredMetric], context: MetricContext, *, unchan
     return judge(figures, context.task, unchanged=unchanged, metrics=table)
 
 
+def _below_embedding(depths: Iterable[str]) -> str | None:
+    """The depth one layer below the embedding, of depths from the input on; None where there is none."""
+    return next(reversed([depth for depth in depths if depth != "z"]), None)
+
+
 def _alone(models: dict[str, list[Evidence]], context: MetricContext, untrained: dict[str, list[float]]) -> Alone:
     """What is known without retrained models."""
     original, unlearned = models["original"][0], models["unlearned"][0]
 
-    def share(rows: Predictions) -> Share | None:
-        return Share(float(np.mean(correct(rows))), len(rows.labels)) if len(rows.labels) else None
+    def share(right: np.ndarray) -> Share:
+        return Share(float(np.mean(right)), len(right))
+
+    def share_correct(rows: Predictions) -> Share | None:
+        return share(correct(rows)) if len(rows.labels) else None
 
     def forgotten(model: Evidence) -> Predictions:
         rows = model.answers.test.take(np.isin(model.answers.test.labels, context.split.forgotten_classes))
@@ -284,23 +291,24 @@ def _alone(models: dict[str, list[Evidence]], context: MetricContext, untrained:
 
     validation = unlearned.answers.validation
     held_out = validation.take(np.isin(validation.labels, unlearned.answers.forget.labels))
-    probes = {}
-    for depth, right in unlearned.probes.items():
-        before = original.probes[depth]
-        probes[depth] = Probe(
-            unlearned=Share(float(np.mean(right)), len(right)),
-            original=Share(float(np.mean(before)), len(before)),
+    decisive = (_below_embedding(unlearned.probes), "z")
+    probes = {
+        depth: Probe(
+            unlearned=share(right),
+            original=share(original.probes[depth]),
             untrained=untrained.get(depth, ()),
         )
-    depths = [*[depth for depth in probes if depth != "z"][-1:], "z"]
+        for depth, right in unlearned.probes.items()
+        if depth in decisive
+    }
     return Alone(
-        forget_before=share(forgotten(original)),
-        forget_after=share(forgotten(unlearned)),
-        held_out_after=share(held_out),
+        forget_before=share_correct(forgotten(original)),
+        forget_after=share_correct(forgotten(unlearned)),
+        held_out_after=share_correct(held_out),
         loss_auc=_loss_area(context, unlearned),
-        probes={depth: probes[depth] for depth in depths if depth in probes},
-        retain_before=share(retained(original)),
-        retain_after=share(retained(unlearned)),
+        probes=probes,
+        retain_before=share_correct(retained(original)),
+        retain_after=share_correct(retained(unlearned)),
     )
 
 
@@ -363,7 +371,8 @@ def method_of(checkpoint: Checkpoint) -> Method | None:
     described = checkpoint.metadata.config.get("method")
     if not isinstance(described, dict):
         return None
-    for name, kind in ((name, find_method(name)) for name in method_names()):
+    for name in method_names():
+        kind = find_method(name)
         if getattr(kind, "__name__", "") == described.get("type") == checkpoint.metadata.method:
             settings = {key: _restored(value) for key, value in described.items() if key != "type"}
             try:
