@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from cujax.data.decoding import BadImageError, ImageFiles, decode
-from cujax.data.images import Data, Images, Reader, Source, hold_out_fifth
+from cujax.data.folder_layout import find_images
+from cujax.data.images import Data, Images, Reader, Source, hold_out_fifth, pixel_digest
 from cujax.progress import Progress
 
-_SUFFIXES = (".png", ".jpg", ".jpeg")
 _SHOWN = 5
 
 
@@ -44,11 +44,11 @@ class Folder:
     Attributes:
         train: Training images, in an order drawn from their ids, so that the first n are of all classes.
         test: Test images; None if the folder has none apart.
-        class_names: Names of the class folders, in alphabetical order.
+        class_names: Names of the class folders: in alphabetical order, or by their numbers where all are numbers.
         mean: `[C]` float32 of the training pixels in [0, 1].
         std: `[C]` float32, likewise.
         digest: SHA-256, in hex, over the ids and contents of all files.
-        skipped: The images that were left out, and why.
+        skipped: What was left out, and why.
     """
 
     train: FolderPart
@@ -62,11 +62,13 @@ class Folder:
 
 @dataclass(frozen=True)
 class _File:
-    """One file after it was read: its content's digest, and either pixels or what is wrong with it."""
+    """One file after it was read: the digests of its content and pixels, and either pixels or what is wrong with it."""
 
     name: str
     label: int
     digest: str
+    pixel_digest: str
+    is_constant: bool
     pixels: np.ndarray | None
     shape: tuple[int, ...]
     sums: np.ndarray
@@ -74,7 +76,14 @@ class _File:
 
 
 def read_folder(
-    root: Path, *, image_size: int | None, limit: int | None, skip_bad: bool, memory_bytes: float, progress: Progress
+    root: Path,
+    *,
+    image_size: int | None,
+    background: str,
+    limit: int | None,
+    skip_bad: bool,
+    memory_bytes: float,
+    progress: Progress,
 ) -> Folder:
     """Reads `root/CLASS/*.png|jpg`, or `root/train/CLASS/...` with test images in `root/test` or `root/val`.
 
@@ -82,6 +91,7 @@ def read_folder(
         root: The folder.
         image_size: Images are scaled so that the shorter side has this many pixels, and the middle is cut out. Where
             not given they must all be of one size.
+        background: The colour that transparent images are laid on.
         limit: Read only so many training images, where none can be bad or become test images: else all are read, for
             the first so many to be chosen later.
         skip_bad: Leave out images that cannot be used, instead of refusing the folder.
@@ -90,22 +100,15 @@ def read_folder(
 
     Raises:
         ValueError: if there are no class folders, a class has fewer than two training images, images cannot be used
-            (and are not to be left out), or sizes differ and `image_size` is not given.
+            (and are not to be left out), most are of one colour each or all are equal, or sizes differ and `image_size` is
+            not given.
     """
-    train_root = root / "train" if (root / "train").is_dir() else root
-    test_root = next((root / name for name in ("test", "val") if train_root != root and (root / name).is_dir()), None)
-    class_names = _class_names(train_root)
-    if test_root is None or skip_bad:
+    layout = find_images(root)
+    if layout.test is None or skip_bad:
         limit = None
-    listed = {"train": _list(train_root, root, class_names)[:limit]}
-    if test_root is not None:
-        surplus = sorted(set(_class_names(test_root)) - set(class_names))
-        if surplus:
-            raise ValueError(
-                f"{test_root} has the class folders {surplus[:_SHOWN]}, which {train_root} has not; both must be laid out "
-                "as CLASS/IMAGE, with the same classes."
-            )
-        listed["test"] = _list(test_root, root, class_names)
+    listed = {"train": layout.train[:limit]}
+    if layout.test is not None:
+        listed["test"] = layout.test
     size = None if image_size is None else (image_size, image_size)
     first = _first_size(root, [name for names in listed.values() for name, _ in names])
     probe = size or first
@@ -114,7 +117,7 @@ def read_folder(
     files: dict[str, list[_File]] = {}
     for part, names in listed.items():
         with progress(f"reading {part} images", len(names)) as advance:
-            files[part] = list(_read_all(root, names, size, keep_pixels=not stream, advance=advance))
+            files[part] = list(_read_all(root, names, size, background, keep_pixels=not stream, advance=advance))
     everything = [file for part in files.values() for file in part]
     usable = [file for file in everything if file.problem is None]
     channels = _usual([file.shape[2] for file in usable])
@@ -129,7 +132,7 @@ def read_folder(
         shown = "".join(f"\n  {root / name}: {problem}" for name, problem in list(bad.items())[:_SHOWN])
         raise ValueError(
             f"{len(bad)} of {len(everything)} images in {root} cannot be used:{shown}\n"
-            "Mend or remove them, or leave them out with --data.skip-bad."
+            "Repair or remove them, or leave them out with --data.skip-bad."
         )
     good = {part: [file for file in found if file.name not in bad] for part, found in files.items()}
     for file in (file for part in good.values() for file in part):
@@ -138,47 +141,48 @@ def read_folder(
                 f"images in {root} are of different sizes: most are {shape[0]}x{shape[1]}, {file.name} is "
                 f"{file.shape[0]}x{file.shape[1]}; bring them to one with --data.image-size, such as {min(shape[:2])}."
             )
-    counts = np.bincount([file.label for file in good["train"]], minlength=len(class_names))
+    _refuse_without_content(root, good["train"])
+    counts = np.bincount([file.label for file in good["train"]], minlength=len(layout.class_names))
     if limit is None and counts.min() < 2:
-        name = class_names[int(counts.argmin())]
+        name = layout.class_names[int(counts.argmin())]
         raise ValueError(
-            f"class folder {train_root / name} has {counts.min()} usable images (.png, .jpg), but a class needs at least 2: "
+            f"class folder {name} of {root} has {counts.min()} usable images (.png, .jpg), but a class needs at least 2: "
             "one to train on and one to test with. Add images or remove the folder."
+            + "".join(f"\n  left out: {sentence}" for sentence in layout.left_out)
         )
     digest = hashlib.sha256("\n".join(f"{file.name} {file.digest}" for file in everything).encode()).hexdigest()
     pixels = len(good["train"]) * shape[0] * shape[1]
     total = np.sum([file.sums for file in good["train"]], axis=0)
     mean = total[0] / pixels
     std = np.sqrt(np.maximum(total[1] / pixels - mean**2, 0))
+
+    def part(files: list[_File]) -> FolderPart:
+        return _part(root, files, shape, stream=stream, resized=size is not None, background=background)
+
     return Folder(
-        train=_part(root, good["train"], shape, stream=stream, resized=size is not None),
-        test=_part(root, good["test"], shape, stream=stream, resized=size is not None) if "test" in good else None,
-        class_names=class_names,
+        train=part(good["train"]),
+        test=part(good["test"]) if "test" in good else None,
+        class_names=layout.class_names,
         mean=mean.astype(np.float32),
         std=np.maximum(std, 1e-6).astype(np.float32),
         digest=digest,
-        skipped=tuple(f"{name}: {problem}" for name, problem in bad.items()),
+        skipped=layout.left_out + tuple(f"{name}: {problem}" for name, problem in bad.items()),
     )
 
 
-def _class_names(root: Path) -> tuple[str, ...]:
-    names = tuple(sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")))
-    if not names:
-        raise ValueError(f"{root} has no class folders; lay the images out as CLASS/IMAGE.png or .jpg.")
-    return names
-
-
-def _list(part_root: Path, root: Path, class_names: Iterable[str]) -> list[tuple[str, int]]:
-    """Each image file's path below `root` and its label, in an order drawn from the path."""
-    found = [
-        (path.relative_to(root).as_posix(), label)
-        for label, name in enumerate(class_names)
-        for path in (part_root / name).rglob("*")
-        if path.suffix.lower() in _SUFFIXES
-    ]
-    if not found:
-        raise ValueError(f"{part_root} holds no image (.png, .jpg) in its class folders.")
-    return sorted(found, key=lambda entry: hashlib.sha256(entry[0].encode()).digest())
+def _refuse_without_content(root: Path, files: list[_File]) -> None:
+    """Raises ValueError if most images are of one colour each, or all are equal: they were not read as they are seen."""
+    way_out = (
+        "Look at some as they are read; if the drawing is only in the transparency, and white, give --data.background black."
+    )
+    constant = [file.name for file in files if file.is_constant]
+    if 2 * len(constant) > len(files):
+        raise ValueError(
+            f"{len(constant)} of {len(files)} training images in {root} are of one colour each, such as {constant[0]}: there "
+            f"is nothing to learn from them. {way_out}"
+        )
+    if len(files) > 1 and len({file.pixel_digest for file in files}) == 1:
+        raise ValueError(f"all {len(files)} training images in {root} have the same pixels, as {files[0].name}. {way_out}")
 
 
 def _first_size(root: Path, names: Iterable[str]) -> tuple[int, int]:
@@ -196,6 +200,7 @@ def _read_all(
     root: Path,
     names: list[tuple[str, int]],
     size: tuple[int, int] | None,
+    background: str,
     *,
     keep_pixels: bool,
     advance: Callable[[int], None],
@@ -206,12 +211,14 @@ def _read_all(
         try:
             content = (root / name).read_bytes()
             digest = hashlib.sha256(content).hexdigest()
-            pixels = decode(content, size)
+            pixels = decode(content, size, background)
         except (OSError, BadImageError) as error:
-            return _File(name, label, digest, None, (), nothing, str(error))
+            return _File(name, label, digest, "", False, None, (), nothing, str(error))
         scaled = pixels.astype(np.float64) / 255
         sums = np.stack([scaled.sum(axis=(0, 1)), (scaled**2).sum(axis=(0, 1))])
-        return _File(name, label, digest, pixels if keep_pixels else None, pixels.shape, sums, None)
+        is_constant = bool((pixels == pixels[0, 0]).all())
+        kept = pixels if keep_pixels else None
+        return _File(name, label, digest, pixel_digest(pixels), is_constant, kept, pixels.shape, sums, None)
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         for some in batched(names, 256):
@@ -224,13 +231,16 @@ def _usual[T](values: list[T]) -> T:
     return max(dict.fromkeys(values), key=values.count)
 
 
-def _part(root: Path, files: list[_File], shape: tuple[int, ...], *, stream: bool, resized: bool) -> FolderPart:
+def _part(
+    root: Path, files: list[_File], shape: tuple[int, ...], *, stream: bool, resized: bool, background: str
+) -> FolderPart:
     ids = np.array([file.name for file in files])
     labels = np.array([file.label for file in files], np.int32)
     if not stream:
         return FolderPart(np.stack([file.pixels for file in files if file.pixels is not None]), labels, ids)
     paths = np.array([str(root / file.name) for file in files])
-    return FolderPart(ImageFiles(paths, shape, resized), labels, ids)  # type: ignore[arg-type]
+    digests = np.array([file.pixel_digest for file in files])
+    return FolderPart(ImageFiles(paths, shape, resized, background, digests), labels, ids)  # type: ignore[arg-type]
 
 
 def _read(data: Data, progress: Progress) -> Source:
@@ -243,6 +253,7 @@ def _read(data: Data, progress: Progress) -> Source:
     found = read_folder(
         path,
         image_size=data.image_size,
+        background=data.background,
         limit=data.limit,
         skip_bad=data.skip_bad,
         memory_bytes=data.memory_gb * 1e9,
@@ -255,8 +266,9 @@ def _read(data: Data, progress: Progress) -> Source:
     train = images(found.train)
     train, test = hold_out_fifth(train) if found.test is None else (train, images(found.test))
     version = f"sha256 {found.digest[:16]}" + (f", {data.image_size} pixels" if data.image_size else "")
+    version += f", on {data.background}" if data.background != "white" else ""
     name = path.resolve().name
-    return Source(name, version, train, test, found.class_names, found.mean, found.std, skipped=found.skipped)
+    return Source(name, version, train, test, found.class_names, found.mean, found.std, skipped=found.skipped, root=str(path))
 
 
 READER = Reader(lambda data: "/" in data.source, _read)

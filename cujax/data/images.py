@@ -2,13 +2,13 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from cujax._ranges import Count, NotNegative, Pixels, ProportionBelowOne, Seed, check_fields
-from cujax.data.decoding import ImageFiles
+from cujax.data.decoding import ImageFiles, check_background
 from cujax.progress import Progress
 
 DIGITS = "digits"
@@ -52,7 +52,8 @@ class Source:
         mean: `[C]` float32, subtracted from pixels scaled to [0, 1]; zeros if images are preprocessed.
         std: `[C]` float32, by which the difference is divided.
         redrawn_ids: Ids of the training images whose labels were redrawn (label noise).
-        skipped: Images that could not be used and were left out, and why.
+        skipped: What was left out, and why.
+        root: The folder that the ids are paths below; None where they are no paths.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Source:
     std: np.ndarray
     redrawn_ids: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    root: str | None = None
 
     @property
     def num_classes(self) -> int:
@@ -88,6 +90,8 @@ class Data:
             something to memorise, and so to forget. Test labels stay clean.
         label_noise_seed: Seed of that draw.
         image_size: Folder of images: scale and crop each to a square of so many pixels. Needed where sizes differ.
+        background: Folder of images: the colour that transparent images are laid on, as white, black or #808080.
+        layout: .npz file: "nhwc", or "nchw" for images [n, C, H, W] as PyTorch has them.
         skip_bad: Folder of images: leave out images that cannot be used, and list them, instead of stopping.
         memory_gb: The most memory (in 10^9 bytes) that decoded images may take. A larger folder of images is decoded
             batch by batch instead; other data is refused.
@@ -99,11 +103,16 @@ class Data:
     label_noise: ProportionBelowOne = 0.0
     label_noise_seed: Seed = 0
     image_size: Pixels | None = None
+    background: str = field(default="white", metadata={"since": "0.2"})
+    layout: Literal["nhwc", "nchw"] = field(default="nhwc", metadata={"since": "0.2"})
     skip_bad: bool = False
     memory_gb: NotNegative = 4.0
 
     def __post_init__(self) -> None:
         check_fields(self, "data.")
+        check_background(self.background)
+        if not self.source.strip():
+            raise ValueError("data.source is empty; give the name of a data set, or a path with a / in it.")
 
 
 # Per-channel mean and standard deviation of the training pixels in [0, 1], as commonly used.
@@ -122,6 +131,21 @@ def content_digest(train: Images, test: Images) -> str:
     for part in (train, test):
         digest.update(np.asarray(part.images).tobytes() + part.labels.tobytes() + "\n".join(part.ids).encode())
     return f"sha256 {digest.hexdigest()[:16]}"
+
+
+def pixel_digest(pixels: np.ndarray) -> str:
+    """What tells one image's pixels from another's: a digest over shape, dtype and values."""
+    head = f"{pixels.shape} {pixels.dtype} ".encode()
+    return hashlib.blake2b(head + np.ascontiguousarray(pixels).tobytes(), digest_size=16).hexdigest()
+
+
+def pixel_digests(images: Images, rows: np.ndarray) -> list[str]:
+    """The digest of the pixels of each image at `rows` (`[k]` integer)."""
+    files = images.images
+    if isinstance(files, ImageFiles):
+        digests = files.digests
+        return [pixel_digest(image) for image in files.read(rows)] if digests is None else digests[rows].tolist()
+    return [pixel_digest(files[row]) for row in rows.tolist()]
 
 
 def checked_labels(where: str, labels: np.ndarray, num_classes: int | None = None) -> np.ndarray:

@@ -1,10 +1,12 @@
 """A user's own images as one .npz file of plain arrays."""
 
+import re
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from cujax.data.folder_layout import in_order
 from cujax.data.images import (
     Data,
     Images,
@@ -44,70 +46,190 @@ def _read(data: Data, progress: Progress) -> Source:
     missing = [name for name in ("images", "labels") if name not in arrays]
     if missing:
         raise ValueError(f"{path} holds {sorted(arrays)}, but no {' and no '.join(missing)}; both are needed.")
-    everything = _checked_images(str(path), arrays, "")
-    if "test_images" in arrays:
-        train, test = everything, _checked_images(str(path), arrays, "test_")
+    where = str(path)
+    has_test = "test_images" in arrays
+    if has_test and "test_labels" not in arrays:
+        raise ValueError(f"{path} holds test_images, but no test_labels.")
+    labels, names = _numbered(where, [arrays[name] for name in ("labels", "test_labels")[: 1 + has_test]])
+    everything = _checked_images(where, arrays, "", labels[0], data.layout)
+    if has_test:
+        train, test = everything, _checked_images(where, arrays, "test_", labels[1], data.layout)
         if train.images.shape[1:] != test.images.shape[1:] or train.images.dtype != test.images.dtype:
             raise ValueError(
                 f"{path}: images and test_images must have one shape and dtype, but are "
                 f"{train.images.shape[1:]} {train.images.dtype} and {test.images.shape[1:]} {test.images.dtype}."
             )
+        shared = sorted(set(train.ids.tolist()) & set(test.ids.tolist()))
+        if shared:
+            raise ValueError(
+                f"{path}: {len(shared)} ids are in ids and in test_ids, such as {shared[:5]}; an image is either trained on "
+                "or tested with. Take these rows out of one part, or give the others ids of their own."
+            )
     else:
         train, test = hold_out_fifth(everything)
-    classes = int(max(train.labels.max(), test.labels.max(initial=0))) + 1
+    classes = len(names) or int(max(train.labels.max(), test.labels.max(initial=0))) + 1
     without_images = np.setdiff1d(np.arange(min(classes, len(train) + 1)), train.labels)
     if len(without_images):
         raise ValueError(
-            f"{path}: the labels go up to {classes - 1}, but no training image has label {without_images[0]}; "
-            "number the classes 0, 1, 2, ... without a gap."
+            f"{path}: the labels go up to {classes - 1}, but no training image has label {without_images[0]}; number the "
+            "classes 0, 1, 2, ... without a gap, as np.unique(labels, return_inverse=True)[1] does."
         )
     if train.images.dtype == np.uint8:
         mean, std = pixel_statistics(train)
     else:
         channels = train.images.shape[3]
         mean, std = np.zeros(channels, np.float32), np.ones(channels, np.float32)
-    names = tuple(str(label) for label in range(classes))
+    names = names or tuple(str(label) for label in range(classes))
     return Source(path.name, content_digest(train, test), train, test, names, mean, std)
 
 
-def _checked_images(where: str, arrays: dict[str, np.ndarray], prefix: str) -> Images:
+def _numbered(where: str, parts: list[np.ndarray]) -> tuple[list[np.ndarray], tuple[str, ...]]:
+    """The labels of each part as numbers, and the names of the classes; no names where the labels are numbers.
+
+    Whole numbers may be stored as floats, and classes as text, as booleans or one-hot.
+    """
+    if all(part.dtype.kind in "SU" for part in parts):
+        texts = [_texts(f"{where}: labels", part) for part in parts]
+        names = in_order(set(texts[0].ravel().tolist()))
+        unknown = sorted(set(texts[-1].ravel().tolist()) - set(names))
+        if unknown:
+            raise ValueError(f"{where}: test_labels holds {unknown[:5]}, which labels does not; test with the same classes.")
+        number = {name: label for label, name in enumerate(names)}
+        return [np.array([number[name] for name in part.ravel().tolist()]).reshape(part.shape) for part in texts], names
+    return [_plain(part) for part in parts], ()
+
+
+def _plain(labels: np.ndarray) -> np.ndarray:
+    """Labels as integers where their meaning is plain: one-hot, boolean, or whole numbers stored as floats."""
+    if labels.dtype.kind == "b" and labels.ndim == 1:
+        return labels.astype(np.int64)
+    one_hot = labels.ndim == 2 and labels.shape[1] > 1 and labels.dtype.kind in "bifu"
+    if one_hot and np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all():
+        return labels.argmax(axis=1)
+    if labels.dtype.kind == "f" and np.isfinite(labels).all() and (labels % 1 == 0).all() and (abs(labels) < 2**31).all():
+        return labels.astype(np.int64)
+    return labels
+
+
+def _texts(where: str, values: np.ndarray) -> np.ndarray:
+    """Text, or UTF-8 bytes, as text."""
+    if values.dtype.kind != "S":
+        return values.astype(str)
+    try:
+        return np.array([value.decode() for value in values.ravel().tolist()]).reshape(values.shape)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where} holds bytes that are not UTF-8 ({error.object!r}); store them as text.") from error
+
+
+def _checked_images(where: str, arrays: dict[str, np.ndarray], prefix: str, labels: np.ndarray, layout: str) -> Images:
     """Images, labels and ids of a user's file, after saying what is wrong with them."""
-    if f"{prefix}labels" not in arrays:
-        raise ValueError(f"{where} holds {prefix}images, but no {prefix}labels.")
-    images, labels = arrays[f"{prefix}images"], arrays[f"{prefix}labels"]
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.ndim != 4 or 0 in images.shape:
-        raise ValueError(
-            f"{where}: {prefix}images must be [n, H, W] or [n, H, W, C] and not empty, but the shape is {images.shape}."
-        )
-    if np.issubdtype(images.dtype, np.floating):
-        bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3)))
-        if len(bad):
-            raise ValueError(
-                f"{where}: {prefix}images holds NaN or infinity in {len(bad)} images, the first at rows "
-                f"{bad[:5].tolist()}; fix or leave out these images."
-            )
-        images = images.astype(np.float32)
-    elif images.dtype != np.uint8:
-        raise ValueError(
-            f"{where}: {prefix}images must be uint8 (0 to 255) or float (already preprocessed), but is {images.dtype}."
-        )
+    images = _channels_last(f"{where}: {prefix}images", arrays[f"{prefix}images"], labels, layout)
+    if images.dtype != np.uint8:
+        images = _preprocessed(f"{where}: {prefix}images", images)
     if labels.shape != images.shape[:1]:
+        column = f"; give {prefix}labels[:, 0]" if labels.shape == (len(images), 1) else ""
         raise ValueError(
-            f"{where}: {prefix}labels must be [{len(images)}] integers, one an image, but is {labels.shape} {labels.dtype}."
+            f"{where}: {prefix}labels must be [{len(images)}] integers, one an image, but is {labels.shape} "
+            f"{labels.dtype}{column}."
         )
     labels = checked_labels(f"{where}: {prefix}labels", labels)
     ids = arrays.get(f"{prefix}ids")
-    ids = numbered_ids(prefix.rstrip("_") or "train", len(images)) if ids is None else ids.astype(str)
-    if ids.shape != labels.shape:
-        raise ValueError(f"{where}: {prefix}ids must be [{len(images)}], one an image, but is {ids.shape}.")
+    if ids is None:
+        ids = numbered_ids(prefix.rstrip("_") or "train", len(images))
+    else:
+        ids = _checked_ids(f"{where}: {prefix}ids", ids, len(images))
+    return Images(images, labels, ids)
+
+
+def _channels_last(where: str, images: np.ndarray, labels: np.ndarray, layout: str) -> np.ndarray:
+    """`[n, H, W, C]` of what a file holds."""
+    if images.ndim == 3:
+        images = images[..., None] if layout == "nhwc" else images[:, None]
+    if images.ndim != 4 or 0 in images.shape:
+        side = round(images.shape[1] ** 0.5) if images.ndim == 2 else 0
+        rows = f"; if they are rows of pixels, give images.reshape(-1, {side}, {side})" * (side * side > 0)
+        raise ValueError(
+            f"{where} must be [n, H, W] or [n, H, W, C] and not empty, but the shape is {images.shape}"
+            f"{rows if side and side * side == images.shape[1] else ''}."
+        )
+    if len(images) != len(labels) == images.shape[-1]:
+        raise ValueError(
+            f"{where} has the shape {images.shape}, whose last axis counts the {len(labels)} labels; give "
+            "np.moveaxis(images, -1, 0)."
+        )
+    first, *inner, last = images.shape[1:]
+    sides = {"nhwc": (*inner, last), "nchw": (first, *inner)}[layout]
+    channels, other = {"nhwc": (first, last), "nchw": (last, first)}[layout]
+    looks_square = min(sides) > 4 and max(sides) <= 4 * min(sides)
+    if channels in (1, 3, 4) and other > 4 and looks_square:
+        if layout == "nhwc":
+            raise ValueError(
+                f"{where} has the shape {images.shape}, which looks like [n, C, H, W], PyTorch's order, and would be read as "
+                f"images of {other} channels. Give --data.layout nchw, or store images.transpose(0, 2, 3, 1)."
+            )
+        raise ValueError(
+            f"{where} has the shape {images.shape}, which looks like [n, H, W, C], but data.layout is nchw; leave it out."
+        )
+    return images if layout == "nhwc" else np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+
+
+def _preprocessed(where: str, images: np.ndarray) -> np.ndarray:
+    """Float images as float32, after a look at whether they are preprocessed."""
+    if not np.issubdtype(images.dtype, np.floating):
+        way_out = "store them as uint8"
+        if images.dtype.kind == "b":
+            way_out = "give images.astype(np.uint8) * 255"
+        elif images.dtype.kind in "iu" and images.min() >= 0:
+            largest = int(images.max())
+            way_out = "give images.astype(np.uint8)" if largest <= 255 else "give (images // 257).astype(np.uint8)"
+            way_out += f" (the largest value is {largest})"
+        raise ValueError(f"{where} must be uint8 (0 to 255) or float (already preprocessed), but is {images.dtype}; {way_out}.")
+    with np.errstate(over="ignore"):
+        narrow = images.astype(np.float32)
+    bad = np.flatnonzero(~np.isfinite(narrow).all(axis=(1, 2, 3)))
+    if len(bad):
+        raise ValueError(
+            f"{where} holds NaN, infinity or numbers that float32 cannot hold in {len(bad)} images, the first at rows "
+            f"{bad[:5].tolist()}; fix or leave out these images."
+        )
+    mean, std = float(narrow.mean(dtype=np.float64)), float(narrow.std(dtype=np.float64))
+    if abs(mean) > _LARGEST_MEAN or not _SMALLEST_STD < std < _LARGEST_STD:
+        raise ValueError(
+            f"{where} are float, which is taken as preprocessed, but go from {narrow.min():g} to {narrow.max():g} (mean "
+            f"{mean:.3g}, standard deviation {std:.3g}), far from mean 0 and deviation 1. Store pixels of 0 to 255 as uint8, "
+            "which is normalised here, or normalise them: (images - images.mean()) / images.std()."
+        )
+    return narrow
+
+
+# Pixels in [0, 1] and any usual normalisation lie within; raw pixels, decibels and counts do not.
+_LARGEST_MEAN = 3.0
+_SMALLEST_STD = 0.01
+_LARGEST_STD = 4.0
+
+
+def _checked_ids(where: str, ids: np.ndarray, n: int) -> np.ndarray:
+    if ids.shape != (n,):
+        raise ValueError(f"{where} must be [{n}], one an image, but is {ids.shape}.")
+    if ids.dtype.kind == "f":
+        bad = np.flatnonzero(~(np.isfinite(ids) & (ids % 1 == 0) & (abs(ids) < 2**53)))
+        if len(bad):
+            raise ValueError(
+                f"{where} are floats, and row {bad[0]} is {ids[bad[0]]}, which is no whole number below 2**53, so that two ids "
+                "may look alike; store integers or text."
+            )
+        ids = ids.astype(np.int64)
+    ids = _texts(where, ids)
     unique, counts = np.unique(ids, return_counts=True)
     if len(unique) < len(ids):
-        raise ValueError(f"{where}: {prefix}ids must be unique, but {unique[counts > 1][:5].tolist()} recur.")
-    if any("\n" in name or name != name.strip() or not name for name in ids.tolist()):
-        raise ValueError(f"{where}: {prefix}ids must not be empty, hold line breaks or begin or end with spaces.")
-    return Images(images, labels, ids)
+        raise ValueError(f"{where} must be unique, but {unique[counts > 1][:5].tolist()} recur.")
+    bad = [row for row, name in enumerate(ids.tolist()) if re.search(r"[\r\n]", name) or name != name.strip() or not name]
+    if bad:
+        raise ValueError(
+            f"{where} must not be empty, hold line breaks or begin or end with spaces, but row {bad[0]} is "
+            f"{str(ids[bad[0]])!r}."
+        )
+    return ids
 
 
 READER = Reader(lambda data: data.source.endswith(".npz"), _read)

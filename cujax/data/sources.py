@@ -36,7 +36,7 @@ def load_source(data: Data, progress: Progress = silent) -> Source:
     source = next(reader for reader in _readers() if reader.matches(data)).read(data, progress)
     source = replace(source, train=_checked(source, "training"), test=_checked(source, "test"))
     if data.limit is not None:
-        source = replace(source, train=source.train.take(np.arange(min(data.limit, len(source.train)))))
+        source = _limited(source, data.limit)
     return _with_label_noise(source, data.label_noise, data.label_noise_seed)
 
 
@@ -44,6 +44,17 @@ def _checked(source: Source, part: str) -> Images:
     """A part with labels that are classes, whoever read them."""
     images = source.train if part == "training" else source.test
     return replace(images, labels=checked_labels(f"{source.name}: {part} labels", images.labels, source.num_classes))
+
+
+def _limited(source: Source, limit: int) -> Source:
+    """The first training images, with a word on classes that have none among them."""
+    train = source.train.take(np.arange(min(limit, len(source.train))))
+    missing = np.setdiff1d(source.train.labels, train.labels).tolist()
+    if missing:
+        names = ", ".join(f"{label} ({source.class_names[label]!r})" for label in missing)
+        note = f"all training images of class {names}: none is among the first {limit}; shuffle the rows or raise the limit"
+        source = replace(source, skipped=(*source.skipped, note))
+    return replace(source, train=train)
 
 
 def _with_label_noise(source: Source, fraction: float, seed: int) -> Source:

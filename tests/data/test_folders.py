@@ -106,6 +106,7 @@ def test_images_are_scaled_to_the_shorter_side_and_cut_in_the_middle(tmp_path):
     for name in ("a", "b"):
         for number in range(2):
             write(tmp_path / name / f"{number}.png", wide)
+            write(tmp_path / name / f"other_{number}.png", random_pixels((8, 24, 3)))
     write(tmp_path / "b" / "tall.png", random_pixels((12, 9, 3)))
     source = load(tmp_path, image_size=4)
     images = np.concatenate([source.train.images, source.test.images])
@@ -143,7 +144,6 @@ def test_images_that_cannot_be_used_are_named_or_left_out_and_listed(folder, mem
     assert "--data.skip-bad" in message
     assert all(str(root / name) in message for name in bad)
     assert "greyscale among colour images" in message
-    assert "8 bits a channel are needed" in message
     source = load(root, memory_gb=memory_gb, skip_bad=True)
     assert sorted(entry.split(":")[0] for entry in source.skipped) == bad
     assert {*source.train.ids, *source.test.ids} == set(pixels) - set(bad)
@@ -172,7 +172,7 @@ def test_a_class_with_too_few_images_is_named(folder, left):
     root, _ = folder
     for path in sorted((root / "dog").iterdir())[left:]:
         path.unlink()
-    with pytest.raises(ValueError, match=rf"class folder .*dog has {left} usable images .* at least 2"):
+    with pytest.raises(ValueError, match=rf"class folder dog of .* has {left} usable images .* at least 2"):
         load(root)
 
 

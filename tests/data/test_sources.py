@@ -116,7 +116,6 @@ def test_the_version_of_own_arrays_is_their_content(tmp_path):
         ),
         ({"labels": np.arange(40) % 4 - 1}, "count classes from 0, but row 0 is -1"),
         ({"labels": np.arange(40) % 4 * 2}, "no training image has label 1"),
-        ({"labels": (np.arange(40) % 4).astype(float)}, "labels must be integers, but is float64;"),
         ({"labels": with_label(3, 1.5, float)}, "labels must be integers, but is float64; row 3 is 1.5"),
         ({"labels": with_label(3, 2**63, np.uint64)}, "labels must number .* but row 3 is 9223372036854775808"),
         ({"labels": with_label(3, 2**32 + 1, np.int64)}, "labels must number .* but row 3 is 4294967297"),
@@ -257,7 +256,7 @@ def test_a_folder_that_exists_is_not_taken_for_a_configuration(tmp_path, monkeyp
     for label in ("a", "b"):
         (tmp_path / "things" / "large" / label).mkdir(parents=True)
         for number in range(2):
-            Image.new("L", (6, 5), number).save(tmp_path / "things" / "large" / label / f"{number}.png")
+            Image.linear_gradient("L").resize((6, 5)).rotate(180 * number).save(tmp_path / "things" / "large" / label / f"{number}.png")
     assert load_source(Data("things/large", str(tmp_path / "prepared"))).class_names == ("a", "b")
 
 

@@ -1,0 +1,254 @@
+"""Which files of a folder are images, of which class, and of which part: `CLASS/IMAGE`, or that below train and test.
+
+Nothing is passed over in silence: what is left out is counted and named, with the reason.
+"""
+
+import hashlib
+import os
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_SUFFIXES = (".png", ".jpg", ".jpeg")
+_SHOWN = 5
+_TRAIN = {"train", "training", "trainset", "traindata"}
+_TEST = {"test", "testing", "testset", "testdata"}
+_VALIDATION = {"val", "valid", "validation", "valset", "eval", "evaluation", "dev"}
+_PART_NAMES = "train (or training) and test (or testing, val, valid, validation)"
+
+
+@dataclass
+class LeftOut:
+    """What is not read, by reason."""
+
+    paths: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, path: str, reason: str) -> None:
+        """Keeps a path and why it is not read."""
+        self.paths[reason].append(path)
+
+    def sentences(self) -> tuple[str, ...]:
+        """One for each reason: how many, and an example."""
+        return tuple(
+            f"{paths[0]}: {reason}" if len(paths) == 1 else f"{len(paths)} files or folders, such as {paths[0]}: {reason}"
+            for reason, paths in ((reason, sorted(paths)) for reason, paths in sorted(self.paths.items()))
+        )
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The image files of a folder.
+
+    Attributes:
+        train: Path below the folder and label of each training image, in an order drawn from the path.
+        test: Likewise of the test images; None if the folder has none apart.
+        class_names: Names of the class folders: as text, or by their numbers where all are numbers.
+        left_out: What is not read, and why, in sentences.
+    """
+
+    train: list[tuple[str, int]]
+    test: list[tuple[str, int]] | None
+    class_names: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+def find_images(root: Path) -> Layout:
+    """Lists the images of a folder, without reading them.
+
+    Hidden files and folders, and what archives and notebooks leave behind, are left out. A link that leads to what is
+    read anyway is left out; another is followed.
+
+    Raises:
+        ValueError: if the folder is laid out in a way that is not known, with what to do.
+    """
+    left_out = LeftOut()
+    train_root, test_root = _parts(root, left_out)
+    class_names = _class_names(train_root, root, left_out)
+    label_of = {_composed(name): label for label, name in enumerate(class_names)}
+    if test_root is not None:
+        test_names = _class_names(test_root, root, left_out)
+        surplus = sorted(name for name in test_names if _composed(name) not in label_of)
+        if surplus:
+            raise ValueError(
+                f"{test_root} has the class folders {surplus[:_SHOWN]}, which {train_root} has not; both must be laid out "
+                "as CLASS/IMAGE, with the same classes."
+            )
+    _refuse_parts_as_classes(train_root, class_names)
+    train = _listed(train_root, root, label_of, left_out)
+    if test_root is None and len(class_names) == 1:
+        raise ValueError(
+            f"{root} has one class folder, {class_names[0]!r}, but a classifier needs at least 2 classes. If the classes are "
+            f"the folders in it, give {train_root / class_names[0]}/ as the source."
+        )
+    test = None if test_root is None else _listed(test_root, root, label_of, left_out)
+    return Layout(train, test, class_names, left_out.sentences())
+
+
+def in_order[Name: str](names: Iterable[Name]) -> tuple[Name, ...]:
+    """Names in alphabetical order; by their numbers where all are whole numbers.
+
+    >>> in_order(["10", "9", "0"])
+    ('0', '9', '10')
+    """
+    names = list(names)
+    if all(re.fullmatch(r"[0-9]+", name) for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return tuple(sorted(names))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a name is of a file or folder that is no data: hidden, or left by an archiver or a file manager.
+
+    >>> [is_hidden(name) for name in (".ipynb_checkpoints", "._7.png", "__MACOSX", "7.png")]
+    [True, True, True, False]
+    """
+    return name.startswith(".") or name in ("__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN") or name in _LITTER
+
+
+_LITTER = ("Thumbs.db", "desktop.ini", "Desktop.ini")
+_HIDDEN = "hidden, or left by an archiver, a notebook or a file manager"
+
+
+def _composed(name: str) -> str:
+    """A name in Unicode's composed form: file systems write one name in two ways."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _parts(root: Path, left_out: LeftOut) -> tuple[Path, Path | None]:
+    """The folders of the training and test images; the folder itself and None where it is not divided."""
+    folders = [path for path in _folders(root) if not _holds_images(path)]
+    by_part: dict[str, list[Path]] = {"train": [], "test": [], "validation": []}
+    for path in folders:
+        tokens = set(re.split(r"[^a-z]+", path.name.lower()))
+        for part, names in (("train", _TRAIN), ("test", _TEST), ("validation", _VALIDATION)):
+            if tokens & names and any(_folders(path)):
+                by_part[part].append(path)
+                break
+    for part, paths in by_part.items():
+        if len(paths) > 1:
+            names = ", ".join(sorted(path.name for path in paths))
+            raise ValueError(
+                f"{root} has several folders of {part} images: {names}; keep one of them there. Expected are {_PART_NAMES}."
+            )
+    if not by_part["train"]:
+        held_out = [path.name for part in ("test", "validation") for path in by_part[part]]
+        if held_out and len(held_out) == len(folders) == len(list(_folders(root))):
+            raise ValueError(
+                f"{root} has the folders {held_out} of held-out images, but none of training images; expected are "
+                f"{_PART_NAMES}, each laid out as CLASS/IMAGE."
+            )
+        return root, None
+    train = by_part["train"][0]
+    test = next((path for part in ("test", "validation") for path in by_part[part]), None)
+    flat = [path.name for path in _folders(root) if _is_held_out(path.name) and not any(_folders(path))]
+    if test is None and flat:
+        raise ValueError(
+            f"{root / flat[0]} has no class folders; lay the images out as CLASS/IMAGE as in {train}, or move the folder "
+            "away: then a fifth of each class is held out for testing."
+        )
+    for path in _folders(root):
+        if path not in (train, test):
+            left_out.add(f"{path.name}/", f"a folder beside {train.name}" + (f" and {test.name}" if test else ""))
+    return train, test
+
+
+def _is_held_out(name: str) -> bool:
+    return bool(set(re.split(r"[^a-z]+", name.lower())) & (_TEST | _VALIDATION))
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    """The folders in a folder that are no litter."""
+    return (path for path in sorted(root.iterdir()) if path.is_dir() and not is_hidden(path.name))
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(_SUFFIXES) and not is_hidden(name)
+
+
+def _holds_images(folder: Path) -> bool:
+    """Whether images lie in the folder itself."""
+    return any(_is_image(path.name) for path in folder.iterdir())
+
+
+def _class_names(part_root: Path, root: Path, left_out: LeftOut) -> tuple[str, ...]:
+    names = []
+    loose = 0
+    for path in sorted(part_root.iterdir()):
+        name = path.relative_to(root).as_posix()
+        if is_hidden(path.name):
+            left_out.add(name + "/" * path.is_dir(), _HIDDEN)
+        elif not path.is_dir():
+            loose += _is_image(path.name)
+            if part_root == root or _is_image(path.name):
+                left_out.add(name, "in no class folder")
+        elif (target := _link_within(path, root)) is not None:
+            left_out.add(name, f"a link to {target}, which is read there")
+        else:
+            names.append(path.name)
+    if not names:
+        also = f" It holds {loose} images itself: give the folder above it, if its name is a class." if loose else ""
+        raise ValueError(f"{part_root} has no class folders; lay the images out as CLASS/IMAGE.png or .jpg.{also}")
+    return in_order(names)
+
+
+def _refuse_parts_as_classes(train_root: Path, class_names: Sequence[str]) -> None:
+    """Two folders of the same class folders are parts of one data set, whatever they are called."""
+    inside = {}
+    for name in class_names:
+        if _holds_images(train_root / name):
+            return
+        inside[name] = {path.name for path in _folders(train_root / name)}
+    shared = set.intersection(*inside.values()) if len(inside) > 1 else set()
+    if len(shared) > max(1, len(class_names)):
+        raise ValueError(
+            f"the folders {list(class_names)[:_SHOWN]} of {train_root} hold no images themselves, but the same folders "
+            f"{list(in_order(shared))[:_SHOWN]}: they look like parts of a data set, not like classes. Name the parts "
+            f"{_PART_NAMES}; if they are the classes, put their images into them directly."
+        )
+
+
+def _link_within(path: Path, root: Path) -> str | None:
+    """Where a link leads, if that is a place below the root that is read anyway."""
+    if not path.is_symlink():
+        return None
+    target, base = path.resolve(), root.resolve()
+    if not target.is_relative_to(base):
+        return None
+    below = target.relative_to(base)
+    return None if any(map(is_hidden, below.parts)) else below.as_posix()
+
+
+def _listed(part_root: Path, root: Path, label_of: dict[str, int], left_out: LeftOut) -> list[tuple[str, int]]:
+    """Each image file's path below `root` and its label, in an order drawn from the path."""
+    found = []
+    for path in _folders(part_root):
+        label = label_of.get(_composed(path.name))
+        if label is not None and _link_within(path, root) is None:
+            found += [(name, label) for name in _files(path, root, left_out, {path.resolve()})]
+    if not found:
+        raise ValueError(f"{part_root} holds no image (.png, .jpg) in its class folders.")
+    return sorted(found, key=lambda entry: hashlib.sha256(entry[0].encode("utf-8", "surrogateescape")).digest())
+
+
+def _files(folder: Path, root: Path, left_out: LeftOut, above: set[Path]) -> Iterator[str]:
+    """The image files below a class folder, as paths below the root; `above` are the folders that lead there."""
+    for path in sorted(Path(entry.path) for entry in os.scandir(folder)):
+        name = path.relative_to(root).as_posix()
+        target = _link_within(path, root)
+        if is_hidden(path.name):
+            left_out.add(name + "/" * path.is_dir(), _HIDDEN)
+        elif target is not None:
+            left_out.add(name, "a link to what is read in its own place")
+        elif path.is_dir():
+            resolved = path.resolve()
+            if resolved in above:
+                left_out.add(name, "a link to a folder that it lies in")
+            else:
+                yield from _files(path, root, left_out, above | {resolved})
+        elif _is_image(path.name):
+            yield name
+        else:
+            left_out.add(name, f"a {path.suffix or 'nameless'} file; only {', '.join(_SUFFIXES)} are read")
