@@ -75,7 +75,9 @@ def check_background(background: str) -> None:
     try:
         ImageColor.getrgb(background)
     except ValueError as error:
-        raise ValueError(f"data.background must be a colour such as white, black or #808080, but is {background!r}.") from error
+        raise ValueError(
+            f"data.background must be a colour such as white, black or #808080, but is {background!r}."
+        ) from error
 
 
 def decode(content: bytes, size: tuple[int, int] | None, background: str = "white") -> np.ndarray:

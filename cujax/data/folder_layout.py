@@ -80,7 +80,7 @@ def find_images(root: Path) -> Layout:
     train = _listed(train_root, root, label_of, left_out)
     if test_root is None and len(class_names) == 1:
         raise ValueError(
-            f"{root} has one class folder, {class_names[0]!r}, but a classifier needs at least 2 classes. If the classes are "
+            f"{root} has one class folder, {class_names[0]!r}, but a classifier needs at least 2. If the classes are "
             f"the folders in it, give {train_root / class_names[0]}/ as the source."
         )
     test = None if test_root is None else _listed(test_root, root, label_of, left_out)
@@ -129,9 +129,9 @@ def _parts(root: Path, left_out: LeftOut) -> tuple[Path, Path | None]:
                 break
     for part, paths in by_part.items():
         if len(paths) > 1:
-            names = ", ".join(sorted(path.name for path in paths))
+            found = ", ".join(sorted(path.name for path in paths))
             raise ValueError(
-                f"{root} has several folders of {part} images: {names}; keep one of them there. Expected are {_PART_NAMES}."
+                f"{root} has several folders of {part} images: {found}; keep one of them there. Expected are {_PART_NAMES}."
             )
     if not by_part["train"]:
         held_out = [path.name for part in ("test", "validation") for path in by_part[part]]

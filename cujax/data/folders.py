@@ -16,7 +16,7 @@ import numpy as np
 
 from cujax.data.decoding import BadImageError, ImageFiles, decode
 from cujax.data.folder_layout import find_images
-from cujax.data.images import Data, Images, Reader, Source, hold_out_fifth, pixel_digest
+from cujax.data.images import Data, Images, Reader, Source, hold_out_fifth, is_constant, pixel_digest
 from cujax.progress import Progress
 
 _SHOWN = 5
@@ -156,12 +156,12 @@ def read_folder(
     mean = total[0] / pixels
     std = np.sqrt(np.maximum(total[1] / pixels - mean**2, 0))
 
-    def part(files: list[_File]) -> FolderPart:
+    def part_of(files: list[_File]) -> FolderPart:
         return _part(root, files, shape, stream=stream, resized=size is not None, background=background)
 
     return Folder(
-        train=part(good["train"]),
-        test=part(good["test"]) if "test" in good else None,
+        train=part_of(good["train"]),
+        test=part_of(good["test"]) if "test" in good else None,
         class_names=layout.class_names,
         mean=mean.astype(np.float32),
         std=np.maximum(std, 1e-6).astype(np.float32),
@@ -178,8 +178,8 @@ def _refuse_without_content(root: Path, files: list[_File]) -> None:
     constant = [file.name for file in files if file.is_constant]
     if 2 * len(constant) > len(files):
         raise ValueError(
-            f"{len(constant)} of {len(files)} training images in {root} are of one colour each, such as {constant[0]}: there "
-            f"is nothing to learn from them. {way_out}"
+            f"{len(constant)} of {len(files)} training images in {root} are of one colour each, such as {constant[0]}: "
+            f"there is nothing to learn from them. {way_out}"
         )
     if len(files) > 1 and len({file.pixel_digest for file in files}) == 1:
         raise ValueError(f"all {len(files)} training images in {root} have the same pixels, as {files[0].name}. {way_out}")
@@ -216,9 +216,8 @@ def _read_all(
             return _File(name, label, digest, "", False, None, (), nothing, str(error))
         scaled = pixels.astype(np.float64) / 255
         sums = np.stack([scaled.sum(axis=(0, 1)), (scaled**2).sum(axis=(0, 1))])
-        is_constant = bool((pixels == pixels[0, 0]).all())
         kept = pixels if keep_pixels else None
-        return _File(name, label, digest, pixel_digest(pixels), is_constant, kept, pixels.shape, sums, None)
+        return _File(name, label, digest, pixel_digest(pixels), is_constant(pixels), kept, pixels.shape, sums, None)
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         for some in batched(names, 256):
@@ -268,7 +267,9 @@ def _read(data: Data, progress: Progress) -> Source:
     version = f"sha256 {found.digest[:16]}" + (f", {data.image_size} pixels" if data.image_size else "")
     version += f", on {data.background}" if data.background != "white" else ""
     name = path.resolve().name
-    return Source(name, version, train, test, found.class_names, found.mean, found.std, skipped=found.skipped, root=str(path))
+    return Source(
+        name, version, train, test, found.class_names, found.mean, found.std, skipped=found.skipped, root=str(path)
+    )
 
 
 READER = Reader(lambda data: "/" in data.source, _read)

@@ -133,8 +133,15 @@ def content_digest(train: Images, test: Images) -> str:
     return f"sha256 {digest.hexdigest()[:16]}"
 
 
+def is_constant(pixels: np.ndarray) -> bool:
+    """Whether all pixels of an image, `[H, W, C]`, are of one colour."""
+    return bool((pixels == pixels[0, 0]).all())
+
+
 def pixel_digest(pixels: np.ndarray) -> str:
-    """What tells one image's pixels from another's: a digest over shape, dtype and values."""
+    """What tells one image's pixels from another's: a digest over shape, dtype and values; "" for one of a single colour."""
+    if is_constant(pixels):
+        return ""
     head = f"{pixels.shape} {pixels.dtype} ".encode()
     return hashlib.blake2b(head + np.ascontiguousarray(pixels).tobytes(), digest_size=16).hexdigest()
 

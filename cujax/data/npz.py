@@ -1,6 +1,5 @@
 """A user's own images as one .npz file of plain arrays."""
 
-import re
 import zipfile
 from pathlib import Path
 
@@ -164,8 +163,8 @@ def _channels_last(where: str, images: np.ndarray, labels: np.ndarray, layout: s
     if channels in (1, 3, 4) and other > 4 and looks_square:
         if layout == "nhwc":
             raise ValueError(
-                f"{where} has the shape {images.shape}, which looks like [n, C, H, W], PyTorch's order, and would be read as "
-                f"images of {other} channels. Give --data.layout nchw, or store images.transpose(0, 2, 3, 1)."
+                f"{where} has the shape {images.shape}, which looks like [n, C, H, W], PyTorch's order, and would be read "
+                f"as images of {other} channels. Give --data.layout nchw, or store images.transpose(0, 2, 3, 1)."
             )
         raise ValueError(
             f"{where} has the shape {images.shape}, which looks like [n, H, W, C], but data.layout is nchw; leave it out."
@@ -183,7 +182,9 @@ def _preprocessed(where: str, images: np.ndarray) -> np.ndarray:
             largest = int(images.max())
             way_out = "give images.astype(np.uint8)" if largest <= 255 else "give (images // 257).astype(np.uint8)"
             way_out += f" (the largest value is {largest})"
-        raise ValueError(f"{where} must be uint8 (0 to 255) or float (already preprocessed), but is {images.dtype}; {way_out}.")
+        raise ValueError(
+            f"{where} must be uint8 (0 to 255) or float (already preprocessed), but is {images.dtype}; {way_out}."
+        )
     with np.errstate(over="ignore"):
         narrow = images.astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(narrow).all(axis=(1, 2, 3)))
@@ -196,8 +197,8 @@ def _preprocessed(where: str, images: np.ndarray) -> np.ndarray:
     if abs(mean) > _LARGEST_MEAN or not _SMALLEST_STD < std < _LARGEST_STD:
         raise ValueError(
             f"{where} are float, which is taken as preprocessed, but go from {narrow.min():g} to {narrow.max():g} (mean "
-            f"{mean:.3g}, standard deviation {std:.3g}), far from mean 0 and deviation 1. Store pixels of 0 to 255 as uint8, "
-            "which is normalised here, or normalise them: (images - images.mean()) / images.std()."
+            f"{mean:.3g}, standard deviation {std:.3g}), far from mean 0 and deviation 1. Store pixels of 0 to 255 as "
+            "uint8, which is normalised here, or normalise them: (images - images.mean()) / images.std()."
         )
     return narrow
 
@@ -215,19 +216,19 @@ def _checked_ids(where: str, ids: np.ndarray, n: int) -> np.ndarray:
         bad = np.flatnonzero(~(np.isfinite(ids) & (ids % 1 == 0) & (abs(ids) < 2**53)))
         if len(bad):
             raise ValueError(
-                f"{where} are floats, and row {bad[0]} is {ids[bad[0]]}, which is no whole number below 2**53, so that two ids "
-                "may look alike; store integers or text."
+                f"{where} are floats, and row {bad[0]} is {ids[bad[0]]}, which is no whole number below 2**53, so that two "
+                "ids may look alike; store integers or text."
             )
         ids = ids.astype(np.int64)
     ids = _texts(where, ids)
     unique, counts = np.unique(ids, return_counts=True)
     if len(unique) < len(ids):
         raise ValueError(f"{where} must be unique, but {unique[counts > 1][:5].tolist()} recur.")
-    bad = [row for row, name in enumerate(ids.tolist()) if re.search(r"[\r\n]", name) or name != name.strip() or not name]
-    if bad:
+    malformed = [row for row, name in enumerate(ids.tolist()) if not name or name != name.strip() or {*name} & {*"\r\n"}]
+    if malformed:
         raise ValueError(
-            f"{where} must not be empty, hold line breaks or begin or end with spaces, but row {bad[0]} is "
-            f"{str(ids[bad[0]])!r}."
+            f"{where} must not be empty, hold line breaks or begin or end with spaces, but row {malformed[0]} is "
+            f"{str(ids[malformed[0]])!r}."
         )
     return ids
 

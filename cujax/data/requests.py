@@ -2,15 +2,25 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from cujax._ranges import Count, Label, ProportionBetween, Seed, check_fields
-from cujax.data.images import Images, Source
+from cujax.data.class_labels import label_of
+from cujax.data.id_lists import rows_of_file
+from cujax.data.images import Images, Source, pixel_digests
 
 VALIDATION_FRACTION = 0.1
+# Which training images no model trains on: a tenth of each class, none, or those that a file names.
+Validation = Literal["tenth", "none"] | str
+
+
+# What happens to samples outside the request that have the same pixels as one in it: they are forgotten with it, they are
+# kept (then the model, and every retrained one, goes on training on these pixels), or the request is refused.
+Copies = Literal["with", "keep", "refuse"]
 
 
 @dataclass(frozen=True)
@@ -18,10 +28,14 @@ class ForgetClass:
     """Forget every training image of one class.
 
     Attributes:
-        label: The class, counted from 0.
+        label: The class: its number, counted from 0, or its name. Where numbers are names, too, and differ, write
+            label:2 or name:2.
+        copies: What happens to images of other classes with the same pixels: forgotten with it, kept, or the request is
+            refused.
     """
 
-    label: Label = 5
+    label: Label | str = 5
+    copies: Copies = field(default="refuse", metadata={"since": "0.2"})
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -32,13 +46,18 @@ class ForgetClasses:
     """Forget every training image of several classes.
 
     Attributes:
-        labels: The classes, counted from 0.
+        labels: The classes: their numbers, counted from 0, or their names.
+        copies: What happens to images of other classes with the same pixels: forgotten with them, kept, or the request is
+            refused.
     """
 
-    labels: tuple[Label, ...]
+    labels: tuple[Label | str, ...]
+    copies: Copies = field(default="refuse", metadata={"since": "0.2"})
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if not self.labels:
+            raise ValueError("labels is empty; name the classes to forget.")
 
 
 @dataclass(frozen=True)
@@ -49,11 +68,14 @@ class ForgetRandom:
         count: How many.
         fraction: What fraction of the training part.
         seed: Seed of the draw.
+        copies: What happens to images that were not drawn and have the same pixels as one that was: forgotten with it,
+            kept, or the request is refused.
     """
 
     count: Count | None = None
     fraction: ProportionBetween | None = None
     seed: Seed = 0
+    copies: Copies = field(default="with", metadata={"since": "0.2"})
 
     def __post_init__(self) -> None:
         if (self.count is None) == (self.fraction is None):
@@ -65,13 +87,22 @@ class ForgetRandom:
 
 @dataclass(frozen=True)
 class ForgetIds:
-    """Forget the images that a text file names.
+    """Forget the images that a file names.
 
     Attributes:
-        path: The file: one id a line; empty lines are passed over.
+        path: The file, in UTF-8: one id a line, or a .csv or .tsv with a header and a column id. An image of a folder may
+            be given by its path.
+        copies: What happens to images that are not listed and have the same pixels as one that is: forgotten with it,
+            kept, or the request is refused.
     """
 
     path: str
+    copies: Copies = field(default="refuse", metadata={"since": "0.2"})
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not self.path.strip():
+            raise ValueError("path is empty; give a file with one id a line.")
 
 
 @dataclass(frozen=True)
@@ -80,9 +111,15 @@ class ForgetWhere:
 
     Attributes:
         predicate: Looks at one image's id and label. The ids it chooses are what is stored, not the predicate.
+        copies: What happens to images that it does not choose and have the same pixels as one that it does: forgotten with
+            it, kept, or the request is refused.
     """
 
     predicate: Callable[[str, int], bool]
+    copies: Copies = field(default="refuse", metadata={"since": "0.2"})
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 Request = ForgetClass | ForgetClasses | ForgetRandom | ForgetIds | ForgetWhere
@@ -117,6 +154,8 @@ class Split:
         forgotten_classes: The classes of the forget set of which nothing is retained. Validation and test rows of
             them are there to see that the class is gone.
         absent_classes: All classes of which nothing is retained, earlier requests included.
+        copies: Training images outside the request with the same pixels as one in it: in the forget set with "with", in
+            the retain set with "keep".
     """
 
     forget: Part
@@ -126,6 +165,7 @@ class Split:
     previously_forgotten: Part
     forgotten_classes: tuple[int, ...]
     absent_classes: tuple[int, ...]
+    copies: Part = field(default_factory=lambda: Part(np.array([], np.int32), np.array([], str)))
 
     @property
     def is_class_task(self) -> bool:
@@ -147,7 +187,12 @@ def ids_digest(ids: Iterable[str]) -> str:
     return hashlib.sha256(b"\n".join(sorted(name.encode() for name in ids))).hexdigest()
 
 
-def make_split(source: Source, request: Request, previously_forgotten_ids: Sequence[str] = ()) -> Split:
+def make_split(
+    source: Source,
+    request: Request,
+    previously_forgotten_ids: Sequence[str] = (),
+    validation: Validation = "tenth",
+) -> Split:
     """Divides a source by a deletion request.
 
     Validation is the tenth of each class whose ids have the lowest SHA-256, so it depends on the data alone: it is the
@@ -157,16 +202,19 @@ def make_split(source: Source, request: Request, previously_forgotten_ids: Seque
         source: The data set.
         request: What to forget.
         previously_forgotten_ids: What earlier requests, on the model at hand, made it forget.
+        validation: "tenth", or, for a model that was trained elsewhere: "none", or the file that names the images that it
+            has not seen.
 
     Raises:
         ValueError: if the request names a class or ids that do not exist, ids that are in the validation part or
-            forgotten already, or leaves nothing to forget or nothing to retain.
+            forgotten already, leaves nothing to forget or nothing to retain, or has copies of its images in the retain set
+            and is to be refused then.
         FileNotFoundError: if the file of ids is not there.
     """
     train = source.train
     is_previous = np.isin(train.ids, np.array(list(previously_forgotten_ids), dtype=str))
     is_validation = np.zeros(len(train), bool)
-    is_validation[_validation_rows(train)] = True
+    is_validation[_validation_rows(source, validation)] = True
     is_validation &= ~is_previous
     unknown = set(previously_forgotten_ids) - set(train.ids[is_previous].tolist())
     if unknown:
@@ -177,9 +225,17 @@ def make_split(source: Source, request: Request, previously_forgotten_ids: Seque
     available = ~is_validation & ~is_previous
     is_forget = np.zeros(len(train), bool)
     is_forget[_resolve(request, source, available, is_validation, is_previous)] = True
-    is_retain = available & ~is_forget
     if not is_forget.any():
         raise ValueError(f"{request} selects no training image of {source.name}; there is nothing to forget.")
+    copies = _copies(train, is_forget, available & ~is_forget)
+    if len(copies) and request.copies == "refuse":
+        raise ValueError(
+            f"{len(copies)} images that would be retained have the same pixels as one to be forgotten, such as "
+            f"{train.ids[copies[0]]}: the model, and every retrained one, would go on training on them. Forget them, too, "
+            "with --forget.copies with, or keep them with --forget.copies keep."
+        )
+    is_forget[copies] = request.copies == "with"
+    is_retain = available & ~is_forget
     if not is_retain.any():
         raise ValueError(f"{request} selects all {is_forget.sum()} training images; nothing would be retained.")
 
@@ -199,10 +255,28 @@ def make_split(source: Source, request: Request, previously_forgotten_ids: Seque
         previously_forgotten=part(train, is_previous),
         forgotten_classes=tuple(forgotten.tolist()) if whole_classes else (),
         absent_classes=tuple(absent.tolist()),
+        copies=Part(copies, train.ids[copies]),
     )
 
 
-def _validation_rows(train: Images) -> np.ndarray:
+def _copies(train: Images, is_forget: np.ndarray, is_other: np.ndarray) -> np.ndarray:
+    """The rows of other images with the same pixels as one to be forgotten, `[k]` int32, ascending.
+
+    An image of a single colour is no copy of another: there is nothing on it that could be somebody's.
+    """
+    forgotten = set(pixel_digests(train, np.flatnonzero(is_forget))) - {""}
+    others = np.flatnonzero(is_other)
+    same = [digest in forgotten for digest in pixel_digests(train, others)]
+    return others[np.array(same, bool)].astype(np.int32)
+
+
+def _validation_rows(source: Source, validation: Validation) -> np.ndarray:
+    """The rows of `source.train` that no model trains on."""
+    train = source.train
+    if validation == "none":
+        return np.array([], int)
+    if validation != "tenth":
+        return rows_of_file(Path(validation).expanduser(), source)
     digests = np.array([hashlib.sha256(name.encode()).hexdigest() for name in train.ids.tolist()])
     chosen = []
     for label in np.unique(train.labels):
@@ -221,10 +295,8 @@ def _resolve(
     """The rows of `source.train` that a request selects among the available ones."""
     train = source.train
     match request:
-        case ForgetClass(label):
-            return _rows_of_classes(source, (label,), available)
-        case ForgetClasses(labels):
-            return _rows_of_classes(source, labels, available)
+        case ForgetClass() | ForgetClasses():
+            return _rows_of_classes(source, named_labels(source, request), available)
         case ForgetRandom(count, fraction, seed):
             rows = np.flatnonzero(available)
             wanted = count if count is not None else round(fraction * len(rows))  # type: ignore[operator]
@@ -238,55 +310,60 @@ def _resolve(
             return np.flatnonzero(available & np.array(chosen, bool))
 
 
+def with_numbers[Kind: Request](request: Kind, source: Source) -> Kind:
+    """A request with classes given by number, so that it is one whatever way it was written.
+
+    Raises:
+        ValueError: if a class does not exist, or a number may mean two of them.
+    """
+    if isinstance(request, ForgetClass):
+        return replace(request, label=named_labels(source, request)[0])
+    if isinstance(request, ForgetClasses):
+        return replace(request, labels=tuple(sorted(set(named_labels(source, request)))))
+    return request
+
+
+def named_labels(source: Source, request: ForgetClass | ForgetClasses) -> tuple[int, ...]:
+    """The numbers of the classes that a request names."""
+    labels = (request.label,) if isinstance(request, ForgetClass) else request.labels
+    return tuple(label_of(label, source.class_names, source.name) for label in labels)
+
+
 def _rows_of_classes(source: Source, labels: Sequence[int], available: np.ndarray) -> np.ndarray:
-    for label in labels:
-        if not 0 <= label < source.num_classes:
-            names = ", ".join(f"{number} ({name})" for number, name in enumerate(source.class_names[:20]))
-            raise ValueError(
-                f"class {label} does not exist: {source.name} has the {source.num_classes} classes {names}"
-                f"{', ...' if source.num_classes > 20 else ''}."
-            )
     rows = np.flatnonzero(np.isin(source.train.labels, labels) & available)
     if not len(rows):
+        named = ", ".join(f"{label} ({source.class_names[label]!r})" for label in labels)
         raise ValueError(
-            f"no training image of class {', '.join(map(str, labels))} is left in {source.name}: earlier requests, or "
-            "the limit, left none; there is nothing to forget."
+            f"no training image of class {named} is left in {source.name}: earlier requests, or the limit, left none; there "
+            "is nothing to forget."
         )
     return rows
 
 
 def _rows_of_ids(source: Source, path: Path, is_validation: np.ndarray, is_previous: np.ndarray) -> np.ndarray:
-    if not path.is_file():
-        raise FileNotFoundError(f"file of ids {path} does not exist; write one id a line.")
-    wanted = list(dict.fromkeys(line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()))
-    row_of = {name: row for row, name in enumerate(source.train.ids.tolist())}
-    unknown = [name for name in wanted if name not in row_of]
-    if unknown:
-        raise ValueError(
-            f"{len(unknown)} of the {len(wanted)} ids in {path} do not exist in {source.name}: {unknown[:5]}; its ids "
-            f"look like {source.train.ids[0]!r}."
-        )
-    rows = np.array([row_of[name] for name in wanted], int)
+    rows = rows_of_file(path, source)
     for selected, why in (
         (
             is_validation,
-            "are validation images, which the model was not trained on: there is nothing to forget",
+            "are validation images, on which no model is trained here: there is nothing to forget. Take them off the list; "
+            "if the model comes from elsewhere and was trained on them, give --no-validation, or --validation-ids FILE with "
+            "the images that it has not seen:",
         ),
-        (is_previous, "were forgotten by an earlier request"),
+        (is_previous, "were forgotten by an earlier request; take them off the list:"),
     ):
         names = source.train.ids[rows[selected[rows]]].tolist()
         if names:
-            raise ValueError(f"{len(names)} of the ids in {path} {why}: {names[:5]}; take them off the list.")
+            raise ValueError(f"{len(names)} of the ids in {path} {why} {', '.join(names[:5])}.")
     return rows
 
 
-def check_held_out(source: Source, split: Split) -> None:
-    """Raises ValueError if no validation or no test sample of the retained classes is left."""
+def check_held_out(source: Source, split: Split, *, needs_validation: bool = True) -> None:
+    """Raises ValueError if no test sample, or no validation sample where it is needed, of the retained classes is left."""
     for name, labels in (
         ("validation", source.train.labels[split.validation.indices]),
         ("test", source.test.labels[split.test.indices]),
     ):
-        if np.isin(labels, split.absent_classes).all():
+        if (needs_validation or name == "test") and np.isin(labels, split.absent_classes).all():
             raise ValueError(
                 f"{source.name} has no {name} sample of the retained classes, so nothing shows whether they are kept; give "
                 "more images: a class needs 6 training images for one of validation, and test images of its own."

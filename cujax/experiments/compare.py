@@ -21,7 +21,7 @@ from cujax.data.requests import Request, Split
 from cujax.experiments.audit import verdict_on_answers
 from cujax.experiments.config import Experiment
 from cujax.experiments.identity import describe
-from cujax.experiments.request_words import describe_request, parse_request, request_in_words
+from cujax.experiments.request_words import describe_request, request_in_words
 from cujax.experiments.run import Run
 from cujax.experiments.sweep import ReadySweep, SeveralRuns, Sweep, slug
 from cujax.experiments.tune import read_settings
@@ -284,16 +284,22 @@ def prepare_comparison(
         found[settings["request"]] = settings
     if not comparison.requests:
         raise ValueError("there is no request to compare methods on; give --requests class:5, for example.")
-    unasked = sorted(found.keys() - set(comparison.requests))
-    if unasked:
-        raise ValueError(f"settings are given for {', '.join(unasked)}; the requests are {', '.join(comparison.requests)}.")
     cells = Sweep(comparison, progress, notify, interruption or Interruption(), given_source=source)
-    tasks = [_task(word, cells, kinds, found.get(word)) for word in comparison.requests]
+    words = [request_in_words(cells.request(word)) for word in comparison.requests]
+    twice = sorted({word for word in words if words.count(word) > 1})
+    if twice:
+        raise ValueError(
+            f"the requests {', '.join(comparison.requests)} name {', '.join(twice)} more than once; name it once."
+        )
+    unasked = sorted(found.keys() - set(words))
+    if unasked:
+        raise ValueError(f"settings are given for {', '.join(unasked)}; the requests are {', '.join(words)}.")
+    tasks = [_task(word, cells, kinds, found.get(word)) for word in words]
     return ComparisonRun(cells, comparison, tasks)
 
 
 def _task(word: str, cells: Sweep, kinds: dict[str, type[Method]], found: dict[str, Any] | None) -> _Task:
-    request = parse_request(word)
+    request = cells.request(word)
     split = cells.split(request)
     if found is not None and found["forget_digest"] != split.digest:
         raise ValueError(

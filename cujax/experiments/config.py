@@ -8,7 +8,7 @@ import tyro
 from cujax._ranges import Count, CountOrZero, NotNegative, ProportionAboveZero, Seed, check_fields
 from cujax.audit.verdict import Word
 from cujax.data.images import Data
-from cujax.data.requests import ForgetClass, ForgetClasses, ForgetIds, ForgetRandom, ForgetWhere
+from cujax.data.requests import ForgetClass, ForgetClasses, ForgetIds, ForgetRandom, ForgetWhere, Validation
 from cujax.methods.base import Method
 from cujax.methods.contrastive import ContrastiveUnlearning
 from cujax.methods.stop_rules import STOP_RULES
@@ -44,6 +44,11 @@ class Setup:
             or one that another package registered. One that holds before the first step can tell nothing: then samples go
             on under "loss", and classes take all passes.
         stop_early: Whether unlearning ends as soon as the stop rule holds, or makes all the passes of the method.
+        validation: Whether a tenth of each class is held out, which decides when to stop. Leave it out for an original from
+            elsewhere that was trained on all images: then whatever it has seen can be forgotten, and a stop rule that needs
+            held-out samples cannot hold.
+        validation_ids: A file of the ids of the images to hold out instead, such as those that the original from elsewhere
+            has not seen: one a line, or a .csv with a column id.
         seed: Of initialisation, order and everything else random.
         workdir: Folder for checkpoints, metrics and the report; gs://BUCKET/FOLDER, too.
         original: Checkpoint to start from, original or unlearned earlier; trained here where not given.
@@ -66,6 +71,8 @@ class Setup:
     retain_tolerance: ProportionAboveZero = 0.05
     stop_rule: str = field(default="accuracy", metadata={"since": "0.2"})
     stop_early: bool = True
+    validation: bool = field(default=True, metadata={"since": "0.2"})
+    validation_ids: str | None = field(default=None, metadata={"since": "0.2"})
     seed: Seed = 0
     workdir: str = "runs/experiment"
     original: str | None = None
@@ -80,6 +87,17 @@ class Setup:
     def __post_init__(self) -> None:
         STOP_RULES.find(self.stop_rule)
         check_fields(self)
+        if self.validation_ids is not None and not self.validation:
+            raise ValueError(f"validation_ids is {self.validation_ids}, but validation is off; give one of the two.")
+        for name in ("workdir", "network", "original", "validation_ids", "profile"):
+            value = getattr(self, name)
+            if value is not None and not value.strip():
+                raise ValueError(f"{name} is empty; give a value, or leave it out.")
+
+    @property
+    def validation_rows(self) -> Validation:
+        """Which training images are held out, as `make_split` takes it."""
+        return self.validation_ids or ("tenth" if self.validation else "none")
 
     def shared(self) -> dict[str, Any]:
         """By name, the settings that every kind of setup has."""

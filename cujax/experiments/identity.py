@@ -30,6 +30,7 @@ _NOT_IDENTITY = (
     "require",
     "requested_by",
     "ticket",
+    "validation_ids",  # which images they are is told with the split
 )
 # What the names of 0.2 were in 0.1.
 _DIGITS = "sha256 ce203eb7f8bf70e2"

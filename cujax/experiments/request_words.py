@@ -1,24 +1,26 @@
 """Deletion requests as words, for command lines, file names and reports."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import get_args
 
-from cujax.data.requests import ForgetClass, ForgetClasses, ForgetIds, ForgetRandom, Request
+from cujax.data.requests import Copies, ForgetClass, ForgetClasses, ForgetIds, ForgetRandom, Request
 from cujax.experiments.identity import describe
 
 
 def describe_request(request: Request) -> str:
     """A request in a few words, such as "ForgetClass(label=5)"."""
-    parts = {name: value for name, value in describe(request).items() if name != "type" and value is not None}
+    parts = {name: value for name, value in describe(request, of_0_1=True).items() if name != "type" and value is not None}
     return f"{type(request).__name__}({', '.join(f'{name}={value}' for name, value in parts.items())})"
 
 
 def class_labels(request: Request) -> list[int]:
-    """The classes that a request names, in order; none where it names samples."""
+    """The classes that a request names by number, in order; none where it names samples."""
     match request:
         case ForgetClass(label):
-            return [label]
+            return [int(label)]
         case ForgetClasses(labels):
-            return sorted(set(labels))
+            return sorted(set(map(int, labels)))
     return []
 
 
@@ -50,6 +52,13 @@ def request_in_words(request: Request) -> str:
     Raises:
         ValueError: for a predicate, which is code.
     """
+    return _without_copies(request) + f"+{request.copies}" * (request.copies != _DEFAULT_COPIES[type(request)])
+
+
+_DEFAULT_COPIES = {kind: kind.__dataclass_fields__["copies"].default for kind in get_args(Request)}
+
+
+def _without_copies(request: Request) -> str:
     match request:
         case ForgetClass(label):
             return f"class:{label}"
@@ -65,21 +74,25 @@ def request_in_words(request: Request) -> str:
 def parse_request(word: str) -> Request:
     """The request that a word describes: class:LABEL, classes:LABEL,LABEL, random:FRACTION, random:COUNT or ids:PATH.
 
-    A seed of the draw may follow a fraction or count: random:0.1@3.
+    A seed of the draw may follow a fraction or count: random:0.1@3. Last may stand what happens to images with the same
+    pixels as one to be forgotten: +with, +keep or +refuse.
 
     Raises:
         ValueError: if it describes none.
 
     >>> parse_request("random:0.1@3")
-    ForgetRandom(count=None, fraction=0.1, seed=3)
+    ForgetRandom(count=None, fraction=0.1, seed=3, copies='with')
     """
+    for copies in get_args(Copies):
+        if word.endswith(f"+{copies}"):
+            return replace(parse_request(word.removesuffix(f"+{copies}")), copies=copies)
     kind, _, value = word.partition(":")
     try:
         match kind:
             case "class":
-                return ForgetClass(int(value))
+                return ForgetClass(_label(value))
             case "classes":
-                return ForgetClasses(tuple(map(int, value.split(","))))
+                return ForgetClasses(tuple(map(_label, value.split(","))))
             case "random":
                 amount, _, seed = value.partition("@")
                 if amount.isdecimal():
@@ -93,3 +106,11 @@ def parse_request(word: str) -> Request:
         f"request {word!r} cannot be understood; give class:LABEL, classes:LABEL,LABEL, random:FRACTION, random:COUNT or "
         "ids:PATH."
     )
+
+
+def _label(text: str) -> int | str:
+    """A class by number, or by name."""
+    text = text.strip()
+    if not text:
+        raise ValueError("it names no class")
+    return int(text) if text.lstrip("-").isdecimal() and text.isascii() else text

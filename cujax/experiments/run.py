@@ -24,6 +24,7 @@ from cujax.data.requests import (
     check_held_out,
     ids_digest,
     make_split,
+    with_numbers,
 )
 from cujax.data.sources import load_source
 from cujax.experiments.checks import check_batch_sizes, check_extras, check_num_classes, check_trained_on
@@ -194,7 +195,9 @@ class Run:
     @property
     def split_identity(self) -> dict[str, Any]:
         """What tells this split from those of other data and requests."""
-        return {
+        tenth = self.experiment.validation_rows == "tenth"
+        validation = {} if tenth else {"validation_digest": ids_digest(self.split.validation.ids.tolist())}
+        return validation | {
             "source_version": self.source.version,
             "forget_digest": self.split.digest,
             "previously_forgotten_digest": ids_digest(self.split.previously_forgotten.ids.tolist()),
@@ -303,12 +306,20 @@ def _prepare(
     like = abstract_variables(model, source.train.images.shape[1:])
     check_num_classes(model, source.num_classes, source.name)
     given = load_given_original(experiment, source, like)
-    split = make_split(source, experiment.forget, given.metadata.forgotten_ids if given else ())
-    check_held_out(source, split)
+    experiment = replace(experiment, forget=with_numbers(experiment.forget, source))
+    forgotten = given.metadata.forgotten_ids if given else ()
+    split = make_split(source, experiment.forget, forgotten, experiment.validation_rows)
+    check_held_out(source, split, needs_validation=experiment.validation_rows == "tenth")
     check_fits(experiment.method, split)
     check_batch_sizes(experiment, split, trains_original=given is None)
     run = Run(experiment, source, split, model, given, progress, notify, interruption)
     run.claim_workdir()
+    if len(split.copies):
+        how = "are forgotten with them" if experiment.forget.copies == "with" else "are kept and trained on"
+        notify(
+            f"{len(split.copies)} images have the same pixels as one to be forgotten and {how}: "
+            f"{', '.join(split.copies.ids[:5].tolist())}{', ...' if len(split.copies) > 5 else ''}."
+        )
     return run
 
 

@@ -8,10 +8,11 @@ from typing import Any, Self
 from etils import epath
 
 from cujax.data.images import Source
-from cujax.data.requests import ForgetRandom, Request, Split, make_split
+from cujax.data.requests import ForgetRandom, Request, Split, make_split, with_numbers
 from cujax.data.sources import load_source
 from cujax.experiments.config import Experiment, Setup
 from cujax.experiments.identity import digest_of, identity
+from cujax.experiments.request_words import parse_request
 from cujax.experiments.run import Run, load_given_original, prepare
 from cujax.experiments.user_files import build_model
 from cujax.methods.base import Method
@@ -81,7 +82,11 @@ class Sweep:
 
     def split(self, request: Request) -> Split:
         """The split of the runs of a request."""
-        return make_split(self.source, request, self.previously_forgotten_ids)
+        return make_split(self.source, request, self.previously_forgotten_ids, self.setup.validation_rows)
+
+    def request(self, word: str) -> Request:
+        """The request that a word describes, with classes given by number."""
+        return with_numbers(parse_request(word), self.source)
 
     def experiment(self, request: Request, method: Method, seed: int) -> Experiment:
         """What the run of a cell computes, from the original of its seed."""

@@ -7,7 +7,7 @@ import importlib.util
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -21,7 +21,7 @@ from cujax.audit.traces import Traces
 from cujax.data.images import Source
 from cujax.data.requests import Part, Request
 from cujax.experiments.identity import identity
-from cujax.experiments.request_words import parse_request, request_in_words
+from cujax.experiments.request_words import request_in_words
 from cujax.experiments.run import Run
 from cujax.experiments.sweep import ReadySweep, SeveralRuns, Sweep, slug
 from cujax.failures import Failure, attempt
@@ -200,7 +200,7 @@ class TuningRun(ReadySweep):
             The path of `settings.json`, and its content.
         """
         tuning, cells = self.tuning, self.cells
-        experiment = cells.experiment(parse_request(tuning.request), Retrain(), tuning.seed)
+        experiment = cells.experiment(cells.request(tuning.request), Retrain(), tuning.seed)
         run = cells.prepare(experiment, "tuning", slug(tuning.request))
         original, traces = run.original(), Traces(run.model, run.split, run.train_images)
         chosen = {}
@@ -325,8 +325,10 @@ def prepare_tuning(
     if tuning.sampler == "tpe" and importlib.util.find_spec("optuna") is None:
         raise ValueError("sampler tpe needs Optuna: run the command as uv run --extra tune ..., or take --sampler halton.")
     cells = Sweep(tuning, progress, notify, interruption or Interruption(), given_source=source)
+    request = cells.request(tuning.request)
+    tuning = replace(tuning, request=request_in_words(request))
     methods = {}
-    split = cells.split(parse_request(tuning.request))
+    split = cells.split(request)
     labels = cells.source.train.labels
     if not np.isin(labels[split.validation.indices], labels[split.forget.indices]).any():
         raise ValueError(

@@ -1,6 +1,7 @@
 """The run of a method: passes over the forget set, the stop rule on validation data, and the guard."""
 
 import functools
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -21,6 +22,9 @@ from cujax.step import UnlearnState
 from cujax.training.loop import NOTHING_YET, Cost, Log, NotFiniteError, Phase, Stepper
 from cujax.training.predict import accuracy, predict
 from cujax.training.resume import NO_RESUME_POINT, Position, ResumePoint
+
+# How many samples of the retain set show whether accuracy is kept, where none are held out.
+_RETAINED_SAMPLES = 2000
 
 EndedBy = Literal["stop_rule", "max_passes", "retain_tolerance", "not_finite"]
 
@@ -220,6 +224,10 @@ class Loop:
             f"all {max_passes} passes were made and the stop rule did not hold; raise max_passes, or the learning rate or "
             "weight with which the method forgets"
         )
+        if math.isnan(first.target):
+            reason = (
+                f"all {max_passes} passes were made: no sample is held out for the stop rule to compare the forget set with"
+            )
         if first.holds:
             reason = (
                 f"all {max_passes} passes were made: the stop rule held before the first step, where it can tell nothing"
@@ -335,16 +343,20 @@ class Loop:
     ) -> Observation:
         variables = Variables(state.params, state.model_state)
         validation = predict(model, variables, self.images, split.validation.indices)
-        stays = ~np.isin(validation.labels, split.absent_classes)
+        kept = validation.take(~np.isin(validation.labels, split.absent_classes))
+        if not len(kept.labels):
+            every = -(-len(split.retain) // _RETAINED_SAMPLES)
+            kept = predict(model, variables, self.images, split.retain.indices[::every])
         forget = predict(model, variables, self.images, split.forget.indices)
         held_out = validation.take(np.isin(validation.labels, forget.labels))
-        forget_accuracy, retain_accuracy = accuracy(forget), accuracy(validation.take(stays))
+        forget_accuracy, retain_accuracy = accuracy(forget), accuracy(kept)
         held_out_accuracy = accuracy(held_out) if len(held_out.labels) else None
         if split.is_class_task:
             forget_accuracy = max(forget_accuracy, held_out_accuracy or 0.0)
             target = 1 / model.num_classes if forgotten_accuracy is None else forgotten_accuracy
         else:
-            target = max(retain_accuracy if held_out_accuracy is None else held_out_accuracy, lowest_target)
+            held_out_accuracy = retain_accuracy if held_out_accuracy is None else held_out_accuracy
+            target = max(held_out_accuracy, lowest_target) if len(validation.labels) else math.nan
         check = Check(step, forget_accuracy, target, retain_accuracy)
         self.log(check.as_record())
         return Observation(check, forget, held_out)

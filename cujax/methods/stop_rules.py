@@ -20,8 +20,8 @@ class Check:
             higher (a small class has too few validation samples to decide alone). Sample task: on the forget set.
         target: What `forget_accuracy` should be. Class task: a threshold near 0. Sample task: the accuracy on validation
             samples of the same classes, now or before the first step, whichever is higher: a run that harms the model
-            must not lower its own bar.
-        retain_accuracy: On validation samples of the retained classes.
+            must not lower its own bar; NaN where no sample is held out.
+        retain_accuracy: On validation samples of the retained classes; on some of the retain set where there are none.
         reason: Why the stop rule holds, in words; "" where it does not.
     """
 
@@ -77,7 +77,7 @@ class AccuracyRule:
     def holds(self, observation: Observation) -> str | None:
         """The reason to end the run now, in words; None to go on."""
         check = observation.check
-        if check.forget_accuracy > check.target:
+        if not check.forget_accuracy <= check.target:
             return None
         return f"accuracy {check.forget_accuracy:.3f} on the forget set is at most {check.target:.3f}"
 

@@ -139,7 +139,7 @@ def test_bad_requests_are_told(tmp_path):
         (ForgetClasses((0, 1, 2, 3)), (), "nothing would be retained"),
         (ForgetRandom(count=1000), (), "count is 1000, but only 108"),
         (ForgetWhere(lambda name, label: False), (), "nothing to forget"),
-        (ids_file(), (), "nothing to forget"),
+        (ids_file(), (), "holds no id"),
         (
             ids_file("id-0001", *(f"nobody-{n}" for n in range(7))),
             (),

@@ -256,7 +256,9 @@ def test_a_folder_that_exists_is_not_taken_for_a_configuration(tmp_path, monkeyp
     for label in ("a", "b"):
         (tmp_path / "things" / "large" / label).mkdir(parents=True)
         for number in range(2):
-            Image.linear_gradient("L").resize((6, 5)).rotate(180 * number).save(tmp_path / "things" / "large" / label / f"{number}.png")
+            Image.linear_gradient("L").resize((6, 5)).rotate(180 * number).save(
+                tmp_path / "things" / "large" / label / f"{number}.png"
+            )
     assert load_source(Data("things/large", str(tmp_path / "prepared"))).class_names == ("a", "b")
 
 

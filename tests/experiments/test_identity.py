@@ -126,6 +126,7 @@ def test_what_cannot_change_a_result_is_not_part_of_it(changes):
 
 
 CHANGES = {
+    "validation": False,
     "data": Data(label_noise=0.1),
     "network": "cnn",
     "dtype": "bfloat16",
@@ -144,6 +145,7 @@ def test_everything_else_is_part_of_it():
     assert len(digests - {digest_of(identity(Experiment()))}) == len(CHANGES)
     elsewhere = {"workdir", "retrained", "original", "tensorboard", "steps_per_call", "profile", "multihost"}
     elsewhere |= {"save_seconds", "save_steps", "stop_rule", "audit", "require", "requested_by", "ticket"}
+    elsewhere |= {"validation_ids"}
     assert {field.name for field in dataclasses.fields(Experiment)} == set(CHANGES) | elsewhere
 
 

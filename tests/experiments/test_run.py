@@ -249,7 +249,7 @@ def test_too_few_images_to_hold_any_out_are_told(experiment, tmp_path, n):
 def test_configurations_and_requests_become_plain_data():
     experiment = Experiment(forget=ForgetClasses((1, 2)))
     plain = json.loads(json.dumps(describe(experiment)))
-    assert plain["forget"] == {"type": "ForgetClasses", "labels": [1, 2]}
+    assert plain["forget"] == {"type": "ForgetClasses", "labels": [1, 2], "copies": "refuse"}
     assert plain["method"]["type"] == "ContrastiveUnlearning"
     assert describe_request(ForgetRandom(fraction=0.1)) == "ForgetRandom(fraction=0.1, seed=0)"
 

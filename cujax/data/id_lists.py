@@ -1,0 +1,150 @@
+"""Lists of ids in files, as editors, spreadsheets and file managers write them, and the samples that they name."""
+
+import csv
+import io
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from cujax.data.images import Source
+
+_COLUMNS = ("id", "ids", "image_id", "sample_id", "path", "file", "filename", "file_name", "image")
+_SHOWN = 5
+
+
+def read_ids(path: Path, is_id: "Matcher") -> list[str]:
+    """The ids that a file holds, each once: a text of one id a line, or a .csv or .tsv with a header.
+
+    Args:
+        path: The file.
+        is_id: Tells whether a cell names a sample, where a table has no header.
+
+    Raises:
+        ValueError: if it is not UTF-8, holds no id, or is a table in which no one column holds the ids.
+        FileNotFoundError: if it is not there.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"file of ids {path} does not exist; write one id a line.")
+    text = _decoded(path)
+    is_table = path.suffix.lower() in (".csv", ".tsv")
+    lines = _column(path, text, is_id) if is_table else re.split(r"\r\n|\n|\r", text)
+    ids = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if not ids:
+        raise ValueError(f"{path} holds no id; write one id a line.")
+    return ids
+
+
+def _decoded(path: Path) -> str:
+    content = path.read_bytes()
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content:
+        raise ValueError(f"{path} is not UTF-8 but UTF-16, as some editors on Windows write it; save it as UTF-8.")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"{path} is not UTF-8 (byte 0x{content[error.start]:02x} in line {line}) but probably Latin-1 or Windows-1252; "
+            "save it as UTF-8."
+        ) from error
+
+
+def _column(path: Path, text: str, is_id: "Matcher") -> list[str]:
+    """The cells of the column that holds the ids."""
+    first = text.splitlines()[0] if text.strip() else ""
+    delimiter = max(",;\t", key=first.count)
+    rows = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(cell.strip() for cell in row)]
+    if not rows:
+        return []
+    header = [cell.strip() for cell in rows[0]]
+    if any(map(is_id, header)):
+        raise ValueError(f"{path} begins with {header}, which names a sample; write a header above it, with a column id.")
+    known = [name for name in _COLUMNS if name in [cell.lower() for cell in header]]
+    if len(header) > 1 and not known:
+        raise ValueError(f"{path} has the columns {header}; name the one that holds the ids id.")
+    at = [cell.lower() for cell in header].index(known[0]) if known else 0
+    short = next((number for number, row in enumerate(rows[1:], 2) if len(row) <= at or not row[at].strip()), None)
+    if short is not None:
+        raise ValueError(f"{path} has no {header[at]} in row {short}: {rows[short - 1]}.")
+    return [row[at] for row in rows[1:]]
+
+
+class Matcher:
+    """Finds the sample that a person means: by its id, or by its path as a file manager shows it."""
+
+    def __init__(self, ids: np.ndarray, root: str | None = None) -> None:
+        """Takes the ids of the samples (`[n]` str), and the folder that they are paths below, if they are paths."""
+        self._row_of = {name: row for row, name in enumerate(ids.tolist())}
+        self._composed: dict[str, list[int]] = {}
+        for name, row in self._row_of.items():
+            self._composed.setdefault(_composed(name), []).append(row)
+        self._root = None if root is None else Path(root).expanduser()
+
+    def __call__(self, name: str) -> bool:
+        """Whether a text names a sample."""
+        return self.row(name) is not None
+
+    def row(self, name: str) -> int | None:
+        """The row of the sample that a text names; None if there is none, or several."""
+        if name in self._row_of:
+            return self._row_of[name]
+        for spelled in self._spellings(name):
+            rows = self._composed.get(_composed(spelled), [])
+            if len(rows) == 1:
+                return rows[0]
+        return None
+
+    def _spellings(self, name: str) -> Iterator[str]:
+        """How the id may be spelled if the text is a path: composed otherwise, quoted, with a drive, from elsewhere."""
+        yield name
+        if self._root is None:
+            return
+        path = name.strip("\"'").removeprefix("file://")
+        yield path
+        for slashed in (path, path.replace("\\", "/")):
+            yield str(PurePosixPath(slashed))
+            parts = PurePosixPath(slashed).parts
+            roots = (self._root, self._root.absolute(), self._root.resolve())
+            for base in {*roots, *(Path(root.name) for root in roots)}:
+                if parts[: len(base.parts)] == base.parts and len(parts) > len(base.parts):
+                    yield "/".join(parts[len(base.parts) :])
+
+    def like(self, names: Sequence[str]) -> str:
+        """What the ids look like, with those that end as the given ones do."""
+        ends = {PurePosixPath(name.replace("\\", "/")).name for name in names[:_SHOWN]}
+        similar = [name for name in self._row_of if PurePosixPath(name).name in ends][:2]
+        shown = similar or list(self._row_of)[:1]
+        return " or ".join(map(repr, shown))
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def rows_of_file(path: Path, source: Source) -> np.ndarray:
+    """The rows of `source.train` that a file names, `[k]` integer.
+
+    Raises:
+        ValueError: if the file cannot be read, or ids do not exist, or are of test images.
+        FileNotFoundError: if it is not there.
+    """
+    matcher = Matcher(source.train.ids, source.root)
+    wanted = read_ids(path, matcher)
+    found = [matcher.row(name) for name in wanted]
+    unknown = [name for name, row in zip(wanted, found, strict=True) if row is None]
+    is_test = Matcher(source.test.ids, source.root)
+    held_out = [name for name in unknown if is_test(name)]
+    if held_out:
+        raise ValueError(
+            f"{len(held_out)} of the {len(wanted)} ids in {path} are test images of {source.name}, on which no model is "
+            f"trained here: {', '.join(held_out[:_SHOWN])}. Take them off the list. If the model comes from elsewhere and "
+            "was trained on them, give other test images (test_images in an .npz, a folder test); these are trained on."
+        )
+    if unknown:
+        raise ValueError(
+            f"{len(unknown)} of the {len(wanted)} ids in {path} do not exist in {source.name}: "
+            f"{', '.join(map(repr, unknown[:_SHOWN]))}; its ids look like {matcher.like(unknown)}."
+        )
+    return np.array(list(dict.fromkeys(found)), int)
