@@ -123,8 +123,8 @@ def _broken(hint: Any, value: Any) -> Iterator[str]:
     elif origin is Literal:
         if value not in arguments:
             yield f"must be one of {arguments}"
-    elif origin in (Union, UnionType) and type(None) in arguments:
-        if value is not None:
+    elif origin in (Union, UnionType):
+        if type(value) not in arguments:  # None, or text where text is taken
             for option in arguments:
                 yield from _broken(option, value)
     elif origin is tuple:

@@ -1,6 +1,8 @@
 """Command lines: a configuration file, flags that override its fields, and errors that a person can act on."""
 
 import contextlib
+import errno
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -55,13 +57,31 @@ def notify(sentence: str) -> None:
 
 
 def _what_is_kept(workdir: epath.Path) -> str:
+    """What of a folder is complete, and what is begun: models by name, or counted where they lie in folders below."""
+    is_bucket = "://" in str(workdir)
+
+    def below(pattern: str) -> list[str]:
+        found = workdir.glob(pattern) if is_bucket else Path(workdir).rglob(pattern)  # a bucket is not searched as a whole
+        return [path.relative_to(workdir).as_posix() for path in found]
+
     complete, begun = (
-        ", ".join(sorted(path.name for path in (workdir / folder).glob("*") if "." not in path.name)) or nothing
-        for folder, nothing in (("checkpoints", "nothing yet"), ("progress", ""))
+        [name.replace(f"{folder}/", "") for name in below(f"{folder}/*")] for folder in ("checkpoints", "progress")
     )
-    return f"Complete and kept in {workdir}: {complete}." + (
-        f" Begun, and kept as far as it was saved: {begun}." * bool(begun)
+    complete, begun = (sorted(name for name in names if "." not in name.rpartition("/")[2]) for names in (complete, begun))
+    found = _counted(complete, "models")
+    cells = len(below("audit-*.json"))
+    tuned = len([name for name in below("*-*.json") if name.startswith("tuning/") and "/settings" not in name])
+    kinds = [found] * bool(found) + [f"{cells} measured models"] * bool(cells) + [f"trials of {tuned} methods"] * bool(tuned)
+    return f"Complete and kept in {workdir}: {', '.join(kinds) or 'nothing yet'}." + (
+        f" Begun, and kept as far as it was saved: {_counted(begun, 'models')}." * bool(begun)
     )
+
+
+_MOST_NAMED = 12
+
+
+def _counted(names: Sequence[str], kind: str) -> str:
+    return ", ".join(names) if len(names) <= _MOST_NAMED else f"{len(names)} {kind}"
 
 
 def compute_deterministically() -> None:
@@ -162,12 +182,13 @@ def take_option(arguments: Sequence[str], option: str) -> tuple[str | None, list
     """
     arguments = list(arguments)
     for position, argument in enumerate(arguments):
-        if argument.startswith(f"{option}="):
-            return argument.removeprefix(f"{option}="), arguments[:position] + arguments[position + 1 :]
-        if argument == option:
-            if position + 1 == len(arguments):
-                raise ValueError(f"{option} needs a value.")
-            return arguments[position + 1], arguments[:position] + arguments[position + 2 :]
+        if argument.partition("=")[0] != option:
+            continue
+        _, given, value = argument.partition("=")
+        value = value if given else next(iter(arguments[position + 1 :]), "")
+        if not value.strip():
+            raise ValueError(f"{option} needs a value.")
+        return value, arguments[:position] + arguments[position + (1 if given else 2) :]
     return None, arguments
 
 
@@ -187,6 +208,7 @@ def main[Ready: Prepared](
     configs: Path,
     description: str,
     arguments: Sequence[str] | None = None,
+    also_kept_in: Sequence[str] = (),
     parse: Callable[..., Setup] = parse,
     prepare: Callable[..., Ready] = prepare,  # type: ignore[assignment]
 ) -> int:
@@ -202,11 +224,13 @@ def main[Ready: Prepared](
         configs: Folder of the configurations that `--config NAME` finds.
         description: What the script does; shown by `--help`.
         arguments: The command line, `sys.argv[1:]` where not given.
+        also_kept_in: Folders beside the workdir that models are kept in; an interrupted command says what they hold.
         parse: Reads the command line.
         prepare: Checks it, and makes of it what the work is done on.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     interruption = Interruption()
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # what fails is told once, by the exception
     with interruption.handled():
         try:
             experiment = parse(arguments, configs=configs, description=description)
@@ -231,9 +255,12 @@ def main[Ready: Prepared](
             with profiled(experiment.profile), contextlib.nullcontext() if is_first_host() else _silenced():
                 status = work(ready)
         except (KeyboardInterrupt, Preempted) as stopped:
-            notify(f"\nInterrupted. {_what_is_kept(ready.workdir)} Run the same command again to continue.")
+            places = [ready.workdir, *(epath.Path(folder) for folder in also_kept_in if epath.Path(folder).exists())]
+            kept = " ".join(map(_what_is_kept, places))
+            notify(f"\nInterrupted. {kept} Run the same command again to continue.")
             return PREEMPTED if isinstance(stopped, Preempted) else INTERRUPTED
         except (FloatingPointError, ValueError, OSError) as error:
-            notify(f"error: {error}")
+            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            notify(f"error: {error}" + ". Free space and run the same command again: what is complete is kept." * full)
             return 2 if isinstance(error, BadInputError) else 1
     return status or 0

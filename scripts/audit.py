@@ -13,6 +13,10 @@ The report goes to WORKDIR/audit-LEVEL. How long it takes is reported before mod
 and an interrupted audit goes on from there. Exit status 3: the verdict is not good enough (see --require).
 """
 
+if __name__ == "__main__":
+    import interrupted  # noqa: F401
+
+
 import sys
 from functools import partial
 from pathlib import Path
@@ -66,5 +70,7 @@ if __name__ == "__main__":
     unlearned, rest = take_option(rest, "--unlearned")
     level, rest = take_option(rest, "--level")
     oracles, rest = take_option(rest, "--oracles")
-    work = partial(audit, level=level or "quick", oracles=oracles or "runs/oracles", unlearned=unlearned)
-    sys.exit(main(work, configs=Path(__file__).parents[1] / "configs", description=__doc__, arguments=rest))
+    oracles = oracles or "runs/oracles"
+    work = partial(audit, level=level or "quick", oracles=oracles, unlearned=unlearned)
+    configs = Path(__file__).parents[1] / "configs"
+    sys.exit(main(work, configs=configs, description=__doc__, arguments=rest, also_kept_in=[oracles]))

@@ -8,6 +8,10 @@
 can be compared with each other; those of two runs only on a machine that does nothing else (--compare).
 """
 
+if __name__ == "__main__":
+    import interrupted  # noqa: F401
+
+
 import json
 import sys
 from dataclasses import dataclass
@@ -18,6 +22,7 @@ from rich.console import Console
 
 from cujax.benchmark import Benchmark, measure, read_earlier, tables
 from cujax.cli import profiled
+from cujax.experiments.checks import check_folder
 from cujax.progress import bar
 
 
@@ -41,6 +46,10 @@ def main(arguments: list[str]) -> int:
     try:
         options = tyro.cli(Options, args=arguments, description=__doc__)
         benchmark = Benchmark(**{name: getattr(options, name) for name in Benchmark.__dataclass_fields__})
+        if options.json is not None:
+            check_folder("the folder of json", options.json.expanduser().parent)
+            if options.json.is_dir():
+                raise ValueError(f"json {options.json} is a folder; give a file.")
         earlier = read_earlier(options.compare, benchmark) if options.compare else None
         with profiled(options.profile):
             figures = measure(benchmark, bar)
@@ -50,7 +59,7 @@ def main(arguments: list[str]) -> int:
     for table in tables(figures, earlier):
         Console().print(table)
     if options.json is not None:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+        options.json.expanduser().write_text(json.dumps(figures, indent=2) + "\n")
     return 0
 
 

@@ -5,6 +5,10 @@ give --settings, several --seeds and --retrained 3 or more for figures that mean
 and is computed once; the same command goes on where it was stopped. Exit status 1: a cell failed; the others are there.
 """
 
+if __name__ == "__main__":
+    import interrupted  # noqa: F401
+
+
 import sys
 from functools import partial
 from pathlib import Path

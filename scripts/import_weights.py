@@ -4,6 +4,10 @@ Takes a safetensors file with the names of the paper's code, torchvision's ResNe
 compares every name and shape with the network's. What does not match is listed, and nothing is written.
 """
 
+if __name__ == "__main__":
+    import interrupted  # noqa: F401
+
+
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +48,9 @@ def main(arguments: list[str]) -> int:
         return 2
     leaves = jax.tree.leaves(weights.variables.params)
     print(
-        f"{asked.file} is {asked.network} with {weights.num_classes} classes: {len(leaves)} tensors, "
+        f"The prefix {weights.prefix!r} of all names is left out.\n"
+        * bool(weights.prefix)
+        + f"{asked.file} is {asked.network} with {weights.num_classes} classes: {len(leaves)} tensors, "
         f"{sum(leaf.size for leaf in leaves):,} parameters, every name and shape as the network's.\n"
         f"Original checkpoint {checkpoint.digest[:12]}: {asked.directory}\n"
         "Unlearn from it with the data and the normalisation that it was trained with:\n"

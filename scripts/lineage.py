@@ -4,6 +4,10 @@ Each line is a model: what it was asked to forget, by which method and when, and
 lies elsewhere now is reported, and is no failure. Status 1 if a digest does not match, 2 if there is no checkpoint.
 """
 
+if __name__ == "__main__":
+    import interrupted  # noqa: F401
+
+
 import sys
 from dataclasses import dataclass
 from pathlib import Path

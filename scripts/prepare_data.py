@@ -5,6 +5,10 @@
 CIFAR can also be read from its own archive, without this script: --data.source ./cifar-10-binary.tar.gz.
 """
 
+if __name__ == "__main__":
+    import interrupted  # noqa: F401
+
+
 import importlib.util
 import os
 import sys

@@ -1,5 +1,9 @@
 """Trains the original model of a configuration, and the models retrained without what is to be forgotten."""
 
+if __name__ == "__main__":
+    import interrupted  # noqa: F401
+
+
 import sys
 from pathlib import Path
 

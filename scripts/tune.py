@@ -4,6 +4,10 @@ Without flags: every method, 10 trials, class 5 of scikit-learn's digits. It end
 scripts/compare.py takes, and what is complete is kept: the same command continues, and with more --trials goes on.
 """
 
+if __name__ == "__main__":
+    import interrupted  # noqa: F401
+
+
 import sys
 from functools import partial
 from pathlib import Path

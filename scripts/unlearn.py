@@ -7,6 +7,10 @@ Exit status: 0 done; 1 the computation failed; 2 bad input; 3 the verdict is not
 interrupted.
 """
 
+if __name__ == "__main__":
+    import interrupted  # noqa: F401
+
+
 import sys
 from pathlib import Path
 

@@ -8,6 +8,10 @@ All are compared with the same 8 retrained models, which the audits of the split
 is there, to WORKDIR/verdicts.json, and the same command goes on where it was stopped.
 """
 
+if __name__ == "__main__":
+    import interrupted  # noqa: F401
+
+
 import json
 import sys
 from collections.abc import Iterator

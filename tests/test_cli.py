@@ -125,6 +125,16 @@ def test_a_request_by_predicate_comes_from_a_configuration_file(tmp_path):
         (["method:scrubb"], "method 'scrubb' does not exist; choose one of bad_teacher, boundary_expand"),
         (["method:scrub", "method:salun"], "give one method, not method:scrub and method:salun"),
         (["method:mask_logit", "forget:random", "--forget.count", "3"], "mask_logit hides whole classes"),
+        (["method:catastrophic_forget_last_k", "--method.last-layers", "100"], "last_layers is 100, but the network has"),
+        (["--data.source", ""], "data.source is empty"),
+        (["--workdir", ""], "workdir is empty"),
+        (["--config", ""], "--config needs a value"),
+        (["--config="], "--config needs a value"),
+        (["forget:ids", "--forget.path", ""], "path is empty"),
+        (["forget:classes", "--forget.labels"], "labels"),
+        (["forget:class", "--forget.label", ""], "to forget is empty"),
+        (["--no-validation", "--validation-ids", "x.txt"], "validation_ids is x.txt, but validation is off"),
+        (["--profile", "/dev/null/profile"], "profile /dev/null/profile cannot be made a folder"),
     ],
 )
 def test_bad_input_ends_with_status_2_and_says_why(arguments, message, tmp_path, monkeypatch, capsys):
@@ -216,3 +226,56 @@ def test_taking_an_option_leaves_the_others():
     assert take_option(["a", "--x", "1", "b"], "--x") == ("1", ["a", "b"])
     assert take_option(["a", "--x=1"], "--x") == ("1", ["a"])
     assert take_option(["a"], "--x") == (None, ["a"])
+
+
+@pytest.mark.parametrize("arguments", [["--x", ""], ["--x="], ["--x"], ["--x", "  "]])
+def test_an_option_without_a_value_is_refused(arguments):
+    with pytest.raises(ValueError, match="--x needs a value"):
+        take_option(arguments, "--x")
+
+
+@pytest.mark.parametrize("text", ["CONFIG = (", "import no_such_package", "CONFIG = 1 / 0"])
+def test_what_is_wrong_in_a_configuration_file_is_a_sentence_with_its_line(tmp_path, text, capsys):
+    path = tmp_path / "mine.py"
+    path.write_text(f"# mine\n{text}\n")
+    assert status(lambda run: None, "--config", str(path)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {path}, line 2: ")
+
+
+def test_an_interrupted_comparison_counts_what_is_complete(tmp_path, capsys):
+    def interrupted(run):
+        for number in range(20):
+            (run.workdir / "class-5" / f"method_{number}" / "seed_0" / "checkpoints" / "unlearned").mkdir(parents=True)
+            (run.workdir / "class-5" / f"method_{number}" / "seed_0" / "audit-1.json").touch()
+        raise KeyboardInterrupt
+
+    assert status(interrupted, "--workdir", str(tmp_path / "run")) == INTERRUPTED
+    assert "20 models, 20 measured models" in capsys.readouterr().err
+
+
+def test_folders_beside_the_workdir_are_named_when_interrupted(tmp_path, capsys):
+    (tmp_path / "oracles" / "split" / "checkpoints" / "retrained_0").mkdir(parents=True)
+
+    def interrupted(run):
+        raise KeyboardInterrupt
+
+    arguments = ["--workdir", str(tmp_path / "run")]
+    code = main(interrupted, configs=CONFIGS, description="", arguments=arguments, also_kept_in=[str(tmp_path / "oracles")])
+    assert code == INTERRUPTED
+    assert f"Complete and kept in {tmp_path}/oracles: split/retrained_0." in capsys.readouterr().err
+
+
+def test_a_class_by_name_and_by_number_are_one_run(tmp_path):
+    seen = []
+    for label in ("5", "05", "name:5", "label:5"):
+        assert status(seen.append, "--workdir", str(tmp_path / "run"), "forget:class", "--forget.label", label) == 0
+    assert {run.experiment.forget for run in seen} == {ForgetClass(5)}
+
+
+def test_a_full_disk_is_told_with_what_to_do(tmp_path, capsys):
+    def full(run):
+        raise OSError(28, "No space left on device", "report.json")
+
+    assert status(full, "--workdir", str(tmp_path / "run")) == 1
+    assert "No space left on device: 'report.json'. Free space and run the same command again" in capsys.readouterr().err

@@ -18,6 +18,8 @@ def label_of(label: int | str, names: Sequence[str], where: str) -> int:
     (1, 0)
     """
     text = str(label).strip()
+    if not text:
+        raise ValueError(f"the class of {where} to forget is empty; give its number or its name.")
     kind, _, rest = text.partition(":")
     explicit = kind in ("label", "name") and bool(rest) and text not in names
     text = rest if explicit else text

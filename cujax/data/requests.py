@@ -154,6 +154,7 @@ class Split:
         forgotten_classes: The classes of the forget set of which nothing is retained. Validation and test rows of
             them are there to see that the class is gone.
         absent_classes: All classes of which nothing is retained, earlier requests included.
+        retained_classes: The classes of the retain set.
         copies: Training images outside the request with the same pixels as one in it: in the forget set with "with", in
             the retain set with "keep".
     """
@@ -165,6 +166,7 @@ class Split:
     previously_forgotten: Part
     forgotten_classes: tuple[int, ...]
     absent_classes: tuple[int, ...]
+    retained_classes: tuple[int, ...] = ()
     copies: Part = field(default_factory=lambda: Part(np.array([], np.int32), np.array([], str)))
 
     @property
@@ -255,6 +257,7 @@ def make_split(
         previously_forgotten=part(train, is_previous),
         forgotten_classes=tuple(forgotten.tolist()) if whole_classes else (),
         absent_classes=tuple(absent.tolist()),
+        retained_classes=tuple(np.unique(train.labels[is_retain]).tolist()),
         copies=Part(copies, train.ids[copies]),
     )
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 
 from cujax.data.images import Data, Source
 from cujax.data.requests import Split
@@ -18,6 +19,20 @@ def check_extras(setup: Setup) -> None:
         raise ValueError("tensorboard needs tensorboardX: run the command as uv run --extra tensorboard ...")
     if setup.workdir.startswith("gs://") and not any(map(importlib.util.find_spec, ("gcsfs", "tensorflow"))):
         raise ValueError(f"workdir {setup.workdir} needs gcsfs: run the command as uv run --extra gcs ...")
+    if setup.profile is not None:
+        check_folder("profile", Path(setup.profile).expanduser())
+
+
+def check_folder(name: str, folder: Path) -> None:
+    """Makes a folder that something is to be written into, if it is not there.
+
+    Raises:
+        OSError: if it cannot be made, or is a file.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{name} {folder} cannot be made a folder ({error.strerror}); give another.") from error
 
 
 def check_num_classes(model: Model, num_classes: int, where: str) -> None:

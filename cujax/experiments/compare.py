@@ -26,7 +26,7 @@ from cujax.experiments.run import Run
 from cujax.experiments.sweep import ReadySweep, SeveralRuns, Sweep, slug
 from cujax.experiments.tune import read_settings
 from cujax.failures import Failure, attempt
-from cujax.methods.base import Method, check_fits
+from cujax.methods.base import Method
 from cujax.methods.registry import chosen_methods, make_method
 from cujax.methods.retrain import Retrain
 from cujax.model import Variables
@@ -311,7 +311,7 @@ def _task(word: str, cells: Sweep, kinds: dict[str, type[Method]], found: dict[s
         settings = found["methods"].get(name, {}).get("settings", {}) if found else {}
         method = make_method(kind, name, settings)
         try:
-            check_fits(method, split)
+            cells.check_fits(method, split)
         except ValueError as reason:
             left_out[name] = str(reason)
             cells.notify(f"left out: {word}, {name}: {reason}")

@@ -11,7 +11,7 @@ from cujax.storage.checkpoints import Checkpoint, Metadata, load_checkpoint, sav
 from cujax.storage.metrics_writer import MetricsWriter
 from cujax.storage.preemption import Interruption
 from cujax.storage.progress_checkpoints import ProgressCheckpointer, remove_progress
-from cujax.storage.workdir import Notify
+from cujax.storage.workdir import Notify, check_there
 from cujax.training.resume import ResumePoint
 
 # Makes a model: its arrays, and what its checkpoint is to know of it.
@@ -39,6 +39,14 @@ class ModelStore:
     notify: Notify
     _in_memory: dict[str, Checkpoint] = field(default_factory=dict, init=False)
 
+    def __post_init__(self) -> None:
+        self._claimed = (self.directory / "config.json").exists()
+
+    def check_there(self) -> None:
+        """Raises OSError if the folder was deleted or moved meanwhile."""
+        if self._claimed:
+            check_there(self.directory)
+
     def has(self, name: str) -> bool:
         """Whether a model is complete on disk."""
         return (self.directory / "checkpoints" / name).exists()
@@ -46,6 +54,7 @@ class ModelStore:
     def once(self, name: str, make: Make) -> Checkpoint:
         """The model of this name: as in memory, as saved, or made and saved now."""
         if name not in self._in_memory:
+            self.check_there()
             progress = self.directory / "progress" / name
             if self.has(name):
                 self._in_memory[name] = load_checkpoint(self.directory / "checkpoints" / name, like=self.like())
@@ -64,6 +73,7 @@ class ModelStore:
             with self.interruption.postponed(), kept as resume_point:
                 with MetricsWriter(metrics, self.setup.tensorboard, resume_point.metrics_bytes) as log:
                     variables, metadata = make(log, resume_point)
+                self.check_there()
                 path = self.directory / "checkpoints" / name
                 self._in_memory[name] = save_checkpoint(path, variables, metadata)
                 resume_point.remove()

@@ -32,7 +32,7 @@ from cujax.experiments.config import Experiment, Setup
 from cujax.experiments.identity import describe, digest_of, identity, normalised
 from cujax.experiments.model_store import ModelStore
 from cujax.experiments.request_words import describe_request
-from cujax.experiments.user_files import build_model
+from cujax.experiments.user_files import abstract_arrays, build_model
 from cujax.methods.base import Loop, Method, Unlearned, check_fits, method_name, with_recipe
 from cujax.methods.mask_logit import MaskedModel
 from cujax.methods.stop_rules import STOP_RULES
@@ -303,14 +303,14 @@ def _prepare(
     experiment = replace(experiment, method=with_recipe(experiment.method, experiment.training))
     source = load_source(experiment.data, progress) if source is None else source
     model = build_model(experiment.network, source.num_classes, experiment.dtype)
-    like = abstract_variables(model, source.train.images.shape[1:])
+    like = abstract_arrays(model, experiment.network, source)
     check_num_classes(model, source.num_classes, source.name)
     given = load_given_original(experiment, source, like)
     experiment = replace(experiment, forget=with_numbers(experiment.forget, source))
     forgotten = given.metadata.forgotten_ids if given else ()
     split = make_split(source, experiment.forget, forgotten, experiment.validation_rows)
     check_held_out(source, split, needs_validation=experiment.validation_rows == "tenth")
-    check_fits(experiment.method, split)
+    check_fits(experiment.method, split, model, like)
     check_batch_sizes(experiment, split, trains_original=given is None)
     run = Run(experiment, source, split, model, given, progress, notify, interruption)
     run.claim_workdir()

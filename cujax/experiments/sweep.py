@@ -14,10 +14,10 @@ from cujax.experiments.config import Experiment, Setup
 from cujax.experiments.identity import digest_of, identity
 from cujax.experiments.request_words import parse_request
 from cujax.experiments.run import Run, load_given_original, prepare
-from cujax.experiments.user_files import build_model
-from cujax.methods.base import Method
+from cujax.experiments.user_files import abstract_arrays, build_model
+from cujax.methods.base import Method, check_fits
 from cujax.methods.retrain import Retrain
-from cujax.model import abstract_variables
+from cujax.model import Model, Variables
 from cujax.progress import Progress, silent
 from cujax.storage.preemption import Interruption
 from cujax.storage.workdir import Notify
@@ -73,11 +73,23 @@ class Sweep:
         return self.originals[seed]
 
     @cached_property
+    def model(self) -> Model:
+        """The network of all runs."""
+        return build_model(self.setup.network, self.source.num_classes, self.setup.dtype)
+
+    @cached_property
+    def like(self) -> Variables:
+        """Names, shapes and dtypes of its arrays."""
+        return abstract_arrays(self.model, self.setup.network, self.source)
+
+    def check_fits(self, method: Method, split: Split) -> None:
+        """Raises ValueError if a method does not fit a split or the network."""
+        check_fits(method, split, self.model, self.like)
+
+    @cached_property
     def previously_forgotten_ids(self) -> tuple[str, ...]:
         """What the given original was made to forget earlier; none where none is given."""
-        model = build_model(self.setup.network, self.source.num_classes, self.setup.dtype)
-        like = abstract_variables(model, self.source.train.images.shape[1:])
-        given = load_given_original(self.setup, self.source, like)
+        given = load_given_original(self.setup, self.source, self.like)
         return () if given is None else given.metadata.forgotten_ids
 
     def split(self, request: Request) -> Split:

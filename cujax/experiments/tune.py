@@ -25,7 +25,7 @@ from cujax.experiments.request_words import request_in_words
 from cujax.experiments.run import Run
 from cujax.experiments.sweep import ReadySweep, SeveralRuns, Sweep, slug
 from cujax.failures import Failure, attempt
-from cujax.methods.base import Method, check_fits, published_settings, search_space_of
+from cujax.methods.base import Method, published_settings, search_space_of
 from cujax.methods.registry import chosen_methods, make_method
 from cujax.methods.retrain import Retrain
 from cujax.methods.search_space import SearchSpace
@@ -340,7 +340,7 @@ def prepare_tuning(
             notify(f"left out: {name} has nothing to tune.")
             continue
         try:
-            check_fits(kind(), split)
+            cells.check_fits(kind(), split)
         except ValueError as reason:
             notify(f"left out: {name}: {reason}")
             continue

@@ -1,12 +1,16 @@
 """Files that a user names: configurations and networks in Python. Each is loaded once, as a module of its own."""
 
+import contextlib
 import hashlib
 import importlib.util
 import sys
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cujax.model import Model
+from cujax.data.images import Source
+from cujax.model import Model, Variables, abstract_variables
 from cujax.networks.registry import make_network
 
 
@@ -30,7 +34,8 @@ def build_model(network: str, num_classes: int, dtype: str = "float32") -> Model
     if dtype != "float32":
         raise ValueError(f"dtype {dtype} is for the networks of cujax; {network} decides itself what it computes in.")
     make = getattr(load_python_file(path), name, None)
-    model = make(num_classes) if callable(make) else make
+    with _of_the_user(path):
+        model = make(num_classes) if callable(make) else make
     if not isinstance(model, Model):
         raise ValueError(
             f"network {network!r} must name a function that, given the number of classes, returns a cujax Model "
@@ -61,8 +66,44 @@ def load_python_file(path: Path) -> Any:
     # Dataclasses and linen modules look up the annotations of their module there.
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        with _of_the_user(path):
+            spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
     return module
+
+
+def abstract_arrays(model: Model, network: str, source: Source) -> Variables:
+    """Names, shapes and dtypes of a network's arrays.
+
+    Raises:
+        ValueError: if it cannot be applied to the images.
+    """
+    path, _ = split_network(network)
+    shape = source.train.images.shape[1:]
+    if path is None:
+        return abstract_variables(model, shape)
+    with _of_the_user(path, f" when applied to images {list(shape)}"):
+        return abstract_variables(model, shape)
+
+
+@contextlib.contextmanager
+def _of_the_user(path: Path, when: str = "") -> Iterator[None]:
+    """Tells what goes wrong in a user's file as a sentence with its line.
+
+    Raises:
+        ValueError: in place of any exception but ValueError raised elsewhere than in the file.
+    """
+    path = path.expanduser().resolve()
+    try:
+        yield
+    except SyntaxError as error:
+        raise ValueError(f"{error.filename}, line {error.lineno}: {error.msg}; correct it.") from error
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
+        if not lines and isinstance(error, ValueError):
+            raise
+        where = f"{path}, line {lines[-1]}" if lines else str(path)
+        way_out = "install it, or start where it is found" if isinstance(error, ImportError) else "correct it"
+        raise ValueError(f"{where}{when}: {type(error).__name__}: {error}; {way_out}.") from error

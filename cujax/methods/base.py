@@ -121,11 +121,21 @@ def method_name(method: Method) -> str:
     return getattr(method, "__qualname__", type(method).__name__)
 
 
-def check_fits(method: Method, split: Split) -> None:
-    """Raises ValueError if the method says (`check`) that it does not fit what is to be forgotten."""
+def check_fits(method: Method, split: Split, model: Model, like: Variables) -> None:
+    """Raises ValueError if the method says that it does not fit what is to be forgotten (`check`), or the network.
+
+    Args:
+        method: May have `check(split)` and `check_network(model, params, split)`.
+        split: What is to be forgotten.
+        model: The network.
+        like: Its arrays, or their shapes and dtypes.
+    """
     check = getattr(method, "check", None)
     if check is not None:
         check(split)
+    check_network = getattr(method, "check_network", None)
+    if check_network is not None:
+        check_network(model, like.params, split)
 
 
 @dataclass(frozen=True)
@@ -342,12 +352,12 @@ class Loop:
         lowest_target: float,
     ) -> Observation:
         variables = Variables(state.params, state.model_state)
+        forget = predict(model, variables, self.images, split.forget.indices)
         validation = predict(model, variables, self.images, split.validation.indices)
         kept = validation.take(~np.isin(validation.labels, split.absent_classes))
         if not len(kept.labels):
             every = -(-len(split.retain) // _RETAINED_SAMPLES)
             kept = predict(model, variables, self.images, split.retain.indices[::every])
-        forget = predict(model, variables, self.images, split.forget.indices)
         held_out = validation.take(np.isin(validation.labels, forget.labels))
         forget_accuracy, retain_accuracy = accuracy(forget), accuracy(kept)
         held_out_accuracy = accuracy(held_out) if len(held_out.labels) else None

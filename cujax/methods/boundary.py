@@ -40,6 +40,12 @@ class BoundaryShrink(Descent):
 
     search_space: ClassVar[SearchSpace] = _SEARCH_SPACE
 
+    def check(self, split: Split) -> None:
+        """Raises ValueError if a sample has no other class to go to."""
+        if len(split.retained_classes) == 1 and not split.is_class_task:
+            stays = split.retained_classes[0]
+            raise ValueError(f"only class {stays} stays, so its samples have no other to go to; keep another class.")
+
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """Makes `original` forget `split.forget`.
 
@@ -48,9 +54,8 @@ class BoundaryShrink(Descent):
         """
         state_key, batch_key = jax.random.split(key)
         labels = np.asarray(loop.images.labels)
+        self.check(split)
         classes = np.unique(labels[split.retain.indices])
-        if len(classes) == 1 and np.isin(classes, labels[split.forget.indices]).any():
-            raise ValueError(f"only class {classes[0]} stays, so its samples have no other to go to; keep another class.")
         stays = jnp.zeros(model.num_classes, bool).at[classes].set(True)
         step = self.step(model, _to_nearest, _Neighbour(original, stays, self.bound / loop.images.std))
         passes = self.passes_over(split.forget, step, batch_key)

@@ -65,6 +65,11 @@ class DeepContrastiveUnlearning(Descent):
         """Raises ValueError if the retain batch is larger than the retain set."""
         check_retain_batch_size(self.retain_batch_size, len(split.retain))
 
+    def check_network(self, model: Model, params: PyTree, split: Split) -> None:
+        """Raises ValueError if a class is to be forgotten by a network that does not name its layers."""
+        if split.is_class_task:
+            named_layers(model, params, "DeepContrastiveUnlearning")
+
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """Makes `original` forget `split.forget`.
 

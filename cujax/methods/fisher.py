@@ -52,6 +52,11 @@ class FisherForgetting:
     def __post_init__(self) -> None:
         check_fields(self)
 
+    def check_network(self, model: Model, params: PyTree, split: Split) -> None:
+        """Raises ValueError if the network does not name its layers."""
+        del split
+        named_layers(model, params, "FisherForgetting")
+
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """Makes `original` forget `split.forget`, which is never looked at.
 

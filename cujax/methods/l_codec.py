@@ -72,6 +72,11 @@ class LCodec:
                 "Ask for fewer, or raise max_samples."
             )
 
+    def check_network(self, model: Model, params: PyTree, split: Split) -> None:
+        """Raises ValueError if the network does not name its layers."""
+        del split
+        named_layers(model, params, "LCodec")
+
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """Makes `original` forget `split.forget`, in the order of its samples.
 

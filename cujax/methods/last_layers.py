@@ -41,6 +41,11 @@ class CatastrophicForgetLastK(FineTune):
         """
         return self.tune(model, original, split, key=key, loop=loop, mask=self._mask(model, original.params))
 
+    def check_network(self, model: Model, params: PyTree, split: Split) -> None:
+        """Raises ValueError if the network does not name its layers, or has fewer."""
+        del split
+        self.moving(model, params)
+
     def _mask(self, model: Model, params: PyTree) -> PyTree:
         return as_mask(in_layers(params, self.moving(model, params)), params)
 

@@ -19,6 +19,11 @@ class LayerNegation(FineTune):
     Only kernels are negated: a normalisation whose scale were negated, too, would undo it.
     """
 
+    def check_network(self, model: Model, params: PyTree, split: Split) -> None:
+        """Raises ValueError if the network does not name its layers."""
+        del split
+        named_layers(model, params, "LayerNegation")
+
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """Makes `original` forget `split.forget`, which is never looked at.
 

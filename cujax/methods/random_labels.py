@@ -40,6 +40,14 @@ class RandomLabels(Descent):
         "max_passes": LogUniform(5, 40),
     }
 
+    def check(self, split: Split) -> None:
+        """Raises ValueError if a sample has no other label to be given."""
+        if not self.true_label_allowed and len(split.retained_classes) == 1 and not split.is_class_task:
+            raise ValueError(
+                f"only class {split.retained_classes[0]} stays, so its samples have no other label to be given; keep "
+                "samples of another class, or set true_label_allowed."
+            )
+
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """Makes `original` forget `split.forget`.
 
@@ -63,11 +71,7 @@ class RandomLabels(Descent):
         state_key, forget_key, retain_key = jax.random.split(key, 3)
         labels = np.asarray(loop.images.labels)
         classes = np.unique(labels[split.retain.indices])
-        if not self.true_label_allowed and len(classes) == 1 and np.isin(classes, labels[split.forget.indices]).any():
-            raise ValueError(
-                f"only class {classes[0]} stays, so its samples have no other label to be given; keep samples of another "
-                "class, or set true_label_allowed."
-            )
+        self.check(split)
         terms = _Terms(jnp.zeros(model.num_classes, bool).at[classes].set(True), self.true_label_allowed)
         forget_step = self.step(model, _objective, terms, mask)
         retain_step = self.step(model, retain_objective, mask=mask)

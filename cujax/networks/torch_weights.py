@@ -49,18 +49,21 @@ class ImportedWeights:
         num_classes: Its number of classes, seen in the file.
         image_shape: `(H, W, C)` of images it takes; height and width of a network without positions are an example.
         digest: SHA-256 of the file, in hexadecimal.
+        prefix: What stood before all names and means nothing, such as "module._orig_mod."; "" for nothing.
     """
 
     variables: Variables
     num_classes: int
     image_shape: tuple[int, int, int]
     digest: str
+    prefix: str = ""
 
 
 def import_weights(path: str | Path, network: str) -> ImportedWeights:
     """Reads a safetensors file as the weights of a reference network.
 
-    Names may carry the prefixes "module." and "encoder.". Half-precision weights become float32. PyTorch's counters of
+    What training tools put before all names ("module.", "_orig_mod.", "model.", ...) is left out, whatever it is; so is
+    "encoder." before some. Half-precision weights become float32. PyTorch's counters of
     batches (`num_batches_tracked`) have no place here and are left out.
 
     Args:
@@ -73,7 +76,7 @@ def import_weights(path: str | Path, network: str) -> ImportedWeights:
             does not match the network's; the message lists what is missing, unknown and of another shape.
     """
     path = Path(path)
-    tensors = _read(path)
+    prefix, tensors = _without_prefix(_read(path))
     translated = {
         name: _translate(name, tensor) for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")
     }
@@ -101,7 +104,18 @@ def import_weights(path: str | Path, network: str) -> ImportedWeights:
     if bad:
         raise ValueError(f"{path} holds NaN or infinity in {', '.join(bad[:5])} ({len(bad)} in all).")
     variables = jax.tree.unflatten(structure, [jnp.asarray(arrays[place]) for place in wanted])
-    return ImportedWeights(variables, num_classes, image_shape, hashlib.sha256(path.read_bytes()).hexdigest())
+    return ImportedWeights(variables, num_classes, image_shape, hashlib.sha256(path.read_bytes()).hexdigest(), prefix)
+
+
+def _without_prefix(tensors: dict[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]]:
+    """The leading parts that all names share, and the tensors without them."""
+    names = list(tensors)
+    parts = [name.split(".") for name in names]
+    shared = 0
+    while len(names) > 1 and all(len(part) > shared + 1 and part[shared] == parts[0][shared] for part in parts):
+        shared += 1
+    prefix = "".join(f"{part}." for part in parts[0][:shared]) if names else ""
+    return prefix, {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
@@ -128,7 +142,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 def _translate(name: str, tensor: np.ndarray) -> tuple[str, np.ndarray] | None:
     """Where a tensor belongs in our trees, and its array in our layout; None for a name that means nothing here."""
-    bare = re.sub(r"^(module\.|encoder\.)+", "", name)
+    bare = re.sub(r"^((module|_orig_mod|encoder|backbone|model|net)\.)+", "", name)
     if bare in _WHOLE:
         return _WHOLE[bare], tensor
     module, _, kind = bare.rpartition(".")

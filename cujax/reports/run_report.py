@@ -74,6 +74,7 @@ def report_on(
     Returns:
         What `report.json` holds.
     """
+    run.store.check_there()
     path = run.workdir / "checkpoints" / "unlearned" if unlearned_path is None else unlearned_path
     made = make_report(run, original, retrained, unlearned, findings, path)
     report = made["report"]

@@ -2,6 +2,7 @@
 
 import glob
 import hashlib
+import shutil
 import threading
 from collections.abc import Mapping
 from os import PathLike
@@ -15,6 +16,10 @@ from etils.epath import Path
 from cujax.model import PyTree
 
 _METADATA_KEY = "cujax"
+
+
+# What a tree takes on disk beside its arrays.
+_OVERHEAD_BYTES = 200_000
 
 
 _UNFINISHED = ".orbax-checkpoint-tmp"
@@ -106,6 +111,7 @@ def write_tree(path: Path, tree: PyTree, stored: dict[str, Any]) -> None:
     """
     from orbax.checkpoint import v1 as ocp
 
+    _check_space(path, tree)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _SAVING:
@@ -116,3 +122,17 @@ def write_tree(path: Path, tree: PyTree, stored: dict[str, Any]) -> None:
             f"{path} could not be written ({type(error).__name__}: {str(error)[-200:]}); nothing is left of it. Free space, "
             "or restore access, and run the same command again: what was complete before is kept."
         ) from error
+
+
+def _check_space(path: Path, tree: PyTree) -> None:
+    """Raises OSError if the disk has too little space for a tree: what writes it says so at great length."""
+    if "://" in str(path):
+        return
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) + _OVERHEAD_BYTES
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise OSError(
+            f"{path} needs {needed / 1e6:.1f} MB, but {free / 1e6:.1f} MB are free there. Free space and run the same "
+            "command again: what was complete before is kept."
+        )

@@ -124,6 +124,7 @@ class ProgressCheckpointer:
         if self._writing is not None:
             if not self._writing.done():
                 return False
+            self._check_home()
             self._writing.result()
         by_steps = self._every_steps is not None and steps - self._kept_steps >= self._every_steps
         return by_steps or (self._every_seconds is not None and time.monotonic() - self._kept_at >= self._every_seconds)
@@ -134,7 +135,9 @@ class ProgressCheckpointer:
         Raises:
             KeyboardInterrupt: after the state was written, if Ctrl-C was pressed.
             Preempted: likewise, after SIGTERM.
+            OSError: if the folder of the run was deleted or moved.
         """
+        self._check_home()
         record = record | {
             "identity": self._identity,
             "metrics_bytes": self._metrics_bytes(),
@@ -145,6 +148,14 @@ class ProgressCheckpointer:
         if self._interruption.asked or jax.process_count() > 1:
             self._writing.result()
             self._interruption.raise_if_asked()
+
+    def _check_home(self) -> None:
+        """Raises FileNotFoundError if the folder of the run is not there any more."""
+        home = self._directory.parents[1]
+        if not home.exists():
+            raise FileNotFoundError(
+                f"workdir {home} was deleted or moved while it was in use; restore it and run the same command again."
+            )
 
     def raise_if_interrupted(self) -> None:
         """As `cujax.training.resume.ResumePoint` has it."""

@@ -18,6 +18,8 @@ from cujax.storage.records import write_whole
 Notify = Callable[[str], None]
 
 _MOVE_AWAY = "restore it from a copy, or give another folder with --workdir"
+# What a run may leave whose folder was deleted while it wrote; progress says itself whose it is.
+_LEFT_BEHIND = {"progress", "metrics"}
 _LOCK, _HOLDER = ".lock", ".lock-holder"
 
 
@@ -51,6 +53,15 @@ def lock(workdir: PathLike[str]) -> FileLock | None:
     return taken
 
 
+def check_there(workdir: PathLike[str]) -> None:
+    """Raises OSError if a folder that was claimed is not there any more."""
+    path = Path(workdir)
+    if "://" not in str(path) and not (path / _LOCK).is_file():
+        raise FileNotFoundError(
+            f"workdir {workdir} was deleted or moved while it was in use; restore it and run the same command again."
+        )
+
+
 def claim(
     directory: PathLike[str],
     identity: dict[str, Any],
@@ -76,7 +87,7 @@ def claim(
     workdir = Path(directory)
     config = workdir / "config.json"
     ours = config.is_file() or (workdir / _LOCK).is_file()
-    if not ours and workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+    if not ours and workdir.exists() and (not workdir.is_dir() or {path.name for path in workdir.iterdir()} - _LEFT_BEHIND):
         raise FileExistsError(
             f"workdir {workdir} is not empty and holds no run of cujax; give another folder with --workdir."
         )

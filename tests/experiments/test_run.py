@@ -1,8 +1,10 @@
 """Runs from data to checkpoints: continued, refused, chained, reproducible."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import chex
@@ -13,7 +15,7 @@ import pytest
 
 import cujax
 from cujax.data.images import Data
-from cujax.data.requests import ForgetClass, ForgetClasses, ForgetRandom, ForgetWhere
+from cujax.data.requests import ForgetClass, ForgetClasses, ForgetIds, ForgetRandom, ForgetWhere
 from cujax.experiments.config import Experiment
 from cujax.experiments.identity import describe
 from cujax.experiments.request_words import describe_request
@@ -296,3 +298,62 @@ def test_what_a_method_holds_beside_the_state_is_placed_on_all_devices(experimen
     where = str(Path(experiment.workdir) / "checkpoints" / "original")
     unlearned = prepare(elsewhere(experiment, "from", method=method(), original=where, retrained=0)).unlearned()
     chex.assert_trees_all_equal_shapes(original.variables, unlearned.variables)
+
+
+@pytest.mark.parametrize("when", ["between models", "during a model"])
+def test_a_folder_that_goes_away_ends_the_run_in_a_sentence_and_it_starts_anew(experiment, when):
+    run = prepare(dataclasses.replace(experiment, save_steps=1))
+    if when == "between models":
+        run.original()
+        shutil.rmtree(run.workdir)
+    else:
+
+        @contextlib.contextmanager
+        def progress(description, total):
+            yield lambda n=1, note="": shutil.rmtree(run.workdir, ignore_errors=True)
+
+        run.progress = progress
+    with pytest.raises(OSError, match=r"was deleted or moved while it was in use; restore it"):
+        run.original() and run.retrained()
+    assert len(prepare(experiment).retrained()) == experiment.retrained
+
+
+def test_a_disk_with_too_little_space_is_told_before_anything_is_written(experiment, monkeypatch):
+    run = prepare(experiment)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000))
+    with pytest.raises(OSError, match=r"original needs \d.*MB, but 0.0 MB are free there. Free space"):
+        run.original()
+    monkeypatch.undo()
+    assert run.missing() == ["original", "retrained_0", "unlearned"]
+
+
+def test_an_original_that_has_seen_every_image_can_forget_any(experiment, tmp_path):
+    held_out = prepare(experiment).split.validation.ids.tolist()
+    (tmp_path / "list.txt").write_text("\n".join(held_out[:5]))
+    request = ForgetIds(str(tmp_path / "list.txt"))
+    with pytest.raises(ValueError, match=r"are validation images.*--no-validation"):
+        prepare(elsewhere(experiment, "held", forget=request))
+    run = prepare(elsewhere(experiment, "all", forget=request, validation=False, retain_tolerance=1.0))
+    assert sorted(run.split.forget.ids.tolist()) == sorted(held_out[:5])
+    record = run.unlearned().metadata.record
+    assert "no sample is held out" in record["stop_reason"]
+    assert record["stop_rule"] == "max_passes"
+    assert len(run.retrained()) == experiment.retrained
+
+
+def test_a_class_without_validation_still_ends_by_the_rule(experiment):
+    record = prepare(elsewhere(experiment, "none", validation=False, method=MaskLogit())).unlearned().metadata.record
+    assert record["stop_rule"] == "stop_rule"
+
+
+def test_other_validation_images_are_another_experiment(experiment, tmp_path):
+    run = prepare(elsewhere(experiment, "named", validation=False))
+    (tmp_path / "unseen.txt").write_text("\n".join(run.split.retain.ids[:20].tolist()))
+    named = elsewhere(experiment, "named", validation_ids=str(tmp_path / "unseen.txt"))
+    with pytest.raises(FileExistsError, match="validation"):
+        prepare(named)
+    first = prepare(elsewhere(experiment, "other", validation_ids=str(tmp_path / "unseen.txt")))
+    assert len(first.split.validation) == 20
+    (tmp_path / "moved.txt").write_text((tmp_path / "unseen.txt").read_text())
+    again = prepare(elsewhere(experiment, "other", validation_ids=str(tmp_path / "moved.txt")))
+    assert again.identity == first.identity

@@ -102,7 +102,7 @@ def test_a_file_that_cannot_be_loaded_is_tried_again(tmp_path):
     path = tmp_path / "broken.py"
     path.write_text("x = 1 / 0\n")
     for _ in range(2):
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(ValueError, match=r"broken.py, line 1: ZeroDivisionError: division by zero; correct it"):
             load_python_file(path)
     assert not [name for name in sys.modules if "_broken_" in name]
 
@@ -125,3 +125,30 @@ def test_a_changed_network_is_refused_in_the_folder_of_the_one_before(network, t
         prepare(experiment)
     network.write_text(NETWORK)
     assert prepare(experiment).original().digest == digest
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def mine(:\n", r"net.py, line 1: .*; correct it"),
+        (
+            "x = 1\nimport no_such_package\n",
+            r"net.py, line 2: ModuleNotFoundError: No module named 'no_such_package'; install it",
+        ),
+        ("def helper():\n    raise ValueError('wrong')\n\nhelper()\n", r"net.py, line 2: ValueError: wrong; correct it"),
+        ("def mine(num_classes):\n    return num_classes.net\n", r"net.py, line 2: AttributeError"),
+        ("mine = 3\n", "gives int"),
+        ("x = 1\n", "gives NoneType"),
+        (
+            NETWORK.replace("nn.Dense(self.classes", "nn.Dense(self.none_such"),
+            r"net.py, line 24 when applied to images \[8, 8, 1\]: AttributeError",
+        ),
+        (NETWORK.replace("len(images), -1", "7, 7"), r"net.py, line 23 when applied to images .*: TypeError"),
+    ],
+)
+def test_what_is_wrong_in_a_network_file_is_a_sentence_with_its_line(tmp_path, text, message):
+    path = tmp_path / "net.py"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        prepare(Experiment(network=f"{path}:mine", workdir=str(tmp_path / "run")))
+    assert not (tmp_path / "run").exists()

@@ -5,6 +5,7 @@ import pickle
 import re
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -325,3 +326,12 @@ def test_a_missing_file_and_an_unknown_network_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.safetensors does not exist"):
         import_weights(tmp_path / "nowhere.safetensors", "resnet8")
     assert "network 'resnet9' does not exist; choose one of" in refused(written(tmp_path, small_tensors()), "resnet9")
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module._orig_mod.", "model.", "net.", "student.backbone."])
+def test_what_training_tools_put_before_all_names_means_nothing_and_is_told(tmp_path, prefix):
+    tensors = random_tensors(resnet_shapes(**SMALL))
+    expected = import_weights(written(tmp_path, tensors), "resnet8_linear")
+    found = import_weights(written(tmp_path, {prefix + name: tensor for name, tensor in tensors.items()}), "resnet8_linear")
+    assert (expected.prefix, found.prefix) == ("", prefix)
+    chex.assert_trees_all_equal(found.variables, expected.variables)
