@@ -18,6 +18,7 @@ if __name__ == "__main__":
 
 
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from etils import epath
 from cujax.cli import BadInputError, main, take_option
 from cujax.experiments.audit import Audit, method_of
 from cujax.experiments.run import Run
-from cujax.reports.run_report import report_on
+from cujax.reports.parts import report_on_parts
 from cujax.reports.verdict import exit_status
 from cujax.storage.checkpoints import Checkpoint, load_checkpoint
 
@@ -48,9 +49,16 @@ def audit(run: Run, level: str, oracles: str, unlearned: str | None) -> int:
     else:
         audited = _checked(run, unlearned)
         directory = run.workdir / f"audit-{level}-{audited.digest[:12]}"
-    findings = work.findings(run.original(), audited, method_of(audited))
     path = run.workdir / "checkpoints" / "unlearned" if unlearned is None else epath.Path(unlearned).expanduser()
-    report = report_on(run, run.original(), work.retrained(), audited, directory, findings, path)
+    report = report_on_parts(
+        run,
+        run.original(),
+        audited,
+        directory,
+        audit=lambda part: replace(work, run=part),
+        method=method_of(audited),
+        unlearned_path=path,
+    )
     return exit_status(report["verdict"], run.experiment.require)
 
 

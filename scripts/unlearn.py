@@ -17,19 +17,15 @@ from pathlib import Path
 from cujax.cli import main
 from cujax.experiments.audit import Audit
 from cujax.experiments.run import Run
-from cujax.reports.run_report import report_on
+from cujax.reports.parts import report_on_parts
 from cujax.reports.verdict import exit_status
 
 
 def unlearn(run: Run) -> int:
     """Original, retrained and unlearned model, each saved as soon as it is complete; the audit; then the report."""
-    original, retrained, unlearned = run.original(), run.retrained(), run.unlearned()
-    audit = Audit.asked_for(run)
-    findings = None
-    if audit is not None:
-        retrained = audit.retrained()
-        findings = audit.findings(original, unlearned, run.experiment.method)
-    report = report_on(run, original, retrained, unlearned, run.workdir, findings)
+    original, _, unlearned = run.original(), run.retrained(), run.unlearned()
+    method = run.experiment.method
+    report = report_on_parts(run, original, unlearned, run.workdir, audit=Audit.asked_for, method=method)
     return exit_status(report["verdict"], run.experiment.require)
 
 

@@ -174,6 +174,23 @@ class Split:
         """Whether whole classes are forgotten, rather than samples of classes that stay."""
         return bool(self.forgotten_classes)
 
+    def divided(self, labels: np.ndarray) -> "tuple[Split, ...]":
+        """One split a kind of what is forgotten: whole classes, and samples of classes that stay. Mostly this one alone.
+
+        Args:
+            labels: `[n]` integer, of all training images.
+        """
+        of_forget = labels[self.forget.indices]
+        whole = np.isin(of_forget, self.absent_classes)
+        if whole.all() or not whole.any():
+            return (self,)
+
+        def with_forget(rows: np.ndarray, classes: tuple[int, ...]) -> Split:
+            part = Part(self.forget.indices[rows], self.forget.ids[rows])
+            return replace(self, forget=part, forgotten_classes=classes)
+
+        return with_forget(whole, tuple(np.unique(of_forget[whole]).tolist())), with_forget(~whole, ())
+
     @property
     def digest(self) -> str:
         """The digest of the ids to forget."""

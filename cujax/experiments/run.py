@@ -59,7 +59,10 @@ from cujax.training.supervised import Trained, Trainer
 
 @dataclass
 class Run:
-    """An experiment that was checked and is ready to compute. Made by `prepare`."""
+    """An experiment that was checked and is ready to compute. Made by `prepare`.
+
+    `part` says in words which part of the request is judged, where it names whole classes and samples of others.
+    """
 
     experiment: Experiment
     source: Source
@@ -71,6 +74,21 @@ class Run:
     interruption: Interruption = field(default_factory=Interruption)
     lock: FileLock | None = None
     identity: str = ""
+    part: str = ""
+
+    def parts(self) -> "list[Run]":
+        """This run as it is to be judged: once for whole classes and once for samples, where the request names both."""
+        splits = self.split.divided(self.source.train.labels)
+        if len(splits) == 1:
+            return [self]
+        parts = []
+        for split in splits:
+            names = ", ".join(f"{label} ({self.source.class_names[label]!r})" for label in split.forgotten_classes)
+            what = f"whole classes: {names}" if names else "samples of classes that stay"
+            parts.append(replace(self, split=split, part=f"{what}, {len(split.forget)} images"))
+            # The models and the images are the same; they are not loaded twice.
+            parts[-1].__dict__.update(store=self.store, train_images=self.train_images, test_images=self.test_images)
+        return parts
 
     @property
     def workdir(self) -> epath.Path:

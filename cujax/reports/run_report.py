@@ -158,7 +158,8 @@ def make_report(
                 "digest": split.digest,
             },
             "request": describe_request(run.experiment.forget),
-            "title": request_title(run.experiment.forget, source.class_names),
+            "title": request_title(run.experiment.forget, source.class_names) + f" ({run.part})" * bool(run.part),
+            "part": run.part,
             "source": {
                 "name": source.name,
                 "version": source.version,

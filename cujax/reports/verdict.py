@@ -115,7 +115,8 @@ def verdict_lines(report: dict[str, Any]) -> list[str]:
         return ["No verdict: the run was not audited (--audit none)."]
     also = [HEADINGS[fault].lower() for fault in verdict["faults"] if fault != verdict["word"]]
     unchanged = "; the parameters are unchanged" if verdict["unchanged"] else ""
-    lines = [f"Verdict: {verdict['heading']}" + (f" (also: {', '.join(also)})" if also else "") + unchanged]
+    what = f" on {report['part']}" * bool(report["part"])
+    lines = [f"Verdict{what}: {verdict['heading']}" + (f" (also: {', '.join(also)})" if also else "") + unchanged]
     lines += [_line(family["family"], f"{family['word']}: {family['sentence']}") for family in verdict["families"]]
     lines.append(_line("Cost", _cost(report)))
     lines.append(_line("Trust", trust(verdict)))

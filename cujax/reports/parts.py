@@ -1,0 +1,67 @@
+"""Reports on a run, one for each kind of thing that its request names: whole classes, and samples of classes that stay.
+
+A class that is gone must not hide samples that are still known, nor the other way round: each is judged by its own measure.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from etils.epath import Path
+
+from cujax.audit.verdict import is_worse
+from cujax.experiments.audit import Audit
+from cujax.experiments.run import Run
+from cujax.methods.base import Method
+from cujax.reports.run_report import report_on
+from cujax.sharding import is_first_host
+from cujax.storage.checkpoints import Checkpoint
+from cujax.storage.records import write_whole
+from cujax.storage.verdicts import save_verdict
+
+
+def report_on_parts(
+    run: Run,
+    original: Checkpoint,
+    unlearned: Checkpoint,
+    directory: Path,
+    *,
+    audit: Callable[[Run], Audit | None],
+    method: Method | None,
+    unlearned_path: Path | None = None,
+) -> dict[str, Any]:
+    """Audits each part of a run and reports on it: in the directory, or, where there are two, in folders of it.
+
+    Of two parts the report in the directory, and the verdict in the checkpoint, are those of the part that fares worse.
+
+    Args:
+        run: The run.
+        original: The model before.
+        unlearned: The model after.
+        directory: Where to write.
+        audit: Gives the audit of a part; None for none.
+        method: What made the model after; None where it is not known.
+        unlearned_path: Where the checkpoint of the model after lies; by default the run's.
+
+    Returns:
+        What `report.json` in the directory holds.
+    """
+    parts = run.parts()
+    reports = []
+    for part in parts:
+        work = audit(part)
+        findings = None if work is None else work.findings(original, unlearned, method)
+        retrained = run.retrained() if work is None else work.retrained()
+        folder = directory if len(parts) == 1 else directory / ("class" if part.split.is_class_task else "samples")
+        report = report_on(part, original, retrained, unlearned, folder, findings, unlearned_path)
+        reports.append((folder, report))
+    folder, report = reports[0]
+    for other_folder, other in reports[1:]:
+        if report["verdict"] is not None and is_worse(other["verdict"]["word"], report["verdict"]["word"]):
+            folder, report = other_folder, other
+    if len(parts) > 1 and is_first_host():
+        for name in ("report.json", "report.html"):
+            write_whole(directory / name, (folder / name).read_text("utf-8"))
+        if report["verdict"] is not None:
+            path = run.workdir / "checkpoints" / "unlearned" if unlearned_path is None else unlearned_path
+            save_verdict(path, unlearned.digest, report["verdict"])
+    return report
