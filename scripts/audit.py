@@ -25,6 +25,7 @@ from pathlib import Path
 from etils import epath
 
 from cujax.cli import BadInputError, main, take_option
+from cujax.data.requests import is_among
 from cujax.experiments.audit import Audit, method_of
 from cujax.experiments.run import Run
 from cujax.reports.parts import report_on_parts
@@ -65,7 +66,7 @@ def audit(run: Run, level: str, oracles: str, unlearned: str | None) -> int:
 def _checked(run: Run, path: str) -> Checkpoint:
     unlearned = load_checkpoint(path, like=run.like)
     metadata = unlearned.metadata
-    if not set(run.split.forget.ids.tolist()) <= set(metadata.forgotten_ids):
+    if not is_among(run.split.forget.ids, metadata.forgotten_ids).all():
         raise BadInputError(
             f"{path} forgot other samples (digest {metadata.forgotten_digest[:12]}) than this configuration names "
             f"({run.split.digest[:12]}); give the configuration it was made with."

@@ -34,6 +34,8 @@ def main(arguments: list[str]) -> int:
     """Prints the chain and gives the exit status."""
     directory = tyro.cli(Lineage, args=arguments, description=__doc__).directory
     try:
+        if directory.is_dir() and not any((directory / name).exists() for name in ("_CHECKPOINT_METADATA", "state")):
+            raise FileNotFoundError(f"{directory} holds no checkpoint; give one, such as WORKDIR/checkpoints/unlearned.")
         links = verify_lineage(directory)
     except CheckpointError as error:
         print(f"FAILED: {error}")

@@ -206,6 +206,25 @@ def ids_digest(ids: Iterable[str]) -> str:
     return hashlib.sha256(b"\n".join(sorted(name.encode() for name in ids))).hexdigest()
 
 
+def hashed_id(name: str) -> str:
+    """What stands for an id where it is not to be kept in plain: "sha256:" and its SHA-256 in hex."""
+    return f"{_HASHED}{hashlib.sha256(name.encode()).hexdigest()}"
+
+
+_HASHED = "sha256:"
+
+
+def is_among(ids: np.ndarray, stored: Sequence[str]) -> np.ndarray:
+    """Which ids (`[n]` str) are among stored ones, in plain or hashed: `[n]` bool.
+
+    >>> is_among(np.array(["a", "b"]), ["b"]), is_among(np.array(["a", "b"]), [hashed_id("a")])
+    (array([False,  True]), array([ True, False]))
+    """
+    known = set(stored)
+    hashed = any(name.startswith(_HASHED) for name in known)
+    return np.array([name in known or (hashed and hashed_id(name) in known) for name in ids.tolist()], bool)
+
+
 def make_split(
     source: Source,
     request: Request,
@@ -231,11 +250,12 @@ def make_split(
         FileNotFoundError: if the file of ids is not there.
     """
     train = source.train
-    is_previous = np.isin(train.ids, np.array(list(previously_forgotten_ids), dtype=str))
+    is_previous = is_among(train.ids, previously_forgotten_ids)
     is_validation = np.zeros(len(train), bool)
     is_validation[_validation_rows(source, validation)] = True
     is_validation &= ~is_previous
-    unknown = set(previously_forgotten_ids) - set(train.ids[is_previous].tolist())
+    previous = train.ids[is_previous].tolist()
+    unknown = set(previously_forgotten_ids) - {*previous, *map(hashed_id, previous)}
     if unknown:
         raise ValueError(
             f"{len(unknown)} ids that the model forgot earlier are not in {source.name}, such as {sorted(unknown)[:5]}; "

@@ -20,7 +20,10 @@ def check_extras(setup: Setup) -> None:
     if setup.workdir.startswith("gs://") and not any(map(importlib.util.find_spec, ("gcsfs", "tensorflow"))):
         raise ValueError(f"workdir {setup.workdir} needs gcsfs: run the command as uv run --extra gcs ...")
     if setup.profile is not None:
-        check_folder("profile", Path(setup.profile).expanduser())
+        if "://" in setup.profile and not setup.profile.startswith("gs://"):
+            raise ValueError(f"profile {setup.profile} must be a folder of this machine or a gs:// address.")
+        if not setup.profile.startswith("gs://"):
+            check_folder("profile", Path(setup.profile).expanduser())
 
 
 def check_folder(name: str, folder: Path) -> None:

@@ -61,6 +61,7 @@ class Setup:
         save_steps: Likewise after so many steps.
         deterministic: On a GPU, use only operations that give the same bits each time; they are slower. On other devices all
             operations do.
+        hashed_ids: Keep the SHA-256 of each forgotten id in checkpoints, in place of the id.
     """
 
     data: Data = Data()  # noqa: RUF009 - frozen
@@ -83,6 +84,7 @@ class Setup:
     save_seconds: NotNegative | None = 15.0
     save_steps: Count | None = None
     deterministic: bool = False
+    hashed_ids: bool = field(default=False, metadata={"since": "0.2"})
 
     def __post_init__(self) -> None:
         STOP_RULES.find(self.stop_rule)

@@ -30,6 +30,7 @@ _NOT_IDENTITY = (
     "require",
     "requested_by",
     "ticket",
+    "hashed_ids",
     "validation_ids",  # which images they are is told with the split
 )
 # What the names of 0.2 were in 0.1.

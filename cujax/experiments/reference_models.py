@@ -15,7 +15,7 @@ from etils import epath
 from filelock import FileLock
 
 from cujax.audit.likelihood import log_odds, shadow_members
-from cujax.data.requests import Part, Split
+from cujax.data.requests import Part, Split, hashed_id
 from cujax.experiments.identity import describe, described_setup, digest_of, normalised
 from cujax.experiments.model_store import ModelStore
 from cujax.experiments.request_words import describe_request
@@ -156,6 +156,7 @@ class ReferenceModels:
         method: str = "",
     ) -> Metadata:
         run = self.run
+        unseen_ids = list(map(hashed_id, unseen_ids)) if run.experiment.hashed_ids else unseen_ids
         return Metadata(
             kind,
             run.source.name,

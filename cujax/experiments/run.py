@@ -22,7 +22,9 @@ from cujax.data.requests import (
     Part,
     Split,
     check_held_out,
+    hashed_id,
     ids_digest,
+    is_among,
     make_split,
     with_numbers,
 )
@@ -207,7 +209,7 @@ class Run:
         if self.given_original is None:
             return []
         part = self.split.previously_forgotten
-        chosen = [(request, np.isin(part.ids, request.ids)) for request in deletions(self.given_original)]
+        chosen = [(request, is_among(part.ids, request.ids)) for request in deletions(self.given_original)]
         return [(request, Part(part.indices[rows], part.ids[rows])) for request, rows in chosen]
 
     @property
@@ -263,7 +265,8 @@ class Run:
             parent = self.original()
             lineage = (*parent.metadata.lineage, parent.as_ancestor())
         if kind != "original":
-            ids += self.split.forget.ids.tolist()
+            forgotten = self.split.forget.ids.tolist()
+            ids += map(hashed_id, forgotten) if self.experiment.hashed_ids else forgotten
         return Metadata(
             kind,
             self.source.name,

@@ -143,7 +143,7 @@ def test_bad_requests_are_told(tmp_path):
         (
             ids_file("id-0001", *(f"nobody-{n}" for n in range(7))),
             (),
-            r"7 of the 8 ids.*do not exist.*nobody-0.*nobody-4'\].*look like",
+            r"7 of the 8 ids.*do not exist.*nobody-0.*nobody-4'.*look like",
         ),
         (ids_file(held_out), (), f"validation images.*{held_out}.*take them off"),
         (ids_file(forgotten[0]), forgotten, f"forgotten by an earlier request: .*{forgotten[0]}"),

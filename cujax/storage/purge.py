@@ -1,0 +1,162 @@
+"""What still holds forgotten samples, or was trained on them, after a deletion request was carried out; and its removal.
+
+The unlearned model, the models retrained without the samples, reports, metrics, digests and the ledger stay.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from etils import epath
+
+from cujax.data.requests import hashed_id
+from cujax.storage.checkpoints import CheckpointError, Metadata, load_checkpoint
+from cujax.storage.lineage import verify_lineage
+from cujax.storage.records import Kind, write_record
+
+PURGED = Kind("purged", schema=1)
+LEDGER = "purged.json"
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A file or folder that is to go.
+
+    Attributes:
+        path: Where it lies.
+        reason: Why.
+        n_bytes: How much it takes on disk.
+        digest: The digest of the checkpoint; "" for anything else.
+    """
+
+    path: str
+    reason: str
+    n_bytes: int
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class Leftovers:
+    """What was found.
+
+    Attributes:
+        found: What can be removed.
+        out_of_reach: What may hold the samples elsewhere, in sentences.
+    """
+
+    found: tuple[Leftover, ...]
+    out_of_reach: tuple[str, ...]
+
+
+def find_leftovers(workdir: Path, references: Sequence[Path] = ()) -> Leftovers:
+    """Looks for what still holds the samples that a run made its model forget.
+
+    Args:
+        workdir: The folder of the run.
+        references: Folders of the models that audits share, such as runs/oracles. Of them only models of the same data
+            are looked at.
+
+    Raises:
+        FileNotFoundError: if the folder holds no unlearned model.
+        CheckpointError: if that is damaged.
+    """
+    path = workdir / "checkpoints" / "unlearned"
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f"{workdir} holds no unlearned model (checkpoints/unlearned), so nothing was forgotten there yet; give the "
+            "--workdir of a run that is complete."
+        )
+    unlearned = load_checkpoint(path).metadata
+    places = [(workdir, "")] + [(folder, unlearned.source_version) for folder in references if folder.is_dir()]
+    found = [leftover for folder, version in places for leftover in _within(folder, unlearned, version)]
+    removed = {Path(leftover.path).resolve() for leftover in found}
+    elsewhere = [
+        f"the {link.model.kind} model {link.model.digest[:12]}, on which this one is built, lies in {link.path}"
+        for link in verify_lineage(path)[:-1]
+        if link.path is not None and Path(link.path).resolve() not in removed
+    ]
+    if not unlearned.forgotten_ids[0].startswith("sha256:"):
+        elsewhere.append(
+            f"{path} names the ids of the samples, for later requests; with --hashed-ids it would name their SHA-256"
+        )
+    elsewhere += [
+        f"the data {unlearned.source}: remove the samples there, and in its copies, or the next original learns them again",
+        "lists of ids that were given, comparisons and tunings in other folders, copies of checkpoints, and backups",
+    ]
+    return Leftovers(tuple(found), tuple(elsewhere))
+
+
+def purge(leftovers: Leftovers, workdir: Path) -> Path:
+    """Removes what was found, and keeps an account of it in the folder of the run.
+
+    Returns:
+        The path of the account: paths, reasons and digests, and when they were removed.
+
+    Raises:
+        OSError: if something cannot be removed; the account names what was.
+    """
+    ledger = epath.Path(workdir / LEDGER)
+    now = datetime.now(UTC)
+    if ledger.exists():  # an earlier one stays
+        ledger = epath.Path(workdir / f"purged-{now:%Y%m%dT%H%M%S%f}.json")
+    removed: list[dict[str, object]] = []
+    try:
+        for leftover in leftovers.found:
+            path = epath.Path(leftover.path)
+            if path.is_dir():
+                path.rmtree()
+            else:
+                path.unlink()
+            removed.append(asdict(leftover))
+    finally:
+        write_record(ledger, PURGED, {"created": now.isoformat(timespec="seconds"), "removed": removed})
+    return Path(ledger)
+
+
+def _within(folder: Path, unlearned: Metadata, only_version: str) -> Iterator[Leftover]:
+    for path in sorted(folder.rglob("checkpoints/*")):
+        if not path.is_dir():
+            continue
+        try:
+            checkpoint = load_checkpoint(path)
+        except (CheckpointError, OSError) as error:
+            if not only_version:
+                yield Leftover(str(path), f"a checkpoint that cannot be read ({str(error)[:80]})", _size(path))
+            continue
+        metadata = checkpoint.metadata
+        if only_version and metadata.source_version != only_version:
+            continue
+        n_known = np.count_nonzero(~_forgot(metadata, unlearned))
+        if n_known:
+            reason = f"{metadata.kind} model that may have been trained on {n_known} of the forgotten samples"
+            yield Leftover(str(path), reason, _size(path), checkpoint.digest)
+    for name, reason in (
+        ("progress", "unfinished models"),
+        ("evidence", "what models answer on each of the forgotten samples"),
+    ):
+        for path in sorted(folder.rglob(name)):
+            in_scope = not only_version or _is_of(path.parent, only_version)
+            if path.is_dir() and in_scope:
+                yield Leftover(str(path), reason, _size(path))
+
+
+def _is_of(folder: Path, version: str) -> bool:
+    """Whether the shared models of a folder are of some data."""
+    config = folder / "config.json"
+    return config.is_file() and version in config.read_text("utf-8")
+
+
+def _forgot(metadata: Metadata, unlearned: Metadata) -> np.ndarray:
+    """Which of the ids that the unlearned model forgot another has forgotten, or never seen, too."""
+    own = set(map(_hash, metadata.forgotten_ids))
+    return np.array([_hash(name) in own for name in unlearned.forgotten_ids], bool)
+
+
+def _hash(name: str) -> str:
+    return name if name.startswith("sha256:") else hashed_id(name)
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else path.stat().st_size

@@ -1,0 +1,109 @@
+"""What is left on disk of forgotten samples: found, removed, accounted for; what never saw them stays."""
+
+import json
+
+import numpy as np
+import pytest
+from etils import epath
+
+from cujax.data.images import Data
+from cujax.data.requests import ForgetRandom, hashed_id, make_split
+from cujax.data.sources import load_source
+from cujax.storage.checkpoints import Metadata, load_checkpoint, save_checkpoint
+from cujax.storage.purge import PURGED, find_leftovers, purge
+from cujax.storage.records import read_record
+
+ARRAYS = ({"w": np.ones(3, np.float32)}, {})
+FORGOTTEN = ("a", "b")
+
+
+def save(folder, name, kind, ids, version="v1", lineage=()):
+    return save_checkpoint(
+        folder / "checkpoints" / name, ARRAYS, Metadata(kind, "data", version, forgotten_ids=tuple(ids), lineage=lineage)
+    )
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "hashed"])
+def run(tmp_path, request):
+    """A finished run, and a folder of models that audits share."""
+    ids = tuple(map(hashed_id, FORGOTTEN)) if request.param else FORGOTTEN
+    folder, oracles = tmp_path / "run", tmp_path / "oracles"
+    original = save(folder, "original", "original", ())
+    save(folder, "retrained_0", "retrained", FORGOTTEN)
+    save(folder, "unlearned", "unlearned", ids, lineage=(original.as_ancestor(),))
+    for place in (folder / "evidence", folder / "progress" / "x", folder / "metrics"):
+        place.mkdir(parents=True)
+        (place / "file.json").write_text("{}")
+    (folder / "report.json").write_text("{}")
+    split = oracles / "split"
+    save(split, "shadow_0", "retrained", ("a",))
+    save(split, "retrained_0", "retrained", ids)
+    save(oracles / "other", "shadow_0", "retrained", (), version="v2")
+    (split / "evidence").mkdir()
+    (split / "config.json").write_text('{"source_version": "v1"}')
+    (oracles / "other" / "evidence").mkdir()
+    (oracles / "other" / "config.json").write_text('{"source_version": "v2"}')
+    return folder, oracles
+
+
+def below(folder, *paths):
+    return {str(folder / path) for path in paths}
+
+
+def test_what_holds_the_samples_is_found_and_nothing_else(run):
+    folder, oracles = run
+    found = {leftover.path for leftover in find_leftovers(folder, [oracles]).found}
+    expected = below(folder, "checkpoints/original", "evidence", "progress")
+    assert found == expected | below(oracles, "split/checkpoints/shadow_0", "split/evidence")
+
+
+def test_it_is_removed_accounted_for_and_not_found_again(run):
+    folder, oracles = run
+    leftovers = find_leftovers(folder, [oracles])
+    digest = next(leftover.digest for leftover in leftovers.found if leftover.path.endswith("original"))
+    account = read_record(epath.Path(purge(leftovers, folder)), PURGED)
+    assert {entry["path"] for entry in account["removed"]} == {leftover.path for leftover in leftovers.found}
+    assert digest in {entry["digest"] for entry in account["removed"]}
+    assert not find_leftovers(folder, [oracles]).found
+    for kept in ("checkpoints/unlearned", "checkpoints/retrained_0", "metrics/file.json", "report.json"):
+        assert (folder / kept).exists()
+    assert (oracles / "split" / "checkpoints" / "retrained_0").exists()
+    assert (oracles / "other" / "checkpoints" / "shadow_0").exists()
+
+
+def test_what_cannot_be_reached_is_told(run):
+    folder, oracles = run
+    told = "\n".join(find_leftovers(folder, [oracles]).out_of_reach)
+    assert "the data data" in told
+    hashed = json.dumps(find_leftovers(folder).out_of_reach).count("names the ids")
+    assert hashed == (0 if hashed_id("a") in str(run_ids(folder)) else 1)
+
+
+def run_ids(folder):
+    return load_checkpoint(folder / "checkpoints" / "unlearned").metadata.forgotten_ids
+
+
+def test_a_folder_without_an_unlearned_model_is_refused(tmp_path):
+    save(tmp_path, "original", "original", ())
+    with pytest.raises(FileNotFoundError, match="holds no unlearned model"):
+        find_leftovers(tmp_path)
+
+
+def test_a_damaged_checkpoint_goes_with_the_rest(run):
+    folder, _ = run
+    for path in (folder / "checkpoints" / "retrained_0").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"damaged")
+    reasons = {leftover.path: leftover.reason for leftover in find_leftovers(folder).found}
+    assert "cannot be read" in reasons[str(folder / "checkpoints" / "retrained_0")]
+
+
+def test_hashed_ids_stand_for_the_ids_in_a_chain(tmp_path):
+    source = load_source(Data("digits"))
+    first = make_split(source, ForgetRandom(count=5)).forget.ids.tolist()
+    plain = make_split(source, ForgetRandom(count=7, seed=1), first)
+    hashed = make_split(source, ForgetRandom(count=7, seed=1), list(map(hashed_id, first)))
+    for name in ("forget", "retain", "previously_forgotten"):
+        np.testing.assert_array_equal(getattr(plain, name).ids, getattr(hashed, name).ids)
+    with pytest.raises(ValueError, match="1 ids that the model forgot earlier are not in digits"):
+        make_split(source, ForgetRandom(count=7), [hashed_id("nobody")])
