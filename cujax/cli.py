@@ -230,7 +230,7 @@ def main[Ready: Prepared](
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     interruption = Interruption()
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # what fails is told once, by the exception
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # the exception says once what failed
     with interruption.handled():
         try:
             experiment = parse(arguments, configs=configs, description=description)

@@ -24,8 +24,8 @@ from pathlib import Path
 
 from etils import epath
 
-from cujax.cli import BadInputError, main, take_option
-from cujax.data.requests import is_among
+from cujax.cli import BadInputError, main, notify, take_option
+from cujax.data.id_lists import is_among
 from cujax.experiments.audit import Audit, method_of
 from cujax.experiments.run import Run
 from cujax.reports.parts import report_on_parts
@@ -74,12 +74,20 @@ def _checked(run: Run, path: str) -> Checkpoint:
     return unlearned
 
 
-if __name__ == "__main__":
-    rest = sys.argv[1:]
-    unlearned, rest = take_option(rest, "--unlearned")
-    level, rest = take_option(rest, "--level")
-    oracles, rest = take_option(rest, "--oracles")
-    oracles = oracles or "runs/oracles"
-    work = partial(audit, level=level or "quick", oracles=oracles, unlearned=unlearned)
+def run_audit(arguments: list[str]) -> int:
+    """Takes its own options off the command line, leaves the rest to `main`, and gives the exit status."""
+    try:
+        unlearned, rest = take_option(arguments, "--unlearned")
+        level, rest = take_option(rest, "--level")
+        folder, rest = take_option(rest, "--oracles")
+    except ValueError as error:
+        notify(f"error: {error}")
+        return 2
+    folder = folder or "runs/oracles"
+    work = partial(audit, level=level or "quick", oracles=folder, unlearned=unlearned)
     configs = Path(__file__).parents[1] / "configs"
-    sys.exit(main(work, configs=configs, description=__doc__, arguments=rest, also_kept_in=[oracles]))
+    return main(work, configs=configs, description=__doc__, arguments=rest, also_kept_in=[folder])
+
+
+if __name__ == "__main__":
+    sys.exit(run_audit(sys.argv[1:]))

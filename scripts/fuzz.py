@@ -27,7 +27,7 @@ import numpy as np
 import tyro
 
 from cujax._ranges import Count, Seed, check_fields
-from cujax.cli import main, parse_setup, take_option
+from cujax.cli import main, notify, parse_setup, take_option
 from cujax.experiments.compare import Comparison, prepare_comparison
 from cujax.experiments.tune import Tuning, prepare_tuning
 from cujax.methods.registry import method_names
@@ -116,8 +116,12 @@ def _nothing(*arguments: Any, **keywords: Any) -> None:
 
 
 def _audit(arguments: list[str]) -> int:
-    for option in ("--unlearned", "--level", "--oracles"):
-        _, arguments = take_option(arguments, option)
+    try:
+        for option in ("--unlearned", "--level", "--oracles"):
+            _, arguments = take_option(arguments, option)
+    except ValueError as error:
+        notify(f"error: {error}")
+        return 2
     return main(_nothing, configs=CONFIGS, description="", arguments=arguments)
 
 

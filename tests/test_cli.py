@@ -255,15 +255,15 @@ def test_an_interrupted_comparison_counts_what_is_complete(tmp_path, capsys):
 
 
 def test_folders_beside_the_workdir_are_named_when_interrupted(tmp_path, capsys):
-    (tmp_path / "oracles" / "split" / "checkpoints" / "retrained_0").mkdir(parents=True)
+    (tmp_path / "shared" / "split" / "checkpoints" / "retrained_0").mkdir(parents=True)
 
     def interrupted(run):
         raise KeyboardInterrupt
 
     arguments = ["--workdir", str(tmp_path / "run")]
-    code = main(interrupted, configs=CONFIGS, description="", arguments=arguments, also_kept_in=[str(tmp_path / "oracles")])
+    code = main(interrupted, configs=CONFIGS, description="", arguments=arguments, also_kept_in=[str(tmp_path / "shared")])
     assert code == INTERRUPTED
-    assert f"Complete and kept in {tmp_path}/oracles: split/retrained_0." in capsys.readouterr().err
+    assert f"Complete and kept in {tmp_path}/shared: split/retrained_0." in capsys.readouterr().err
 
 
 def test_a_class_by_name_and_by_number_are_one_run(tmp_path):

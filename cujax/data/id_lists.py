@@ -1,6 +1,7 @@
 """Lists of ids in files, as editors, spreadsheets and file managers write them, and the samples that they name."""
 
 import csv
+import hashlib
 import io
 import re
 import unicodedata
@@ -148,3 +149,22 @@ def rows_of_file(path: Path, source: Source) -> np.ndarray:
             f"{', '.join(map(repr, unknown[:_SHOWN]))}; its ids look like {matcher.like(unknown)}."
         )
     return np.array(list(dict.fromkeys(found)), int)
+
+
+def hashed_id(name: str) -> str:
+    """What stands for an id where it is not to be kept in plain: "sha256:" and its SHA-256 in hex."""
+    return f"{_HASHED}{hashlib.sha256(name.encode()).hexdigest()}"
+
+
+_HASHED = "sha256:"
+
+
+def is_among(ids: np.ndarray, stored: Sequence[str]) -> np.ndarray:
+    """Which ids (`[n]` str) are among stored ones, in plain or hashed: `[n]` bool.
+
+    >>> is_among(np.array(["a", "b"]), ["b"]), is_among(np.array(["a", "b"]), [hashed_id("a")])
+    (array([False,  True]), array([ True, False]))
+    """
+    known = set(stored)
+    hashed = any(name.startswith(_HASHED) for name in known)
+    return np.array([name in known or (hashed and hashed_id(name) in known) for name in ids.tolist()], bool)

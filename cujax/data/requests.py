@@ -10,7 +10,7 @@ import numpy as np
 
 from cujax._ranges import Count, Label, ProportionBetween, Seed, check_fields
 from cujax.data.class_labels import label_of
-from cujax.data.id_lists import rows_of_file
+from cujax.data.id_lists import hashed_id, is_among, rows_of_file
 from cujax.data.images import Images, Source, pixel_digests
 
 VALIDATION_FRACTION = 0.1
@@ -204,25 +204,6 @@ def ids_digest(ids: Iterable[str]) -> str:
     True
     """
     return hashlib.sha256(b"\n".join(sorted(name.encode() for name in ids))).hexdigest()
-
-
-def hashed_id(name: str) -> str:
-    """What stands for an id where it is not to be kept in plain: "sha256:" and its SHA-256 in hex."""
-    return f"{_HASHED}{hashlib.sha256(name.encode()).hexdigest()}"
-
-
-_HASHED = "sha256:"
-
-
-def is_among(ids: np.ndarray, stored: Sequence[str]) -> np.ndarray:
-    """Which ids (`[n]` str) are among stored ones, in plain or hashed: `[n]` bool.
-
-    >>> is_among(np.array(["a", "b"]), ["b"]), is_among(np.array(["a", "b"]), [hashed_id("a")])
-    (array([False,  True]), array([ True, False]))
-    """
-    known = set(stored)
-    hashed = any(name.startswith(_HASHED) for name in known)
-    return np.array([name in known or (hashed and hashed_id(name) in known) for name in ids.tolist()], bool)
 
 
 def make_split(

@@ -31,7 +31,7 @@ _NOT_IDENTITY = (
     "requested_by",
     "ticket",
     "hashed_ids",
-    "validation_ids",  # which images they are is told with the split
+    "validation_ids",  # the identity of the split says which images they are
 )
 # What the names of 0.2 were in 0.1.
 _DIGITS = "sha256 ce203eb7f8bf70e2"

@@ -15,7 +15,8 @@ from etils import epath
 from filelock import FileLock
 
 from cujax.audit.likelihood import log_odds, shadow_members
-from cujax.data.requests import Part, Split, hashed_id
+from cujax.data.id_lists import hashed_id
+from cujax.data.requests import Part, Split
 from cujax.experiments.identity import describe, described_setup, digest_of, normalised
 from cujax.experiments.model_store import ModelStore
 from cujax.experiments.request_words import describe_request

@@ -17,14 +17,13 @@ from filelock import FileLock
 
 from cujax.audit.evidence import Answers
 from cujax.data.batches import ImageSet, to_device
+from cujax.data.id_lists import hashed_id, is_among
 from cujax.data.images import Source
 from cujax.data.requests import (
     Part,
     Split,
     check_held_out,
-    hashed_id,
     ids_digest,
-    is_among,
     make_split,
     with_numbers,
 )

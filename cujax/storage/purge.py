@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from etils import epath
 
-from cujax.data.requests import hashed_id
+from cujax.data.id_lists import hashed_id
 from cujax.storage.checkpoints import CheckpointError, Metadata, load_checkpoint
 from cujax.storage.lineage import verify_lineage
 from cujax.storage.records import Kind, write_record
