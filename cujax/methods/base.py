@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
@@ -69,6 +69,8 @@ class Method(Protocol):
         search_space: Where tuning looks for its settings (class attribute); without it there is nothing to tune.
         official: `official(task)`, a class method, gives the published settings for a "class" or for "samples", where they
             differ from the defaults.
+        reproduction: Settings, by task, with which it does here what its paper says (class attribute): those of
+            configs/reproductions, which tuning tries after the published ones.
         training: A field whose None stands for the recipe of the original.
         is_reference: True for what other methods are compared with (class attribute).
     """
@@ -98,6 +100,12 @@ def published_settings(kind: type[Method], task: Literal["class", "samples"]) ->
         return {}
     settings, defaults = (asdict(cast(Any, method)) for method in (official(task), kind()))
     return {name: value for name, value in settings.items() if value != defaults[name]}
+
+
+def reproduction_settings(kind: type[Method], task: Literal["class", "samples"]) -> Mapping[str, Any] | None:
+    """The settings of a method's reproduction on a task, where they differ from its defaults; None where it has none."""
+    by_task: Mapping[str, Mapping[str, Any]] = getattr(kind, "reproduction", {})
+    return by_task.get(task)
 
 
 def with_recipe(method: Method, training: Any) -> Method:
