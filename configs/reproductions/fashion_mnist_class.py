@@ -22,11 +22,16 @@ CONFIG = Experiment(
 )
 
 REPRODUCTIONS: dict[str, Reproduction] = {
+    "selective_synaptic_dampening": Reproduction(),
     "neg_grad_plus": Reproduction(departs="Adam for SGD; one pass for five."),
-    "scrub": Reproduction(
-        departs="Forget batches of 64 for 512, and the larger α of the settings for small forget sets; Adam."
-    ),
+    "unsir": Reproduction(),
+    "contrastive": Reproduction(departs="Adam for SGD; a third of the weight."),
+    "deep_contrastive": Reproduction(),
+    "exact_unlearn_last_k": Reproduction(departs="A learning rate of .04 for .01; 5 passes for 10."),
+    "delete": Reproduction(departs="A learning rate of .02 for 1e-4; batches of 64 for 128; 2 passes for 20."),
+    "bad_teacher": Reproduction(departs="A learning rate of .0074 for 1e-4; 5 passes for one."),
+    "boundary_shrink": Reproduction(departs="A learning rate of .003 for 1e-5."),
+    "scrub": Reproduction(departs="Adam; forget batches of 64 for 512, and the larger α of the settings for small sets."),
     "random_labels": Reproduction(departs="Batches of 64 for 256; 4 passes for 10."),
     "salun": Reproduction(departs="Batches of 64 for 256; 4 passes for 10."),
-    "unsir": Reproduction(),
 }

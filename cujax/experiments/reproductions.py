@@ -3,14 +3,18 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from cujax.data.requests import ForgetRandom
-from cujax.experiments.compare import Comparison, prepare_comparison
+import tyro
+from etils import epath
+
+from cujax.audit.key_metrics import Task
+from cujax.data.images import Source
+from cujax.experiments.compare import Comparison, ComparisonRun, prepare_comparison
 from cujax.experiments.config import Experiment
 from cujax.experiments.user_files import load_python_file
 from cujax.methods.base import Method, reproduction_settings
-from cujax.methods.registry import chosen_methods, find_method, make_method
+from cujax.methods.registry import find_method, make_method
 from cujax.progress import Progress, silent
 from cujax.storage.preemption import Interruption
 from cujax.storage.workdir import Notify
@@ -40,86 +44,83 @@ class Reproduction:
     tried: str = ""
     settings: Mapping[str, Any] | None = field(default=None)
 
-    def method(self, name: str, experiment: Experiment) -> Method:
-        """The method of this name, with its settings for what the experiment forgets.
+    def method(self, name: str, task: Task) -> Method:
+        """The method of this name, with its settings for a task.
 
         Raises:
             ValueError: if the method does not take them, or has none for the task.
         """
-        kind, task = find_method(name), task_of(experiment)
+        kind = find_method(name)
         settings = reproduction_settings(kind, task) if self.settings is None else self.settings
         if settings is None:
             raise ValueError(f"{name} has no settings for a task of {task}; give some to its Reproduction.")
         return make_method(kind, name, settings)
 
 
-def task_of(experiment: Experiment) -> Any:
-    """Whether an experiment forgets a "class" or "samples"."""
-    return "samples" if isinstance(experiment.forget, ForgetRandom) else "class"
-
-
 @dataclass(frozen=True)
-class Reproductions:
-    """The content of a file of configs/reproductions.
+class Repetition(Comparison):
+    """Repeat what the papers of the methods say, each method at a setting with which it does so here.
 
     Attributes:
-        name: Of the file.
-        experiment: Its `CONFIG`: the task.
-        by_method: Its `REPRODUCTIONS`.
+        by_method: The table of the configuration: what is repeated of each method.
     """
 
-    name: str
-    experiment: Experiment
-    by_method: Mapping[str, Reproduction]
+    by_method: tyro.conf.Suppress[Mapping[str, Reproduction]] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, path: Path) -> "Reproductions":
-        """The file's content.
+    def of(cls, experiment: Experiment) -> Self:
+        return replace(super().of(experiment), workdir=experiment.workdir)
 
-        Raises:
-            ValueError: if it lacks a `CONFIG` or `REPRODUCTIONS`.
-        """
-        module = load_python_file(path)
-        experiment, by_method = (getattr(module, name, None) for name in ("CONFIG", "REPRODUCTIONS"))
-        if not isinstance(experiment, Experiment) or not isinstance(by_method, dict):
-            raise ValueError(
-                f"{path} must define CONFIG = Experiment(...) and REPRODUCTIONS = {{METHOD: Reproduction(...)}}."
-            )
-        return cls(path.stem, experiment, by_method)
 
-    def figures(
-        self,
-        methods: tuple[str, ...],
-        seeds: tuple[int, ...],
-        progress: Progress = silent,
-        notify: Notify = lambda sentence: None,
-        interruption: Interruption | None = None,
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Name and figures of each method, one after the other; what was computed before is read.
+def read_reproductions(path: Path) -> tuple[Experiment, dict[str, Reproduction]]:
+    """The task and the table of a file of configs/reproductions: its `CONFIG` and its `REPRODUCTIONS`.
 
-        Args:
-            methods: Which; all of the file where none is named.
-            seeds: Seeds of originals, retrained models and methods.
-            progress: Shows progress.
-            notify: Takes what a person should know.
-            interruption: Says when the process was asked to end.
-        """
-        comparison = replace(Comparison.of(self.experiment), workdir=self.experiment.workdir, seeds=seeds)
-        source = None
-        for name in chosen_methods([name for name in self.by_method if name in methods or not methods]):
-            reproduction = self.by_method[name]
-            given = {name: reproduction.method(name, self.experiment)}
-            run = prepare_comparison(comparison, progress, notify, interruption, source=source, given=given)
-            source, found = run.source, run.run()
+    Raises:
+        ValueError: if it lacks one of them.
+        FileNotFoundError: if it is not there.
+    """
+    module = load_python_file(path)
+    experiment, by_method = (getattr(module, name, None) for name in ("CONFIG", "REPRODUCTIONS"))
+    if not isinstance(experiment, Experiment) or not isinstance(by_method, dict):
+        raise ValueError(f"{path} must define CONFIG = Experiment(...) and REPRODUCTIONS, a dict of Reproduction(...).")
+    return experiment, by_method
+
+
+@dataclass
+class ReadyRepetition:
+    """What was checked and is ready to compute. Made by `prepare_repetition`.
+
+    Attributes:
+        runs: By method, a comparison of it alone with the retrained models, which all share.
+    """
+
+    repetition: Repetition
+    runs: dict[str, ComparisonRun]
+
+    @property
+    def workdir(self) -> epath.Path:
+        """The folder of everything."""
+        return next(iter(self.runs.values())).workdir
+
+    @property
+    def source(self) -> Source:
+        """The data."""
+        return next(iter(self.runs.values())).source
+
+    def figures(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Name and figures of each method, one after the other; what was computed before is read."""
+        for name, run in self.runs.items():
+            found, reproduction = run.run(), self.repetition.by_method[name]
             (task,) = found["tasks"].values()
+            (method,) = (method for task in run.tasks for method in task.methods.values())
             yield (
                 name,
                 {
-                    "request": comparison.requests[0],
-                    "data": {**found["source"], "limit": self.experiment.data.limit},
-                    "network": self.experiment.network,
+                    "request": self.repetition.requests[0],
+                    "data": {**found["source"], "limit": self.repetition.data.limit},
+                    "network": self.repetition.network,
                     "settings": {key: value for key, value in task["settings"][name].items() if key != "type"},
-                    "changed": self._changed(name, given[name]),
+                    "changed": changed_settings(method),
                     "theirs": {"figures": reproduction.published, "source": reproduction.source},
                     "departs": reproduction.departs,
                     "tried": reproduction.tried,
@@ -129,10 +130,39 @@ class Reproductions:
                 },
             )
 
-    def _changed(self, name: str, method: Method) -> dict[str, Any]:
-        """The settings that differ from the method's defaults."""
-        default = find_method(name)()
-        return {key: value for key, value in vars(method).items() if value != getattr(default, key)}
+
+def changed_settings(method: Method) -> dict[str, Any]:
+    """The settings of a method that differ from its defaults."""
+    default = type(method)()
+    return {key: value for key, value in vars(method).items() if value != getattr(default, key)}
+
+
+def prepare_repetition(
+    repetition: Repetition,
+    progress: Progress = silent,
+    notify: Notify = lambda sentence: None,
+    interruption: Interruption | None = None,
+) -> ReadyRepetition:
+    """Reads the data and checks everything that can be checked before computing. Arguments as of `prepare_comparison`.
+
+    Raises:
+        ValueError: if there is no method to repeat, or data, request, methods and settings do not fit together.
+        FileNotFoundError: if data are not there.
+    """
+    names = [name for name in repetition.by_method if name in repetition.methods or not repetition.methods]
+    missing = sorted(set(repetition.methods) - set(names))
+    if missing or not names:
+        raise ValueError(
+            f"there is no reproduction of {', '.join(missing) or 'any method'}; there are {', '.join(repetition.by_method)}."
+        )
+    runs: dict[str, ComparisonRun] = {}
+    source = None
+    task: Task = "samples" if repetition.requests[0].startswith("random") else "class"
+    for name in names:
+        given = {name: repetition.by_method[name].method(name, task)}
+        runs[name] = prepare_comparison(repetition, progress, notify, interruption, source=source, given=given)
+        source = runs[name].source
+    return ReadyRepetition(repetition, runs)
 
 
 def _row(cell: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
@@ -158,7 +188,7 @@ def _row(cell: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
 
 
 def reached(entry: dict[str, Any]) -> bool:
-    """Whether figures, as `Reproductions.figures` gives them, meet the aim with every seed.
+    """Whether figures, as `ReadyRepetition.figures` gives them, meet the aim with every seed.
 
     Classes: accuracy on the test images of the class is at most `MOST_LEFT`. Samples: accuracy on them is at most
     `MOST_APART` from the retrained models'. Both: retained test accuracy is at most `MOST_LOST` below the retrained models'.

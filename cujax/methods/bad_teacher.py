@@ -15,7 +15,7 @@ from cujax.data.requests import Split
 from cujax.losses import distillation
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent
-from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, LogUniform, SearchSpace
+from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, LogUniform, Reproduction, SearchSpace
 from cujax.model import Model, PyTree, Variables
 from cujax.step import apply_to_batch
 from cujax.training.loop import Phase
@@ -44,6 +44,7 @@ class BadTeacher(Descent):
         "retain_share": LogUniform(0.1, 1.0),
         "max_passes": LogUniform(1, 10),
     }
+    reproduction: ClassVar[Reproduction] = {"class": {"learning_rate": 0.0074, "max_passes": 5}}
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """Makes `original` forget `split.forget`."""

@@ -175,6 +175,7 @@ class Loop:
         forgotten_accuracy: float | None,
         rewind: bool = False,
         all_passes: bool = False,
+        repairs: bool = False,
         spent: Cost = NOTHING_YET,
         original: Variables | None = None,
     ) -> Unlearned:
@@ -193,6 +194,7 @@ class Loop:
             rewind: Make all passes, and return the state, of those within the retain tolerance, whose forget accuracy is
                 nearest to its target.
             all_passes: Make all passes, whatever `stop_early` says.
+            repairs: A pass outside the retain tolerance does not end the run: later ones repair what the first ones harm.
             spent: What was computed before the first step, on the same account.
             original: What the run is compared with, and falls back to, where `state` is no longer that.
         """
@@ -259,7 +261,7 @@ class Loop:
                 tolerable = self._tolerable(first, check)
                 if tolerable and (not rewind or good.step == 0 or check.distance <= good.check(checks).distance):
                     good = _Snapshot.of(Variables(state.params, state.model_state), int(state.step))
-                if ends_early and (check.holds or not tolerable):
+                if ends_early and ((check.holds and tolerable) or not (tolerable or repairs)):
                     break
         if rule != "not_finite":
             if good.step and good.check(checks).holds:

@@ -13,7 +13,7 @@ from cujax.data.requests import Split
 from cujax.losses import cross_entropy
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent
-from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, LogUniform, SearchSpace
+from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, LogUniform, Reproduction, SearchSpace
 from cujax.model import Model, PyTree, Variables, compute_embeddings
 from cujax.training.supervised import fresh_variables
 
@@ -40,6 +40,7 @@ class BoundaryShrink(Descent):
     bound: NotNegative = 0.1
 
     search_space: ClassVar[SearchSpace] = _SEARCH_SPACE
+    reproduction: ClassVar[Reproduction] = {"class": {"learning_rate": 0.003}}
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """Makes `original` forget `split.forget`.

@@ -55,7 +55,7 @@ class CoUn(Descent):
             batches = shuffled(split.retain, self.batch_size, batch_key, number)
             return [Phase(step, TwoViews(self.augmentation), batches)]
 
-        return self.run(model, original, split, passes, key=state_key, loop=loop)
+        return self.run(model, original, split, passes, key=state_key, loop=loop, repairs=True)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from cujax.data.requests import Split
 from cujax.embedding_queue import keep_embeddings
 from cujax.losses import Denominator
 from cujax.methods.base import Loop, Unlearned
-from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, LogUniform, SearchSpace
+from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, LogUniform, Reproduction, SearchSpace
 from cujax.model import Model, Variables, abstract_outputs
 from cujax.step import BatchNorm, UnlearnState, make_unlearn_step
 from cujax.training.loop import Phase
@@ -68,6 +68,9 @@ class ContrastiveUnlearning:
         "unlearn_weight": LogUniform(0.03, 3.0),
         "retain_draws": LogUniform(1, 5),
         "max_passes": LogUniform(5, 40),
+    }
+    reproduction: ClassVar[Reproduction] = {
+        "class": {"optimizer_name": "adamw", "learning_rate": 1e-3, "unlearn_weight": 1.0, "max_passes": 1},
     }
 
     def __post_init__(self) -> None:

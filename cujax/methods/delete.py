@@ -12,7 +12,7 @@ from cujax.data.requests import Split
 from cujax.losses import distillation
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent
-from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, Choice, LogUniform, SearchSpace
+from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, Choice, LogUniform, Reproduction, SearchSpace
 from cujax.model import Model, PyTree, Variables
 
 
@@ -33,6 +33,7 @@ class Delete(Descent):
         "batch_size": Choice((64, 128)),
         "max_passes": LogUniform(2, 20),
     }
+    reproduction: ClassVar[Reproduction] = {"class": {"learning_rate": 0.02, "batch_size": 64, "max_passes": 2}}
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """Makes `original` forget `split.forget`; the retain set is never looked at."""

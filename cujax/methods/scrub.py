@@ -105,7 +105,8 @@ class Scrub(Descent):
             minimise = Phase(stay, preprocess, shuffled(split.retain, self.batch_size, retain_key, number))
             return [maximise, minimise] if number < self.max_steps else [minimise]
 
-        return self.run(model, student, split, passes, key=state_key, loop=loop, rewind=self.rewind, original=original)
+        options = {"rewind": self.rewind, "repairs": True, "original": original}
+        return self.run(model, student, split, passes, key=state_key, loop=loop, **options)
 
 
 @jax.jit

@@ -96,6 +96,7 @@ class Unsir(Descent):
             split,
             max_passes=self.max_passes,
             forgotten_accuracy=self.forgotten_accuracy,
+            repairs=True,
             spent=cost,
         )
 
