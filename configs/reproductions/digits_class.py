@@ -1,6 +1,6 @@
 """Handwritten digits (8x8, scikit-learn's own), class 5: each method where it does what its paper says, on three seeds.
 
-    uv run scripts/reproduce.py --task digits_class
+    uv run scripts/reproduce.py --config digits_class
 
 Each method makes all its passes, as in its authors' code: no stop rule ends it. Settings were tried by hand, on validation
 data of seed 0. docs/results/reproductions.md has what was reached. The forget set has 131 samples, so batches are small and

@@ -1,6 +1,6 @@
 """Fashion-MNIST, the first 10,000 training images, class 5 (sandals): each method where it does what its paper says.
 
-    TFDS_DATA_DIR=... uv run scripts/reproduce.py --task fashion_mnist_class
+    TFDS_DATA_DIR=... uv run scripts/reproduce.py --config fashion_mnist_class
 
 Each method makes all its passes, as in its authors' code: no stop rule ends it. Settings were tried by hand, on validation
 data of seed 0. docs/results/reproductions.md has what was reached.
