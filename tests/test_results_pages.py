@@ -167,8 +167,8 @@ DEFAULT, LIKE = "deep_contrastive_default_seed_0", f"{CLASS}/contrastive.json"
 SENTENCES = [
     (
         "in_plain_words",
-        r"at most (?P<a>[\d.]+) of its test images are answered right, at (?P<b>[\d.]+) to (?P<c>[\d.]+) of test accuracy on the "
-        r"other classes, where the retrained model has (?P<d>\d\.\d+)",
+        r"a share of (?P<a>[\d.]+) of its test images is answered right, at (?P<b>[\d.]+) to (?P<c>[\d.]+) of test accuracy "
+        r"on the other classes, where the retrained model has (?P<d>\d\.\d+)",
         lambda: {
             "a": max(repeated("unlearned", "forget_test_accuracy")),
             "b": min(repeated("unlearned", "retain_test_accuracy")),

@@ -36,7 +36,9 @@ REPRODUCTIONS: dict[str, Reproduction] = {
     "deep_contrastive": Reproduction(),
     "exact_unlearn_last_k": Reproduction(departs="A learning rate of .04 for .01; 5 passes for 10."),
     "delete": Reproduction(departs="A learning rate of .02 for 1e-4; batches of 64 for 128; 2 passes for 20."),
-    "bad_teacher": in_the_paper_of_co_un("1.58", "A learning rate of .0074 for 1e-4; 5 passes for one."),
+    "bad_teacher": in_the_paper_of_co_un(
+        "1.58", "A learning rate of .004 for 1e-4; all of the retain set; 4 passes for one."
+    ),
     "boundary_shrink": Reproduction(departs="A learning rate of .003 for 1e-5."),
     "scrub": in_the_paper_of_co_un(
         ".62", "Adam; forget batches of 64 for 512, and the larger α of the settings for small sets."
