@@ -39,6 +39,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
     "bad_teacher": in_the_paper_of_co_un(
         "1.58", "A learning rate of .004 for 1e-4; all of the retain set; 4 passes for one."
     ),
+    "layer_negation": in_the_paper_of_co_un(".30", "One machine, Adam; 4 passes of batches of 64."),
     "boundary_shrink": Reproduction(departs="A learning rate of .003 for 1e-5."),
     "scrub": in_the_paper_of_co_un(
         ".62", "Adam; forget batches of 64 for 512, and the larger α of the settings for small sets."
