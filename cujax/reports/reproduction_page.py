@@ -23,11 +23,16 @@ def markdown(folder: Path) -> str:
     tables: dict[str, list[str]] = {}
     for task, method, entry in entries(folder):
         tables.setdefault(task, []).append(_line(method, entry))
-    return "\n\n".join(f"### {task}\n\n{_heading(folder, task)}\n" + "\n".join(lines) for task, lines in tables.items())
+    tried = {method for _, method, _ in entries(folder)}
+    met = {method for _, method, entry in entries(folder) if reached(entry)}
+    parts = [f"{len(met)} of {len(tried)} methods meet the aim on a task at least."]
+    return "\n\n".join(
+        parts + [f"### {task}\n\n{_heading(folder, task)}\n" + "\n".join(lines) for task, lines in tables.items()]
+    )
 
 
 def _heading(folder: Path, task: str) -> str:
-    entry = next(entry for found, _, entry in entries(folder) if found == task)
+    entry = max((entry for found, _, entry in entries(folder) if found == task), key=lambda entry: len(entry["seeds"]))
     column = "class, test" if _of_class(entry) else "samples, difference to retrained"
     columns = ["method", "reached", "settings that differ from the defaults", column, "retained test, points to retrained",
                "steps", "theirs", "notes"]  # fmt: skip
