@@ -126,6 +126,7 @@ def test_the_aim():
     assert reached({"request": "random:0.1", "seeds": {"0": row | {"unlearned": samples}}})
 
 
+@pytest.mark.slow
 def test_a_few_reach_the_aim_on_digits(tmp_path):
     experiment, by_method = read_reproductions(DIGITS)
     methods = ("exact_unlearn_last_k", "neg_grad_plus", "random_labels")
