@@ -1,7 +1,7 @@
 """Methods × requests × seeds: each a run of its own, compared with the same retrained models."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -265,11 +265,12 @@ def prepare_comparison(
     interruption: Interruption | None = None,
     *,
     source: Source | None = None,
+    given: Mapping[str, Method] | None = None,
 ) -> ComparisonRun:
     """Reads the data and checks everything that can be checked before computing.
 
     A method that does not fit a request is left out of it, and the reason is shown. Arguments as of
-    `cujax.experiments.run.prepare`.
+    `cujax.experiments.run.prepare`; `given` are methods with their settings, in place of those that the comparison names.
 
     Raises:
         ValueError: if data, requests, methods and settings do not fit together.
@@ -294,11 +295,19 @@ def prepare_comparison(
     unasked = sorted(found.keys() - set(words))
     if unasked:
         raise ValueError(f"settings are given for {', '.join(unasked)}; the requests are {', '.join(words)}.")
-    tasks = [_task(word, cells, kinds, found.get(word)) for word in words]
+    tasks = [
+        _task(word, cells, _with_settings(kinds, found.get(word)) if given is None else given, found.get(word))
+        for word in words
+    ]
     return ComparisonRun(cells, comparison, tasks)
 
 
-def _task(word: str, cells: Sweep, kinds: dict[str, type[Method]], found: dict[str, Any] | None) -> _Task:
+def _with_settings(kinds: Mapping[str, type[Method]], found: dict[str, Any] | None) -> dict[str, Method]:
+    chosen = found["methods"] if found else {}
+    return {name: make_method(kind, name, chosen.get(name, {}).get("settings", {})) for name, kind in kinds.items()}
+
+
+def _task(word: str, cells: Sweep, candidates: Mapping[str, Method], found: dict[str, Any] | None) -> _Task:
     request = cells.request(word)
     split = cells.split(request)
     if found is not None and found["forget_digest"] != split.digest:
@@ -307,9 +316,7 @@ def _task(word: str, cells: Sweep, kinds: dict[str, type[Method]], found: dict[s
             f"here ({split.digest[:12]}); tune on the same data."
         )
     methods, left_out = {}, {}
-    for name, kind in kinds.items():
-        settings = found["methods"].get(name, {}).get("settings", {}) if found else {}
-        method = make_method(kind, name, settings)
+    for name, method in candidates.items():
         try:
             cells.check_fits(method, split)
         except ValueError as reason:

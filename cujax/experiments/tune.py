@@ -25,10 +25,10 @@ from cujax.experiments.request_words import request_in_words
 from cujax.experiments.run import Run
 from cujax.experiments.sweep import ReadySweep, SeveralRuns, Sweep, slug
 from cujax.failures import Failure, attempt
-from cujax.methods.base import Method, published_settings, search_space_of
+from cujax.methods.base import Method, published_settings, reproduction_settings, search_space_of
 from cujax.methods.registry import chosen_methods, make_method
 from cujax.methods.retrain import Retrain
-from cujax.methods.search_space import SearchSpace
+from cujax.methods.search_space import SearchSpace, places_of, settings_at
 from cujax.progress import Progress, silent
 from cujax.storage.checkpoints import Checkpoint, installed_versions
 from cujax.storage.preemption import Interruption
@@ -37,7 +37,7 @@ from cujax.storage.workdir import Notify
 from cujax.training.predict import Predictions, accuracy, predict
 
 # Raise the last number when the same trial would give other values.
-TRIALS = Kind("trials", schema=2, computed_by=2)
+TRIALS = Kind("trials", schema=2, computed_by=3)
 SETTINGS = Kind("settings", schema=2)
 ObjectiveName = Literal["accuracy", "features"]
 
@@ -86,7 +86,7 @@ class Tuning(SeveralRuns):
         request: What is to be forgotten: class:LABEL, classes:LABEL,LABEL, random:FRACTION, random:COUNT or ids:PATH; by
             default what the configuration says.
         methods: Which methods to tune; all where none is named.
-        trials: How many settings each method may try. The first is its published one.
+        trials: How many settings each method may try. First come its published one and that of its reproduction.
         objective: "accuracy", or "features": the loss, and what can be read from the features, beside it.
         sampler: "halton" (scrambled Halton points, which leave no gaps between a few trials; "random" is another name
             for it), or "tpe" for Optuna's tree-structured Parzen estimator (extra [tune]).
@@ -156,6 +156,12 @@ class Trial:
         return shortfall, self.unforgotten, max(self.retain_drop, 0.0), self.steps
 
 
+def tried_first(kind: type[Method], task: Literal["class", "samples"]) -> list[dict[str, Any]]:
+    """The settings of the first trials: the published ones, then those of the method's reproduction, where it has any."""
+    published, reproduction = published_settings(kind, task), reproduction_settings(kind, task)
+    return [published] if reproduction in (None, published) else [published, dict(reproduction)]
+
+
 def draw(space: SearchSpace, earlier: Sequence[Trial], *, sampler: str, seed: int, number: int) -> dict[str, Any]:
     """The settings of trial `number`, from what is known: the same whether or not tuning was interrupted.
 
@@ -168,7 +174,7 @@ def draw(space: SearchSpace, earlier: Sequence[Trial], *, sampler: str, seed: in
     """
     if sampler == "halton":
         points = qmc.Halton(len(space), rng=np.random.default_rng(seed)).random(number + 1)
-        return {name: values.at(float(place)) for (name, values), place in zip(space.items(), points[-1], strict=True)}
+        return settings_at(space, dict(zip(space, map(float, points[-1]), strict=True)))
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -179,11 +185,11 @@ def draw(space: SearchSpace, earlier: Sequence[Trial], *, sampler: str, seed: in
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed + number, n_startup_trials=4))
     for trial in earlier:
         shortfall, unforgotten, drop, steps = trial.rank
-        params = {name: values.place(trial.settings[name]) for name, values in space.items()}
+        params = places_of(space, trial.settings)
         value = 10 * shortfall + unforgotten + 1e-2 * drop + 1e-7 * steps
         study.add_trial(optuna.trial.create_trial(params=params, distributions=places, value=value))
     params = study.ask(places).params
-    return {name: values.at(min(params[name], math.nextafter(1, 0))) for name, values in space.items()}
+    return settings_at(space, {name: min(place, math.nextafter(1, 0)) for name, place in params.items()})
 
 
 @dataclass
@@ -247,14 +253,15 @@ class TuningRun(ReadySweep):
         tuning = self.tuning
         space = search_space_of(kind)
         assert space is not None  # prepare_tuning left the others out
+        first = tried_first(kind, "class" if run.split.is_class_task else "samples")
         path = run.workdir / f"{name}-{tuning.sampler}{self._suffix}.json"
         trials = [Trial(**trial) for trial in (read_record(path, TRIALS) or [])] if path.is_file() else []
         for number in range(tuning.trials):
             if number == len(trials):
-                if number == 0:
-                    settings = published_settings(kind, "class" if run.split.is_class_task else "samples")
+                if number < len(first):
+                    settings = first[number]
                 else:
-                    settings = draw(space, trials[1:], sampler=tuning.sampler, seed=tuning.seed, number=number)
+                    settings = draw(space, trials[len(first) :], sampler=tuning.sampler, seed=tuning.seed, number=number)
                 found = attempt(partial(self._try, run, original, traces, kind, name, settings))
                 trials.append(Trial.failure(settings, found.reason) if isinstance(found, Failure) else found)
                 write_record(path, TRIALS, [asdict(trial) for trial in trials])

@@ -15,7 +15,7 @@ from cujax.data.requests import Split
 from cujax.losses import distillation
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent
-from cujax.methods.search_space import LogUniform, SearchSpace
+from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, LogUniform, Reproduction, SearchSpace
 from cujax.model import Model, PyTree, Variables
 from cujax.step import apply_to_batch
 from cujax.training.loop import Phase
@@ -39,9 +39,12 @@ class BadTeacher(Descent):
     retain_share: ProportionAboveZero = 0.3
 
     search_space: ClassVar[SearchSpace] = {
-        "learning_rate": LogUniform(1e-5, 0.01),
-        "max_passes": LogUniform(5, 40),
+        "optimizer": OPTIMIZERS,
+        "learning_rate": ByOptimizer(sgd=LogUniform(0.001, 0.1), adamw=LogUniform(1e-4, 1e-2)),
+        "retain_share": LogUniform(0.1, 1.0),
+        "max_passes": LogUniform(1, 10),
     }
+    reproduction: ClassVar[Reproduction] = {"class": {"learning_rate": 0.004, "retain_share": 1.0, "max_passes": 4}}
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """Makes `original` forget `split.forget`."""

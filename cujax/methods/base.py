@@ -3,7 +3,7 @@
 import functools
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
@@ -73,6 +73,8 @@ class Method(Protocol):
         search_space: Where tuning looks for its settings (class attribute); without it there is nothing to tune.
         official: `official(task)`, a class method, gives the published settings for a "class" or for "samples", where they
             differ from the defaults.
+        reproduction: Settings, by task, with which it does here what its paper says (class attribute): those of
+            configs/reproductions, which tuning tries after the published ones.
         training: A field whose None stands for the recipe of the original.
         is_reference: True for what other methods are compared with (class attribute).
     """
@@ -104,6 +106,12 @@ def published_settings(kind: type[Method], task: Literal["class", "samples"]) ->
     return {name: value for name, value in settings.items() if value != defaults[name]}
 
 
+def reproduction_settings(kind: type[Method], task: Literal["class", "samples"]) -> Mapping[str, Any] | None:
+    """The settings of a method's reproduction on a task, where they differ from its defaults; None where it has none."""
+    by_task: Mapping[str, Mapping[str, Any]] = getattr(kind, "reproduction", {})
+    return by_task.get(task)
+
+
 def with_recipe(method: Method, training: Any) -> Method:
     """The method, with the original's recipe where it trains anew and was given none."""
     if getattr(method, "training", training) is not None:
@@ -130,11 +138,9 @@ def check_fits(method: Method, split: Split, model: Model, like: Variables) -> N
         model: The network.
         like: Its arrays, or their shapes and dtypes.
     """
-    check = getattr(method, "check", None)
-    if check is not None:
+    if (check := getattr(method, "check", None)) is not None:
         check(split)
-    check_network = getattr(method, "check_network", None)
-    if check_network is not None:
+    if (check_network := getattr(method, "check_network", None)) is not None:
         check_network(model, like.params, split)
 
 
@@ -181,6 +187,7 @@ class Loop:
         forgotten_accuracy: float | None,
         rewind: bool = False,
         all_passes: bool = False,
+        repairs: bool = False,
         spent: Cost = NOTHING_YET,
         original: Variables | None = None,
     ) -> Unlearned:
@@ -199,6 +206,7 @@ class Loop:
             rewind: Make all passes, and return the state, of those within the retain tolerance, whose forget accuracy is
                 nearest to its target.
             all_passes: Make all passes, whatever `stop_early` says.
+            repairs: A pass outside the retain tolerance does not end the run: later ones repair what the first ones harm.
             spent: What was computed before the first step, on the same account.
             original: What the run is compared with, and falls back to, where `state` is no longer that.
         """
@@ -269,7 +277,7 @@ class Loop:
                 tolerable = self._tolerable(first, check)
                 if tolerable and (not rewind or good.step == 0 or check.distance <= good.check(checks).distance):
                     good = _Snapshot.of(Variables(state.params, state.model_state), int(state.step))
-                if ends_early and (check.holds or not tolerable):
+                if ends_early and ((check.holds and tolerable) or not (tolerable or repairs)):
                     break
         if rule != "not_finite":
             if good.step and good.check(checks).holds:

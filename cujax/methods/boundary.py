@@ -13,13 +13,14 @@ from cujax.data.requests import Split
 from cujax.losses import cross_entropy
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent
-from cujax.methods.search_space import LogUniform, SearchSpace
+from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, LogUniform, Reproduction, SearchSpace
 from cujax.model import Model, PyTree, Variables, compute_embeddings
 from cujax.training.supervised import fresh_variables
 
 _SEARCH_SPACE: SearchSpace = {
-    "learning_rate": LogUniform(1e-5, 0.1),
-    "max_passes": LogUniform(5, 40),
+    "optimizer": OPTIMIZERS,
+    "learning_rate": ByOptimizer(sgd=LogUniform(1e-5, 1e-3), adamw=LogUniform(1e-6, 1e-4)),
+    "max_passes": LogUniform(2, 20),
 }
 
 
@@ -39,6 +40,7 @@ class BoundaryShrink(Descent):
     bound: NotNegative = 0.1
 
     search_space: ClassVar[SearchSpace] = _SEARCH_SPACE
+    reproduction: ClassVar[Reproduction] = {"class": {"learning_rate": 0.003}}
 
     def check(self, split: Split) -> None:
         """Raises ValueError if a sample has no other class to go to."""

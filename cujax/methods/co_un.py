@@ -12,7 +12,7 @@ from cujax.data.requests import Split
 from cujax.losses import cross_entropy, info_nce
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent, shuffled
-from cujax.methods.search_space import LogUniform, SearchSpace
+from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, LogUniform, SearchSpace
 from cujax.model import Model, PyTree, Variables
 from cujax.sharding import whole
 from cujax.step import apply_to_batch
@@ -40,7 +40,8 @@ class CoUn(Descent):
     augmentation: Augmentation = "crop"
 
     search_space: ClassVar[SearchSpace] = {
-        "learning_rate": LogUniform(0.003, 0.3),
+        "optimizer": OPTIMIZERS,
+        "learning_rate": ByOptimizer(sgd=LogUniform(0.003, 0.3), adamw=LogUniform(1e-4, 1e-2)),
         "contrastive_weight": LogUniform(0.1, 6.0),
         "max_passes": LogUniform(5, 40),
     }
@@ -54,7 +55,7 @@ class CoUn(Descent):
             batches = shuffled(split.retain, self.batch_size, batch_key, number)
             return [Phase(step, TwoViews(self.augmentation), batches)]
 
-        return self.run(model, original, split, passes, key=state_key, loop=loop)
+        return self.run(model, original, split, passes, key=state_key, loop=loop, repairs=True)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Contrastive unlearning (Lee et al., arXiv:2401.10458, IJCAI 2025)."""
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Self
 
 import jax
@@ -13,10 +13,11 @@ from cujax.data.requests import Split
 from cujax.embedding_queue import keep_embeddings
 from cujax.losses import Denominator
 from cujax.methods.base import Loop, Unlearned
-from cujax.methods.search_space import LogUniform, SearchSpace
+from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, LogUniform, Reproduction, SearchSpace
 from cujax.model import Model, Variables, abstract_outputs
 from cujax.step import BatchNorm, UnlearnState, make_unlearn_step
 from cujax.training.loop import Phase
+from cujax.training.supervised import OptimizerName, optimizer_name
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,9 @@ class ContrastiveUnlearning:
     published ones. A smaller weight with more passes forgets as well and costs the rest less.
 
     Attributes:
-        learning_rate: Of stochastic gradient descent.
-        momentum: Of stochastic gradient descent.
+        learning_rate: Of the optimiser.
+        momentum: Of "sgd".
+        optimizer_name: "sgd" with momentum, as in the paper, or "adamw" ("adam" is another name for it).
         unlearn_weight: Weight of the contrastive loss (lambda_UL).
         retain_weight: Weight of the retain batch's cross-entropy (lambda_CE).
         temperature: Of the contrastive loss (tau).
@@ -58,15 +60,21 @@ class ContrastiveUnlearning:
     queue_size: CountOrZero = 0
     max_passes: Count = 100
     forgotten_accuracy: ProportionBelowOne | None = 0.01
+    optimizer_name: OptimizerName = field(default="sgd", metadata={"since": "0.2"})
 
     search_space: ClassVar[SearchSpace] = {
-        "learning_rate": LogUniform(0.003, 0.1),
+        "optimizer_name": OPTIMIZERS,
+        "learning_rate": ByOptimizer(sgd=LogUniform(0.001, 0.1), adamw=LogUniform(1e-4, 1e-2)),
         "unlearn_weight": LogUniform(0.03, 3.0),
         "retain_draws": LogUniform(1, 5),
         "max_passes": LogUniform(5, 40),
     }
+    reproduction: ClassVar[Reproduction] = {
+        "class": {"optimizer_name": "adamw", "learning_rate": 1e-3, "unlearn_weight": 1.0, "max_passes": 1},
+    }
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "optimizer_name", optimizer_name(self.optimizer_name))
         check_fields(self)
 
     def check(self, split: Split) -> None:
@@ -88,7 +96,7 @@ class ContrastiveUnlearning:
         )
 
     def optimizer(self, embedding_width: int | None = None) -> optax.GradientTransformation:
-        """Stochastic gradient descent with momentum; the same value for equal settings, so that jit knows it again.
+        """Stochastic gradient descent with momentum, or Adam; the same value for equal settings, so that jit knows it again.
 
         The learning rate is in the state (`opt_state.hyperparams["learning_rate"]`), where a schedule can change it. With
         a queue that state is the second of a chain of two, whose first holds the queue (`cujax.embedding_queue`).
@@ -100,13 +108,13 @@ class ContrastiveUnlearning:
             ValueError: if there is to be a queue and the width is not given.
         """
         if not self.queue_size:
-            return _sgd(self.learning_rate, self.momentum)
+            return _descent(self.optimizer_name, self.learning_rate, self.momentum)
         if embedding_width is None:
             raise ValueError(
                 f"queue_size is {self.queue_size}, so the optimiser keeps embeddings; give their width: "
                 "optimizer(embedding_width=...)."
             )
-        return _sgd_with_queue(self.learning_rate, self.momentum, self.queue_size, embedding_width)
+        return _with_queue(self.optimizer_name, self.learning_rate, self.momentum, self.queue_size, embedding_width)
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """Makes `original` forget `split.forget`: Algorithm 1 of the paper, with its stop rule on validation data.
@@ -138,10 +146,14 @@ class ContrastiveUnlearning:
 
 
 @functools.cache
-def _sgd(learning_rate: float, momentum: float) -> optax.GradientTransformation:
-    return optax.inject_hyperparams(optax.sgd)(learning_rate=learning_rate, momentum=momentum or None)
+def _descent(name: OptimizerName, learning_rate: float, momentum: float) -> optax.GradientTransformation:
+    if name == "sgd":
+        return optax.inject_hyperparams(optax.sgd)(learning_rate=learning_rate, momentum=momentum or None)
+    return optax.inject_hyperparams(optax.adam)(learning_rate=learning_rate)
 
 
 @functools.cache
-def _sgd_with_queue(learning_rate: float, momentum: float, size: int, width: int) -> optax.GradientTransformation:
-    return optax.chain(keep_embeddings(size, width), _sgd(learning_rate, momentum))
+def _with_queue(
+    name: OptimizerName, learning_rate: float, momentum: float, size: int, width: int
+) -> optax.GradientTransformation:
+    return optax.chain(keep_embeddings(size, width), _descent(name, learning_rate, momentum))

@@ -16,7 +16,7 @@ from cujax.losses import cross_entropy, nearest_contrastive_loss
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent
 from cujax.methods.layers import in_layers, named_layers, redrawn
-from cujax.methods.search_space import LogUniform, SearchSpace
+from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, LogUniform, Reproduction, SearchSpace
 from cujax.model import Model, Outputs, PyTree, Variables, abstract_outputs
 from cujax.sharding import whole
 from cujax.step import apply_to_batch
@@ -55,11 +55,13 @@ class DeepContrastiveUnlearning(Descent):
     retain_batch_size: Count = 256
 
     search_space: ClassVar[SearchSpace] = {
-        "learning_rate": LogUniform(0.003, 0.1),
+        "optimizer": OPTIMIZERS,
+        "learning_rate": ByOptimizer(sgd=LogUniform(0.003, 0.1), adamw=LogUniform(1e-4, 1e-2)),
         "unlearn_weight": LogUniform(0.03, 3.0),
         "push_weight": LogUniform(0.2, 1.0),
         "max_passes": LogUniform(3, 20),
     }
+    reproduction: ClassVar[Reproduction] = {"class": {}}
 
     def check(self, split: Split) -> None:
         """Raises ValueError if the retain batch is larger than the retain set."""

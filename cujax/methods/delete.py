@@ -12,7 +12,7 @@ from cujax.data.requests import Split
 from cujax.losses import distillation
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent
-from cujax.methods.search_space import LogUniform, SearchSpace
+from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, Choice, LogUniform, Reproduction, SearchSpace
 from cujax.model import Model, PyTree, Variables
 
 
@@ -28,9 +28,12 @@ class Delete(Descent):
     max_passes: Count = 20
 
     search_space: ClassVar[SearchSpace] = {
-        "learning_rate": LogUniform(1e-5, 0.1),
-        "max_passes": LogUniform(5, 40),
+        "optimizer": OPTIMIZERS,
+        "learning_rate": ByOptimizer(sgd=LogUniform(1e-4, 1e-2), adamw=LogUniform(1e-5, 1e-3)),
+        "batch_size": Choice((64, 128)),
+        "max_passes": LogUniform(2, 20),
     }
+    reproduction: ClassVar[Reproduction] = {"class": {"learning_rate": 0.02, "batch_size": 64, "max_passes": 2}}
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """Makes `original` forget `split.forget`; the retain set is never looked at."""

@@ -11,7 +11,7 @@ from cujax.data.requests import Split
 from cujax.losses import cross_entropy
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent
-from cujax.methods.search_space import LogUniform, SearchSpace
+from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, LogUniform, SearchSpace
 from cujax.model import Model, PyTree, Variables
 
 
@@ -25,7 +25,8 @@ class FineTune(Descent):
     weight_decay: NotNegative = 5e-4
 
     search_space: ClassVar[SearchSpace] = {
-        "learning_rate": LogUniform(0.003, 0.3),
+        "optimizer": OPTIMIZERS,
+        "learning_rate": ByOptimizer(sgd=LogUniform(0.003, 0.3), adamw=LogUniform(1e-4, 1e-2)),
         "max_passes": LogUniform(5, 40),
     }
 

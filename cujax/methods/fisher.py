@@ -47,7 +47,7 @@ class FisherForgetting:
     batch_size: Count = 64
     forgotten_accuracy: ProportionBelowOne | None = 0.01
 
-    search_space: ClassVar[SearchSpace] = {"alpha": LogUniform(1e-8, 1e-4)}
+    search_space: ClassVar[SearchSpace] = {"alpha": LogUniform(1e-8, 1e-6)}
 
     def __post_init__(self) -> None:
         check_fields(self)

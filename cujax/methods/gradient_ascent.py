@@ -11,7 +11,7 @@ from cujax.data.requests import Split
 from cujax.losses import cross_entropy
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent
-from cujax.methods.search_space import LogUniform, SearchSpace
+from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, Choice, LogUniform, SearchSpace
 from cujax.model import Model, PyTree, Variables
 
 
@@ -27,8 +27,10 @@ class GradientAscent(Descent):
     max_passes: Count = 5
 
     search_space: ClassVar[SearchSpace] = {
-        "learning_rate": LogUniform(1e-5, 0.1),
-        "max_passes": LogUniform(5, 40),
+        "optimizer": OPTIMIZERS,
+        "learning_rate": ByOptimizer(sgd=LogUniform(3e-5, 3e-3), adamw=LogUniform(1e-6, 1e-4)),
+        "batch_size": Choice((64, 128)),
+        "max_passes": LogUniform(2, 20),
     }
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:

@@ -50,7 +50,7 @@ class InfluenceUnlearning:
     batch_size: Count = 256
     forgotten_accuracy: ProportionBelowOne | None = 0.01
 
-    search_space: ClassVar[SearchSpace] = {"alpha": LogUniform(3.0, 10_000.0)}
+    search_space: ClassVar[SearchSpace] = {"alpha": LogUniform(3.0, 300.0)}
 
     def __post_init__(self) -> None:
         check_fields(self)

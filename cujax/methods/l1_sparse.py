@@ -13,7 +13,7 @@ from cujax.data.requests import Split
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent, shuffled
 from cujax.methods.fine_tune import retain_objective
-from cujax.methods.search_space import LogUniform, SearchSpace
+from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, LogUniform, SearchSpace
 from cujax.model import Model, PyTree, Variables
 from cujax.training.loop import Phase
 
@@ -32,8 +32,9 @@ class L1Sparse(Descent):
     alpha: NotNegative = 5e-4
 
     search_space: ClassVar[SearchSpace] = {
-        "learning_rate": LogUniform(0.003, 0.3),
-        "alpha": LogUniform(1e-5, 1e-3),
+        "optimizer": OPTIMIZERS,
+        "learning_rate": ByOptimizer(sgd=LogUniform(0.003, 0.3), adamw=LogUniform(1e-4, 1e-2)),
+        "alpha": LogUniform(5e-5, 5e-3),
         "max_passes": LogUniform(5, 40),
     }
 

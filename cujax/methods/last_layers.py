@@ -10,7 +10,7 @@ from cujax.data.requests import Split
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.fine_tune import FineTune
 from cujax.methods.layers import as_mask, in_layers, named_layers, redrawn
-from cujax.methods.search_space import LogUniform, SearchSpace
+from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, LogUniform, Reproduction, SearchSpace
 from cujax.model import Model, PyTree, Variables
 
 
@@ -28,7 +28,8 @@ class CatastrophicForgetLastK(FineTune):
     last_layers: Count = 4
 
     search_space: ClassVar[SearchSpace] = {
-        "learning_rate": LogUniform(0.003, 0.3),
+        "optimizer": OPTIMIZERS,
+        "learning_rate": ByOptimizer(sgd=LogUniform(0.003, 0.3), adamw=LogUniform(1e-4, 1e-2)),
         "last_layers": LogUniform(1, 4),
         "max_passes": LogUniform(5, 40),
     }
@@ -71,6 +72,8 @@ class ExactUnlearnLastK(CatastrophicForgetLastK):
     It makes all its passes: without them the fresh layers know nothing. What the layers before have learned of the forget
     set stays.
     """
+
+    reproduction: ClassVar[Reproduction] = {"class": {"learning_rate": 0.04, "last_layers": 3, "max_passes": 5}}
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """Makes `original` forget `split.forget`, which is never looked at.

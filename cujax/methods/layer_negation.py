@@ -1,6 +1,7 @@
 """Negating the first layer, then fine-tuning, after NoT (Khalil et al., arXiv:2503.05657, CVPR 2025)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from cujax.data.requests import Split
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.fine_tune import FineTune
 from cujax.methods.layers import in_layers, named_layers
+from cujax.methods.search_space import Reproduction
 from cujax.model import Model, PyTree, Variables
 
 
@@ -18,6 +20,10 @@ class LayerNegation(FineTune):
 
     Only kernels are negated: a normalisation whose scale were negated, too, would undo it.
     """
+
+    reproduction: ClassVar[Reproduction] = {
+        "class": {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 0.0, "batch_size": 64, "max_passes": 4},
+    }
 
     def check_network(self, model: Model, params: PyTree, split: Split) -> None:
         """Raises ValueError if the network does not name its layers."""

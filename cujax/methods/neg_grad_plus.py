@@ -14,7 +14,7 @@ from cujax.data.requests import Split
 from cujax.losses import cross_entropy
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent, shuffled
-from cujax.methods.search_space import LogUniform, SearchSpace
+from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, LogUniform, Reproduction, SearchSpace
 from cujax.model import Model, PyTree, Variables
 from cujax.step import apply_to_batch
 from cujax.training.loop import Phase
@@ -35,10 +35,12 @@ class NegGradPlus(Descent):
     alpha: Proportion = 0.95
 
     search_space: ClassVar[SearchSpace] = {
-        "learning_rate": LogUniform(0.003, 0.1),
-        "alpha": LogUniform(0.0001, 0.5, below_one=True),
-        "max_passes": LogUniform(5, 40),
+        "optimizer": OPTIMIZERS,
+        "learning_rate": ByOptimizer(sgd=LogUniform(0.001, 0.1), adamw=LogUniform(5e-5, 5e-3)),
+        "alpha": LogUniform(0.005, 0.5, below_one=True),
+        "max_passes": LogUniform(1, 10),
     }
+    reproduction: ClassVar[Reproduction] = {"class": {"optimizer": "adamw", "learning_rate": 5e-4, "max_passes": 1}}
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """Makes `original` forget `split.forget`."""

@@ -15,7 +15,7 @@ from cujax.losses import cross_entropy
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent, shuffled
 from cujax.methods.fine_tune import retain_objective
-from cujax.methods.search_space import LogUniform, SearchSpace
+from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, Choice, LogUniform, Reproduction, SearchSpace
 from cujax.model import Model, PyTree, Variables
 from cujax.training.loop import Phase
 
@@ -36,9 +36,12 @@ class RandomLabels(Descent):
     true_label_allowed: bool = False
 
     search_space: ClassVar[SearchSpace] = {
-        "learning_rate": LogUniform(0.003, 0.1),
-        "max_passes": LogUniform(5, 40),
+        "optimizer": OPTIMIZERS,
+        "learning_rate": ByOptimizer(sgd=LogUniform(0.003, 0.1), adamw=LogUniform(1e-4, 5e-3)),
+        "batch_size": Choice((64, 128)),
+        "max_passes": LogUniform(2, 20),
     }
+    reproduction: ClassVar[Reproduction] = {"class": {"batch_size": 64, "max_passes": 4}}
 
     def check(self, split: Split) -> None:
         """Raises ValueError if a sample has no other label to be given."""

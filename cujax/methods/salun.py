@@ -12,7 +12,7 @@ from cujax.data.requests import Split
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.gradient_sums import GradientSums, gradient_sum
 from cujax.methods.random_labels import RandomLabels
-from cujax.methods.search_space import LogUniform, SearchSpace
+from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, Choice, LogUniform, Reproduction, SearchSpace
 from cujax.model import Model, PyTree, Variables
 
 
@@ -30,10 +30,13 @@ class SalUn(RandomLabels):
     salient_share: ProportionAboveZero = 0.5
 
     search_space: ClassVar[SearchSpace] = {
-        "learning_rate": LogUniform(0.003, 0.1),
+        "optimizer": OPTIMIZERS,
+        "learning_rate": ByOptimizer(sgd=LogUniform(0.003, 0.1), adamw=LogUniform(1e-4, 5e-3)),
+        "batch_size": Choice((64, 128)),
         "salient_share": LogUniform(0.1, 1.0),
-        "max_passes": LogUniform(5, 40),
+        "max_passes": LogUniform(2, 20),
     }
+    reproduction: ClassVar[Reproduction] = {"class": {"batch_size": 64, "max_passes": 4}}
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """Makes `original` forget `split.forget`.

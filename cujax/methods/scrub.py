@@ -1,7 +1,7 @@
 """SCRUB: a student that disobeys its teacher on the forget set (Kurmanji et al., arXiv:2302.09880, NeurIPS 2023)."""
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from cujax.data.requests import Split
 from cujax.losses import cross_entropy, distillation
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent, shuffled
-from cujax.methods.search_space import LogUniform, SearchSpace
+from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, Choice, LogUniform, Reproduction, SearchSpace
 from cujax.model import Model, PyTree, Variables
 from cujax.training.loop import Phase
 
@@ -53,11 +53,24 @@ class Scrub(Descent):
     rewind: bool = False
 
     search_space: ClassVar[SearchSpace] = {
-        "learning_rate": LogUniform(3e-4, 0.1),
+        "optimizer": OPTIMIZERS,
+        "learning_rate": ByOptimizer(sgd=LogUniform(5e-4, 0.05), adamw=LogUniform(5e-5, 5e-3)),
         "gamma": LogUniform(0.1, 1.0),
-        "alpha": LogUniform(0.001, 1.0),
-        "max_steps": LogUniform(1, 10),
-        "max_passes": LogUniform(5, 40),
+        "alpha": LogUniform(0.001, 0.1),
+        "max_steps": LogUniform(1, 5),
+        "max_passes": LogUniform(3, 12),
+        "forget_batch_size": Choice((64, 128)),
+    }
+    reproduction: ClassVar[Reproduction] = {
+        "class": {
+            "optimizer": "adamw",
+            "weight_decay": 0.0,
+            "gamma": 1.0,
+            "alpha": 0.1,
+            "max_steps": 3,
+            "max_passes": 4,
+            "forget_batch_size": 64,
+        },
     }
 
     @classmethod
@@ -75,6 +88,11 @@ class Scrub(Descent):
             forget_batch_size=32,
         )
 
+    @classmethod
+    def official(cls, task: Literal["class", "samples"] = "class") -> Self:
+        """The settings published for sets of the size of a class, or of few samples."""
+        return cls() if task == "class" else cls.small()
+
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """Makes `original` forget `split.forget`."""
         state_key, forget_key, retain_key = jax.random.split(key, 3)
@@ -87,7 +105,8 @@ class Scrub(Descent):
             minimise = Phase(stay, preprocess, shuffled(split.retain, self.batch_size, retain_key, number))
             return [maximise, minimise] if number < self.max_steps else [minimise]
 
-        return self.run(model, student, split, passes, key=state_key, loop=loop, rewind=self.rewind, original=original)
+        options = {"rewind": self.rewind, "repairs": True, "original": original}
+        return self.run(model, student, split, passes, key=state_key, loop=loop, **options)
 
 
 @jax.jit

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from cujax._ranges import Positive, check_fields
 
@@ -55,5 +56,82 @@ class LogUniform:
         return min(max(fraction, 0.0), 1.0)
 
 
-# By the name of the setting.
-SearchSpace = Mapping[str, LogUniform]
+@dataclass(frozen=True)
+class Choice:
+    """Some values, each as likely as another.
+
+    Attributes:
+        values: The values.
+    """
+
+    values: tuple[Any, ...]
+
+    def at(self, fraction: float) -> Any:
+        """The value at a fraction in [0, 1).
+
+        >>> [Choice(("sgd", "adamw")).at(fraction) for fraction in (0.0, 0.49, 0.5)]
+        ['sgd', 'sgd', 'adamw']
+        """
+        return self.values[int(fraction * len(self.values))]
+
+    def place(self, value: Any) -> float:
+        """The middle of what `at` maps to a value.
+
+        >>> Choice(("sgd", "adamw")).place("adamw")
+        0.75
+        """
+        return (self.values.index(value) + 0.5) / len(self.values)
+
+
+@dataclass(frozen=True)
+class ByOptimizer:
+    """A range of its own for each optimiser: rates that suit one are far from those that suit another.
+
+    Attributes:
+        sgd: The range with "sgd".
+        adamw: The range with "adamw".
+    """
+
+    sgd: LogUniform
+    adamw: LogUniform
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+# By the name of the setting. What a `ByOptimizer` depends on stands before it.
+SearchSpace = Mapping[str, LogUniform | Choice | ByOptimizer]
+# By task ("class" or "samples") the settings of a method's reproduction, where they differ from its defaults.
+Reproduction = Mapping[str, Mapping[str, Any]]
+OPTIMIZERS = Choice(("sgd", "adamw"))
+
+
+def settings_at(space: SearchSpace, places: Mapping[str, float]) -> dict[str, Any]:
+    """The settings at places in [0, 1), by name.
+
+    >>> space = {"optimizer": OPTIMIZERS, "rate": ByOptimizer(LogUniform(0.01, 1.0), LogUniform(0.001, 0.1))}
+    >>> settings_at(space, {"optimizer": 0.9, "rate": 0.5})
+    {'optimizer': 'adamw', 'rate': 0.01}
+    """
+    settings: dict[str, Any] = {}
+    for name, values in space.items():
+        settings[name] = _range(values, settings).at(places[name])
+    return settings
+
+
+def places_of(space: SearchSpace, settings: Mapping[str, Any]) -> dict[str, float]:
+    """Where in a space settings lie: the inverse of `settings_at`, but for rounding.
+
+    >>> space = {"optimizer": OPTIMIZERS, "rate": ByOptimizer(LogUniform(0.01, 1.0), LogUniform(0.001, 0.1))}
+    >>> places_of(space, {"optimizer": "adamw", "rate": 0.01})
+    {'optimizer': 0.75, 'rate': 0.5}
+    """
+    return {name: _range(values, settings).place(settings[name]) for name, values in space.items()}
+
+
+def _range(values: LogUniform | Choice | ByOptimizer, settings: Mapping[str, Any]) -> LogUniform | Choice:
+    if not isinstance(values, ByOptimizer):
+        return values
+    chosen = next(settings[name] for name in ("optimizer", "optimizer_name") if name in settings)
+    found: LogUniform = getattr(values, chosen)
+    return found

@@ -12,7 +12,7 @@ from cujax._ranges import Count, NotNegative, Positive, ProportionBelowOne, chec
 from cujax.data.requests import Split
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.gradient_sums import GradientSums, squared_gradient_sum, squared_mean_gradient
-from cujax.methods.search_space import LogUniform, SearchSpace
+from cujax.methods.search_space import LogUniform, Reproduction, SearchSpace
 from cujax.model import Model, PyTree, Variables
 from cujax.sharding import replicate
 from cujax.training.loop import NOTHING_YET, Cost
@@ -46,6 +46,7 @@ class SelectiveSynapticDampening:
         "alpha": LogUniform(0.3, 30.0),
         "dampening": LogUniform(0.03, 1.0),
     }
+    reproduction: ClassVar[Reproduction] = {"class": {}}
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -15,7 +15,7 @@ from cujax.losses import cross_entropy
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent
 from cujax.methods.fine_tune import retain_objective
-from cujax.methods.search_space import LogUniform, SearchSpace
+from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, LogUniform, Reproduction, SearchSpace
 from cujax.model import Model, PyTree, Variables
 from cujax.step import Metrics, UnlearnState, apply_to_batch
 from cujax.training.loop import Cost, Phase, Stepper
@@ -49,10 +49,12 @@ class Unsir(Descent):
     noise_batch_size: Count = 128
 
     search_space: ClassVar[SearchSpace] = {
-        "learning_rate": LogUniform(1e-4, 0.03),
-        "repair_learning_rate": LogUniform(1e-4, 0.03),
+        "optimizer": OPTIMIZERS,
+        "learning_rate": ByOptimizer(sgd=LogUniform(0.003, 0.3), adamw=LogUniform(3e-4, 0.03)),
+        "repair_learning_rate": ByOptimizer(sgd=LogUniform(0.001, 0.1), adamw=LogUniform(2e-4, 0.02)),
         "max_passes": LogUniform(1, 5),
     }
+    reproduction: ClassVar[Reproduction] = {"class": {}}
 
     def check(self, split: Split) -> None:
         """Raises ValueError if samples are forgotten rather than classes, or there are more of these than noise images."""
@@ -94,6 +96,7 @@ class Unsir(Descent):
             split,
             max_passes=self.max_passes,
             forgotten_accuracy=self.forgotten_accuracy,
+            repairs=True,
             spent=cost,
         )
 

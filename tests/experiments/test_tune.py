@@ -13,11 +13,11 @@ from cujax.cli import main, parse_setup
 from cujax.data.images import Data
 from cujax.data.requests import ForgetClass
 from cujax.experiments.run import Run
-from cujax.experiments.tune import OBJECTIVES, Trial, Tuning, draw, prepare_tuning, read_settings
+from cujax.experiments.tune import OBJECTIVES, Trial, Tuning, draw, prepare_tuning, read_settings, tried_first
 from cujax.experiments.user_files import load_python_file
 from cujax.methods import ContrastiveUnlearning, FineTune, Scrub
 from cujax.methods.base import published_settings
-from cujax.methods.search_space import LogUniform
+from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, LogUniform
 from cujax.training.supervised import Training
 
 ROOT = Path(__file__).parents[2]
@@ -85,6 +85,24 @@ def test_the_first_trial_is_the_published_setting():
     assert published_settings(Scrub, "class") == {}
     official = ContrastiveUnlearning(**published_settings(ContrastiveUnlearning, "samples"))
     assert official == ContrastiveUnlearning.official("samples")
+
+
+def test_the_first_trials_are_the_published_setting_and_that_of_the_reproduction():
+    assert tried_first(FineTune, "samples") == [{}]
+    assert tried_first(Scrub, "class") == [{}, dict(Scrub.reproduction["class"])]
+    small = published_settings(Scrub, "samples")
+    assert Scrub(**small) == Scrub.small()
+    assert tried_first(Scrub, "samples")[0] == small
+
+
+def test_a_space_with_choices_is_drawn_by_both_samplers():
+    space = {"optimizer": OPTIMIZERS, "learning_rate": ByOptimizer(LogUniform(0.01, 1.0), LogUniform(1e-4, 1e-3))}
+    halton = [draw(space, [], sampler="halton", seed=0, number=number) for number in range(8)]
+    assert {one["optimizer"] for one in halton} == {"sgd", "adamw"}
+    earlier = [dataclasses.replace(trial(), settings=one) for one in halton]
+    for one in [*halton, draw(space, earlier, sampler="tpe", seed=0, number=8)]:
+        low, high = (0.01, 1.0) if one["optimizer"] == "sgd" else (1e-4, 1e-3)
+        assert low <= one["learning_rate"] <= high
 
 
 def test_tuning_is_continued_trial_by_trial_and_writes_settings(tuning, monkeypatch):

@@ -452,6 +452,17 @@ def test_harm_that_is_repaired_later_does_no_harm_to_a_run_that_may_not_end_earl
     assert_returned(late, "stop_rule", 6)
 
 
+def test_a_method_that_repairs_what_it_harms_is_judged_where_it_has_repaired_it():
+    """Not after each pass; and it still ends at the first state that satisfies the rule within the tolerance."""
+    harmed_at_first = [NEVER, (0, 1), (4, NEVER)]
+    result = run_clock(forget=[1], held_out=[1], stays=harmed_at_first, task="class", threshold=0.0, repairs=True)
+    assert seen(result, "step") == [0, 2, 4]
+    assert_returned(result, "stop_rule", 4)
+    harmed_for_good = run_clock(forget=[1], held_out=[1], stays=[1, 1], task="class", threshold=0.0, repairs=True, passes=3)
+    assert seen(harmed_for_good, "step") == [0, 2, 4, 6]
+    assert_returned(harmed_for_good, "retain_tolerance", 0)
+
+
 def test_a_run_that_may_not_end_early_returns_the_last_state_within_the_tolerance():
     result = run_clock(forget=[NEVER], held_out=[NEVER], stays=[3, 3], task="class", threshold=0.0, early=False, passes=4)
     assert_returned(result, "retain_tolerance", 2)

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import pytest
 
+from cujax.experiments.identity import describe
 from cujax.methods import ContrastiveUnlearning
 
 
@@ -46,3 +47,22 @@ def test_the_optimiser_is_one_value_and_holds_the_learning_rate_in_its_state():
     state.hyperparams["learning_rate"] = jnp.float32(0.0)
     updates, _ = first.optimizer().update({"w": jnp.ones(2)}, state, {"w": jnp.zeros(2)})
     assert not updates["w"].any()
+
+
+def test_the_optimiser_may_be_adam_and_the_default_is_what_it_was():
+    adam = ContrastiveUnlearning(optimizer_name="adam", learning_rate=0.1)
+    assert adam.optimizer_name == "adamw"
+    assert adam.optimizer() is ContrastiveUnlearning(optimizer_name="adamw", learning_rate=0.1).optimizer()
+    params = {"w": jnp.array([1.0, -2.0])}
+    state = adam.optimizer().init(params)
+    updates, _ = adam.optimizer().update({"w": jnp.array([3.0, -0.5])}, state, params)
+    assert updates["w"].tolist() == pytest.approx([-0.1, 0.1], rel=1e-5)  # the first step of Adam is the sign
+    assert ContrastiveUnlearning().optimizer_name == "sgd"
+    with pytest.raises(ValueError, match="optimizer_name must be one of"):
+        ContrastiveUnlearning(optimizer_name="lion")
+
+
+def test_a_digest_of_the_default_settings_does_not_name_the_optimiser():
+    """It had none in 0.1, and stored runs stay valid."""
+    assert "optimizer_name" not in describe(ContrastiveUnlearning(), of_0_1=True)
+    assert describe(ContrastiveUnlearning(optimizer_name="adam"), of_0_1=True)["optimizer_name"] == "adamw"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from etils import epath
 
-from cujax.data.images import Data
 from cujax.data.id_lists import hashed_id
+from cujax.data.images import Data
 from cujax.data.requests import ForgetRandom, make_split
 from cujax.data.sources import load_source
 from cujax.storage.checkpoints import Metadata, load_checkpoint, save_checkpoint
