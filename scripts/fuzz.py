@@ -77,7 +77,7 @@ RUN = COMMON | {
     "--requested-by": ("A. Person",),
     "--ticket": ("17",),
 }
-AUDIT = RUN | {"--level": ("quick",), "--oracles": ("oracles",), "--unlearned": ()}
+AUDIT = RUN | {"--level": ("quick",), "--oracles": ("shared",), "--unlearned": ()}
 SEVERAL = COMMON | {"--methods": ("mask_logit", "contrastive")}
 COMPARE = SEVERAL | {"--requests": ("class:5", "random:0.1", "class:3+keep", "ids:ids.txt"), "--seeds": ("0", "1")}
 TUNE = SEVERAL | {"--request": ("class:5", "random:0.1"), "--trials": ("2", "5"), "--sampler": ("halton",)}
@@ -152,7 +152,7 @@ def _commands() -> dict[str, tuple[Callable[[list[str]], int], dict[str, tuple[s
         "compare": (several(Comparison, prepare_comparison), COMPARE),
         "tune": (several(Tuning, prepare_tuning), TUNE),
         "lineage": (_script("lineage"), {}),
-        "purge": (_script("purge"), {"--oracles": ("oracles",)}),
+        "purge": (_script("purge"), {"--references": ("shared",)}),
         "import_weights": (_script("import_weights"), {"--network": ("resnet8", "resnet18_linear")}),
     }
 

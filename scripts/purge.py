@@ -28,12 +28,12 @@ class Purge:
 
     Attributes:
         workdir: Folder of a run whose model has forgotten what it was asked to.
-        oracles: Folder of the models that audits share; those of the same data are looked at, too.
+        references: Folder of the models that audits share; those of the same data are looked at, too.
         yes: Remove what is listed. Without it nothing is removed.
     """
 
     workdir: Annotated[Path, tyro.conf.Positional]
-    oracles: Path = Path("runs/oracles")
+    references: Path = Path("runs/oracles")
     yes: bool = False
 
 
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
         if not workdir.is_dir():
             raise FileNotFoundError(f"folder {workdir} does not exist; give the --workdir of a run.")
         held = lock(workdir)
-        leftovers = find_leftovers(workdir, [asked.oracles.expanduser()])
+        leftovers = find_leftovers(workdir, [asked.references.expanduser()])
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -145,8 +145,8 @@ def test_bad_requests_are_told(tmp_path):
             (),
             r"7 of the 8 ids.*do not exist.*nobody-0.*nobody-4'.*look like",
         ),
-        (ids_file(held_out), (), f"validation images.*{held_out}.*take them off"),
-        (ids_file(forgotten[0]), forgotten, f"forgotten by an earlier request: .*{forgotten[0]}"),
+        (ids_file(held_out), (), f"validation images.*Take them off.*{held_out}"),
+        (ids_file(forgotten[0]), forgotten, f"forgotten by an earlier request; .*{forgotten[0]}"),
         (ForgetClass(0), ("stranger",), "1 ids that the model forgot earlier are not in made.*stranger"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -345,7 +345,7 @@ def test_a_request_is_read_back_from_its_word(request_):
     assert parse_request(request_in_words(request_)) == request_
 
 
-@pytest.mark.parametrize("word", ["", "class", "class:five", "random:2.0", "random:", "ids:", "everything:1"])
+@pytest.mark.parametrize("word", ["", "class", "random:2.0", "random:", "ids:", "everything:1"])
 def test_other_words_are_no_requests(word):
     with pytest.raises(ValueError, match="cannot be understood"):
         parse_request(word)

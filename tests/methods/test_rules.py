@@ -131,7 +131,7 @@ def test_a_single_class_has_no_other_label():
     alone = CLASS_SPLIT.__class__(
         SPLIT.forget.__class__(np.array([0, 3], np.int32), np.array(["0", "3"])),
         SPLIT.forget.__class__(np.array([6, 9], np.int32), np.array(["6", "9"])),
-        SPLIT.validation, SPLIT.test, SPLIT.test, (), (),
+        SPLIT.validation, SPLIT.test, SPLIT.test, (), (), (0,),
     )  # fmt: skip
     with pytest.raises(ValueError, match=r"only class 0 stays.*true_label_allowed"):
         record(RandomLabels(), alone)

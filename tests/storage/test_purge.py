@@ -28,7 +28,7 @@ def save(folder, name, kind, ids, version="v1", lineage=()):
 def run(tmp_path, request):
     """A finished run, and a folder of models that audits share."""
     ids = tuple(map(hashed_id, FORGOTTEN)) if request.param else FORGOTTEN
-    folder, oracles = tmp_path / "run", tmp_path / "oracles"
+    folder, shared = tmp_path / "run", tmp_path / "shared"
     original = save(folder, "original", "original", ())
     save(folder, "retrained_0", "retrained", FORGOTTEN)
     save(folder, "unlearned", "unlearned", ids, lineage=(original.as_ancestor(),))
@@ -36,15 +36,15 @@ def run(tmp_path, request):
         place.mkdir(parents=True)
         (place / "file.json").write_text("{}")
     (folder / "report.json").write_text("{}")
-    split = oracles / "split"
+    split = shared / "split"
     save(split, "shadow_0", "retrained", ("a",))
     save(split, "retrained_0", "retrained", ids)
-    save(oracles / "other", "shadow_0", "retrained", (), version="v2")
+    save(shared / "other", "shadow_0", "retrained", (), version="v2")
     (split / "evidence").mkdir()
     (split / "config.json").write_text('{"source_version": "v1"}')
-    (oracles / "other" / "evidence").mkdir()
-    (oracles / "other" / "config.json").write_text('{"source_version": "v2"}')
-    return folder, oracles
+    (shared / "other" / "evidence").mkdir()
+    (shared / "other" / "config.json").write_text('{"source_version": "v2"}')
+    return folder, shared
 
 
 def below(folder, *paths):
@@ -52,29 +52,29 @@ def below(folder, *paths):
 
 
 def test_what_holds_the_samples_is_found_and_nothing_else(run):
-    folder, oracles = run
-    found = {leftover.path for leftover in find_leftovers(folder, [oracles]).found}
+    folder, shared = run
+    found = {leftover.path for leftover in find_leftovers(folder, [shared]).found}
     expected = below(folder, "checkpoints/original", "evidence", "progress")
-    assert found == expected | below(oracles, "split/checkpoints/shadow_0", "split/evidence")
+    assert found == expected | below(shared, "split/checkpoints/shadow_0", "split/evidence")
 
 
 def test_it_is_removed_accounted_for_and_not_found_again(run):
-    folder, oracles = run
-    leftovers = find_leftovers(folder, [oracles])
+    folder, shared = run
+    leftovers = find_leftovers(folder, [shared])
     digest = next(leftover.digest for leftover in leftovers.found if leftover.path.endswith("original"))
     account = read_record(epath.Path(purge(leftovers, folder)), PURGED)
     assert {entry["path"] for entry in account["removed"]} == {leftover.path for leftover in leftovers.found}
     assert digest in {entry["digest"] for entry in account["removed"]}
-    assert not find_leftovers(folder, [oracles]).found
+    assert not find_leftovers(folder, [shared]).found
     for kept in ("checkpoints/unlearned", "checkpoints/retrained_0", "metrics/file.json", "report.json"):
         assert (folder / kept).exists()
-    assert (oracles / "split" / "checkpoints" / "retrained_0").exists()
-    assert (oracles / "other" / "checkpoints" / "shadow_0").exists()
+    assert (shared / "split" / "checkpoints" / "retrained_0").exists()
+    assert (shared / "other" / "checkpoints" / "shadow_0").exists()
 
 
 def test_what_cannot_be_reached_is_told(run):
-    folder, oracles = run
-    told = "\n".join(find_leftovers(folder, [oracles]).out_of_reach)
+    folder, shared = run
+    told = "\n".join(find_leftovers(folder, [shared]).out_of_reach)
     assert "the data data" in told
     hashed = json.dumps(find_leftovers(folder).out_of_reach).count("names the ids")
     assert hashed == (0 if hashed_id("a") in str(run_ids(folder)) else 1)
