@@ -49,7 +49,7 @@ def family_lines(verdict: Verdict) -> list[FamilyLine]:
     models, "differs" where it is only different, "gone", "no" (it does not come back sooner), "alike" or "kept" where
     nothing was found, and "cannot say" where no metric was judged or none could have shown anything.
     """
-    if verdict.n_retrained == 0 and verdict.seen_alone:
+    if verdict.seen_alone:
         return [
             FamilyLine(FAMILIES[family], "NO" if fault else "no fault shows", words)
             for family, (fault, words) in verdict.seen_alone.items()

@@ -134,13 +134,18 @@ def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"n": len(rows), "mean": mean, "std": std, "remarks": []}
 
 
+def _is_unchanged(cell: dict[str, Any]) -> bool:
+    """As its verdict has it; a cell of 0.1 has none, only how far the parameters moved."""
+    return bool(cell["verdict"]["unchanged"] if "verdict" in cell else cell["parameter_change"] == 0)
+
+
 def _remarks(done: dict[str, Any], references: dict[str, Any], tuned: dict[str, Any] | None) -> list[str]:
     """What a reader must know before comparing: no change, harm, an inadmissible setting."""
     remarks = []
     pairs = [(cell, references[seed]["original"]) for seed, cell in done.items()]
     if tuned is not None and not tuned["admissible"]:
         remarks.append("no trial was admissible")
-    kept = sum(cell["parameter_change"] == 0 for cell, _ in pairs)
+    kept = sum(_is_unchanged(cell) for cell, _ in pairs)
     if kept:
         remarks.append(f"parameters unchanged in {kept} of {len(pairs)} seeds")
     change = max(
