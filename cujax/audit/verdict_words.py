@@ -16,6 +16,13 @@ HEADINGS: dict[Word, str] = {
     "not_judged": "Cannot be judged",
 }
 
+# Where answers alone were looked at, the absence of a fault is theirs alone.
+ON_ANSWERS: dict[Word, str] = {
+    **{word: heading.lower() for word, heading in HEADINGS.items()},
+    "no_trace": "no trace in the answers",
+    "not_judged": "no fault in the answers",
+}
+
 FAMILIES: dict[Family, str] = {
     "answers": "Answers",
     "attack": "Attacker",

@@ -14,7 +14,7 @@ from cujax._ranges import Seed
 from cujax.audit.evidence import Answers, Evidence
 from cujax.audit.metric import MetricContext
 from cujax.audit.rows import audit_row
-from cujax.audit.verdict_words import HEADINGS
+from cujax.audit.verdict_words import ON_ANSWERS
 from cujax.data.images import Source
 from cujax.data.requests import Request, Split
 from cujax.experiments.audit import verdict_on_answers
@@ -132,7 +132,7 @@ class ComparisonRun(ReadySweep):
                 if "failed" not in cell:
                     gap = cell["row"]["mean_gap"]
                     self.cells.notify(
-                        f"{number} {title}: {HEADINGS[cell['verdict']['word']].lower()}, mean gap "
+                        f"{number} {title}: {ON_ANSWERS[cell['verdict']['word']]}, mean gap "
                         f"{'–' if gap is None else f'{gap:.4f}'}, {cell['cost']['seconds']:.1f} s, {cell['stop']['rule']}"
                     )
         return {

@@ -14,7 +14,16 @@ from cujax._ranges import Count, Finite, check_fields
 from cujax.data.batches import ImageSet
 from cujax.data.requests import Split
 from cujax.methods.search_space import SearchSpace
-from cujax.methods.stop_rules import AccuracyRule, Check, LossRule, NoRule, Observation, StopRule, rule_that_can_tell
+from cujax.methods.stop_rules import (
+    AccuracyRule,
+    Check,
+    LossRule,
+    NoRule,
+    Observation,
+    ProbeRule,
+    StopRule,
+    rule_that_can_tell,
+)
 from cujax.model import Model, PyTree, Variables
 from cujax.progress import Progress, silent
 from cujax.step import UnlearnState
@@ -200,7 +209,8 @@ class Loop:
             state, good = tree["state"], _Snapshot(record["good_step"], tree["good"])
             checks = [Check(**check) for check in record["checks"]]
             position, cost, checking = Position(**record["position"]), Cost(**record["cost"]), record["checking"]
-            stop_rule = {"own": self.stop_rule, "loss": LossRule(), "none": NoRule()}[record.get("stop_rule", "own")]
+            named = {"own": self.stop_rule, "loss": LossRule(), "probe": ProbeRule(), "none": NoRule()}
+            stop_rule = named[record.get("stop_rule", "own")]
         first, ends_early = checks[0], self.stop_early and not rewind and not all_passes
         stepper = Stepper(self.images, self.log, self.steps_per_call, cost, self.resume_point.due)
 
@@ -211,7 +221,7 @@ class Loop:
                 "checks": [asdict(check) for check in checks],
                 "checking": checking,
                 "good_step": good.step,
-                "stop_rule": {LossRule(): "loss", NoRule(): "none"}.get(stop_rule, "own"),
+                "stop_rule": {LossRule(): "loss", ProbeRule(): "probe", NoRule(): "none"}.get(stop_rule, "own"),
             }
             self.resume_point.keep({"state": state, "good": good.variables}, record)
 
@@ -347,7 +357,7 @@ class Loop:
             target = max(retain_accuracy if held_out_accuracy is None else held_out_accuracy, lowest_target)
         check = Check(step, forget_accuracy, target, retain_accuracy)
         self.log(check.as_record())
-        return Observation(check, forget, held_out)
+        return Observation(check, forget, held_out, validation.take(stays))
 
 
 def _checked(observation: Observation, rule: StopRule) -> Check:

@@ -15,7 +15,7 @@ from rich.table import Table
 from tabulate import tabulate as text_table
 
 from cujax.audit.verdict import ORDER
-from cujax.audit.verdict_words import HEADINGS
+from cujax.audit.verdict_words import ON_ANSWERS
 from cujax.experiments.request_words import class_labels, parse_request, request_title
 from cujax.reports.figures import cost_caption, cost_figure, trade_off_caption, trade_off_figure
 from cujax.reports.glossary import glossary
@@ -173,7 +173,7 @@ def _shown(table: dict[str, Any]) -> list[tuple[str, str, int]]:
 def _verdicts(row: dict[str, Any]) -> str:
     """Such as "hidden" or, where seeds differ, "hidden 2, distinguishable 1"."""
     found = sorted(row.get("verdicts", {}).items(), key=lambda entry: -ORDER.index(entry[0]))
-    words = [HEADINGS[word].lower() + f" {count}" * (len(found) > 1) for word, count in found]
+    words = [ON_ANSWERS[word] + f" {count}" * (len(found) > 1) for word, count in found]
     return ", ".join(words) or "–"
 
 
