@@ -55,11 +55,13 @@ class Audit:
         level: "quick", "standard" or "full".
         root: Where retrained models lie that all audits of a split share. None: the run's own retrained models are taken,
             however many it has, and what is found is kept in its folder.
+        judged_only: Whether only what the verdict reads is measured: for calibrations.
     """
 
     run: Run
     level: str
     root: epath.Path | None = None
+    judged_only: bool = False
 
     def __post_init__(self) -> None:
         if self.level not in LEVELS:
@@ -101,7 +103,7 @@ class Audit:
         target = SHARE_TO_REGAIN * accuracy(run.predictions(original, split.forget))
         checkpoints = self.retrained()
         home = run.workdir if self.takes_own else self.references.directory
-        look = Look(run, home, target, None if self.level == "quick" else original)
+        look = Look(run, home, target, None if self.level == "quick" or self.judged_only else original)
         few = len(checkpoints) < FEWEST_FOR_FAULTS
         with run.progress("looking into models", 2 + len(checkpoints) + few) as advance:
 
@@ -117,7 +119,11 @@ class Audit:
         if split.is_class_task:
             models["masked"] = [_masked(models["original"][0], split.forgotten_classes)]
         context = MetricContext(split, models["original"][0], models["retrained"], bool(run.source.redrawn_ids))
-        metrics = all_metrics(list(context.original.probes))
+        depths = list(context.original.probes)
+        metrics = all_metrics(depths)
+        if self.judged_only:
+            judged = {metric.key for metric in key_metrics(context.task, _below_embedding(depths) or "hidden")}
+            metrics = [metric for metric in metrics if metric.key in judged]
         with run.progress("measuring", len(metrics)) as advance:
             measured = []
             for metric in metrics:
