@@ -16,7 +16,7 @@ from typing import Annotated
 import tyro
 
 from cujax.storage.checkpoints import CheckpointError
-from cujax.storage.lineage import verify_lineage
+from cujax.storage.lineage import request_words, verify_lineage
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
     for depth, link in enumerate(links):
         model, indent = link.model, "  " * depth
         by = f" by {model.method}" * bool(model.method)
-        what = f"forgot {model.request}{by}" if model.request else "nothing forgotten"
+        what = f"forgot {request_words(model.request)}{by}" if model.request else "nothing forgotten"
         print(f"{indent}{model.kind} {model.digest[:12]}, {model.created}: {what}")
         print(f"{indent}  {model.n_forgotten} ids in all, digest {model.forgotten_digest[:12]}")
         state = "verified" if link.verified else f"FAILED: {link.problem}" if link.problem else "not found, not verified"

@@ -3,9 +3,11 @@
     uv run scripts/verdicts.py                              # digits class 5; a quarter of an hour on two cores
     uv run scripts/verdicts.py --config digits_sample
     uv run scripts/verdicts.py --config fashion_mnist_class --seeds 0
+    uv run scripts/verdicts.py --retrained 0                # the verdict that is given without retrained models
 
 All are compared with the same 8 retrained models, which the audits of the split share. Each verdict is written as soon as it
-is there, to WORKDIR/verdicts.json, and the same command goes on where it was stopped.
+is there, to WORKDIR/verdicts.json, and the same command goes on where it was stopped. Further retrained models are judged
+with the original of the first seed. The share of them without a fault is printed at the end, with Wilson's interval.
 """
 
 if __name__ == "__main__":
@@ -15,11 +17,14 @@ if __name__ == "__main__":
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from cujax.audit.intervals import share
 from cujax.audit.verdict_words import HEADINGS
 from cujax.cli import main, notify, parse_setup
 from cujax.data.requests import Request
@@ -77,13 +82,15 @@ def judged(ready: Ready) -> Iterator[tuple[str, int, dict[str, Any]]]:
     request = parse_request(calibration.request)
     class_task = sweep.split(request).is_class_task
 
-    def verdict(name: str, method: Any, seed: int) -> dict[str, Any]:
-        experiment = sweep.experiment(request, method, seed)
+    def verdict(name: str, method: Any, seed: int, *, of_original: int | None = None) -> dict[str, Any]:
+        experiment = replace(sweep.experiment(request, method, seed if of_original is None else of_original), seed=seed)
         place = ("verdicts", slug(calibration.request), name)
 
         def judge() -> dict[str, Any]:
             run = sweep.prepare(experiment, *place)
-            audit, original = Audit(run, "standard", DEFAULT_ROOT), run.original()
+            level, root = ("standard", DEFAULT_ROOT) if calibration.retrained else ("quick", None)
+            audit = Audit(run, level, root, judged_only=True)
+            original = run.original()
             unlearned = original if name == "original" else run.unlearned()
             return describe_verdict(audit.findings(original, unlearned, None), len(run.split.forget))
 
@@ -95,7 +102,7 @@ def judged(ready: Ready) -> Iterator[tuple[str, int, dict[str, Any]]]:
             if name != "mask_logit" or class_task:
                 yield name, seed, verdict(name, find_method(name)(), seed)
     for seed in range(100, 100 + calibration.judged_retrained):
-        yield "retrained", seed, verdict("retrained", Retrain(calibration.training), seed)
+        yield "retrained", seed, verdict("retrained", Retrain(calibration.training), seed, of_original=calibration.seeds[0])
 
 
 def calibrate(ready: Ready) -> None:
@@ -105,7 +112,13 @@ def calibrate(ready: Ready) -> None:
         found.append({"name": name, "seed": seed, **verdict})
         also = ", ".join(HEADINGS[fault] for fault in verdict["faults"] if fault != verdict["word"])
         print(f"{name:<18} seed {seed:<4} {verdict['heading']}" + f" (also {also})" * bool(also), flush=True)
-    path = write_whole(ready.workdir / "verdicts.json", json.dumps(found, indent=1) + "\n")
+        path = write_whole(ready.workdir / "verdicts.json", json.dumps(found, indent=1) + "\n")
+    faultless = np.array([not verdict["faults"] for verdict in found if verdict["name"] == "retrained"])
+    if len(faultless):
+        without_fault = share(faultless)
+        assert without_fault.interval is not None
+        low, high = without_fault.interval()
+        print(f"Retrained models without a fault: {faultless.sum()} of {len(faultless)} ({low:.0%} to {high:.0%})")
     print(f"All figures: {path}")
 
 

@@ -78,7 +78,7 @@ def _class_inference(context: MetricContext, model: Evidence) -> Estimate:
     except ValueError as reason:
         raise NotAvailable(str(reason)) from reason
     # The mean over models is the area over all rows together; its interval is over models, which rows are not.
-    return mean_over_models(np.array([area(scores, own).value for own in reference_scores]), len(scores))
+    return mean_over_models(np.array([area(scores, own).value for own in reference_scores]), len(scores), within=(0, 1))
 
 
 def metrics(depths: Sequence[str]) -> list[Metric]:

@@ -35,6 +35,36 @@ class Relearning:
         return self.steps[-1]
 
 
+@dataclass(frozen=True)
+class RetainCourse:
+    """What fine-tuning on the retain set alone brought back.
+
+    Attributes:
+        right: Whether the model is right on each forget sample afterwards.
+        diverged: Whether the loss stopped being finite.
+    """
+
+    right: tuple[bool, ...]
+    diverged: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """The straight line from a model to the original.
+
+    Attributes:
+        distance: Euclidean, of all parameters.
+        points: From 0, the model, to 1, the original.
+        forget: Accuracy on forget samples, there.
+        retain: Accuracy on retained samples.
+    """
+
+    distance: float
+    points: tuple[float, ...]
+    forget: tuple[float, ...]
+    retain: tuple[float, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Answers:
     """What one model answers on each part of a split."""
@@ -60,6 +90,11 @@ class Evidence:
         nearest_mean: Likewise of the nearest class mean of embeddings.
         relearning: The course of fine-tuning on the forget set.
         shares_under_noise: `[k]`, of forget samples, the share of noisy copies answered with the label.
+        recalibrated: Whether the model is right on each forget sample once batch statistics are computed anew on retained
+            data, bool; of length 0 where the network has none.
+        from_retain: What fine-tuning on the retain set alone brought back.
+        line: The straight line to the original.
+        few_shot: By number of labelled samples, how often a new classifier is right on held-out forgotten samples, `[m]`.
     """
 
     answers: Answers
@@ -68,3 +103,7 @@ class Evidence:
     nearest_mean: np.ndarray | None = None
     relearning: Relearning | None = None
     shares_under_noise: np.ndarray | None = None
+    recalibrated: np.ndarray | None = None
+    from_retain: RetainCourse | None = None
+    line: Line | None = None
+    few_shot: Mapping[int, np.ndarray] | None = None

@@ -66,12 +66,13 @@ def mean(values: np.ndarray, seed: int = 0) -> Estimate:
     return Estimate(float(np.mean(values)), lambda: _bootstrap((values,), np.mean, seed), len(values))
 
 
-def mean_over_models(values: np.ndarray, n: int | None = None) -> Estimate:
+def mean_over_models(values: np.ndarray, n: int | None = None, *, within: tuple[float, float] | None = None) -> Estimate:
     """The mean over models with Student's t interval: models are few, and a bootstrap of few is too narrow.
 
     Args:
         values: `[M]`, one of each model, or of each group of models that depend on one another.
         n: Samples behind each value.
+        within: The range of the figure, (0, 1) of shares and areas; the interval ends there.
 
     Raises:
         NotAvailable: if there is no model, or a value is not finite.
@@ -79,6 +80,8 @@ def mean_over_models(values: np.ndarray, n: int | None = None) -> Estimate:
     >>> low, high = mean_over_models(np.array([0.4, 0.6])).interval()
     >>> round(low, 2), round(high, 2)
     (-0.77, 1.77)
+    >>> mean_over_models(np.array([0.4, 0.6]), within=(0, 1)).interval()
+    (0.0, 1.0)
     """
     values = np.asarray(values, np.float64)
     if not len(values) or not np.isfinite(values).all():
@@ -88,7 +91,9 @@ def mean_over_models(values: np.ndarray, n: int | None = None) -> Estimate:
         if len(values) < 2:
             raise NotAvailable("one model has no interval over models")
         half = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
-        return float(np.mean(values)) - half, float(np.mean(values)) + half
+        lowest, highest = within or (-np.inf, np.inf)
+        middle = float(np.mean(values))
+        return max(middle - half, float(lowest)), min(middle + half, float(highest))
 
     return Estimate(float(np.mean(values)), interval, n)
 

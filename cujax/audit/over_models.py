@@ -70,7 +70,7 @@ _OF_ATTACK: dict[str, Callable[[LikelihoodAttack], Estimate]] = {
 
 def _over_pairs(by_model: np.ndarray) -> Estimate:
     """The mean with an interval over pairs of models: the two of a pair divide the samples, and depend on each other."""
-    return mean_over_models(by_model.reshape(-1, 2).mean(axis=1))
+    return mean_over_models(by_model.reshape(-1, 2).mean(axis=1), within=(0, 1))
 
 
 class OverModels(NamedTuple):

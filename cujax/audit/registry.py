@@ -5,7 +5,18 @@ A family is a function `metrics(depths) -> [Metric, ...]` (entry points `cujax.m
 
 from collections.abc import Sequence
 
-from cujax.audit import accuracy, class_inference, distance, membership, relearning, representation, residual
+from cujax.audit import (
+    accuracy,
+    class_inference,
+    distance,
+    few_shot,
+    from_retain,
+    membership,
+    recalibration,
+    relearning,
+    representation,
+    residual,
+)
 from cujax.audit.metric import Metric, MetricFamily
 from cujax.registry import Registry
 
@@ -17,6 +28,9 @@ _FAMILIES: dict[str, MetricFamily] = {
     "class_inference": class_inference.metrics,
     "relearning": relearning.metrics,
     "residual": residual.metrics,
+    "recalibration": recalibration.metrics,
+    "from_retain": from_retain.metrics,
+    "few_shot": few_shot.metrics,
 }
 FAMILIES: Registry[MetricFamily] = Registry("metric family", "cujax.metrics", _FAMILIES)
 

@@ -153,6 +153,7 @@ def judge(
     *,
     unchanged: bool = False,
     metrics: Sequence[KeyMetric] | None = None,
+    headings: Mapping[str, str] | None = None,
 ) -> Verdict:
     """The verdict on an unlearned model, by K retrained models.
 
@@ -176,6 +177,7 @@ def judge(
         task: What was to be forgotten.
         unchanged: Whether the parameters are the original's.
         metrics: The table; `key_metrics(task)` by default.
+        headings: Names for people by key, for the reasons; the key where there is none.
 
     Raises:
         ValueError: if a key is not in the table, figures have different numbers of retrained models, or a value is out of
@@ -214,7 +216,7 @@ def judge(
     word: Word
     if faults:
         word = faults[0]
-        reasons = tuple(_reason(found) for fault in faults for found in judged if found.fault == fault)
+        reasons = tuple(_reason(found, headings or {}) for fault in faults for found in judged if found.fault == fault)
     elif count >= FEWEST_FOR_NO_TRACE and not lacking:
         word, reasons = "no_trace", ("no key metric tells it from a retrained model",)
     else:
@@ -342,12 +344,13 @@ def _decided(found: JudgedMetric, p_holm: float) -> JudgedMetric:
     return replace(found, side="original", fault="not_forgotten" if metric.family in ("answers", "attack") else "hidden")
 
 
-def _reason(found: JudgedMetric) -> str:
+def _reason(found: JudgedMetric, headings: Mapping[str, str]) -> str:
     where = {"original": "toward the original", "away": "away from the original", None: "different"}[found.side]
     if found.fault == "damaged":
         where = "lower"
+    name = headings.get(found.metric.key, found.metric.key)
     return (
-        f"{found.metric.key} is {found.unlearned:.4g}, of retrained models {found.low:.4g} to {found.high:.4g}: {where} "
+        f"{name} is {found.unlearned:.4g}, of retrained models {found.low:.4g} to {found.high:.4g}: {where} "
         f"by {abs(found.t):.1f} standard deviations" + (f" ({found.note})" if found.note else "")
     )
 

@@ -103,7 +103,7 @@ class _Test:
     words: str
 
 
-def judge_without_retrained(known: Alone, task: Task, *, unchanged: bool = False) -> Verdict:
+def judge_without_retrained(known: Alone, task: Task, *, unchanged: bool = False, n_retrained: int = 0) -> Verdict:
     """The verdict that needs no retrained model; never "no_trace", "over_forgotten" or "distinguishable".
 
     Every test is one-sided and exact where it can be; Holm's method holds 5 % over all that are made. Each fault has to be
@@ -132,6 +132,7 @@ def judge_without_retrained(known: Alone, task: Task, *, unchanged: bool = False
         known: What was measured.
         task: What was to be forgotten.
         unchanged: Whether the parameters are the original's.
+        n_retrained: How many retrained models there are: too few to judge by.
 
     >>> kept = Alone(forget_before=Share(1.0, 36), forget_after=Share(0.9, 36))
     >>> judge_without_retrained(kept, "class").word
@@ -152,7 +153,7 @@ def judge_without_retrained(known: Alone, task: Task, *, unchanged: bool = False
         faults=faults,
         unchanged=unchanged,
         task=task,
-        n_retrained=0,
+        n_retrained=n_retrained,
         metrics=(),
         missing=missing,
         missing_families=("answers or attack", "features", "return"),

@@ -16,6 +16,13 @@ HEADINGS: dict[Word, str] = {
     "not_judged": "Cannot be judged",
 }
 
+# Where answers alone were looked at, the absence of a fault is theirs alone.
+ON_ANSWERS: dict[Word, str] = {
+    **{word: heading.lower() for word, heading in HEADINGS.items()},
+    "no_trace": "no trace in the answers",
+    "not_judged": "no fault in the answers",
+}
+
 FAMILIES: dict[Family, str] = {
     "answers": "Answers",
     "attack": "Attacker",
@@ -49,7 +56,7 @@ def family_lines(verdict: Verdict) -> list[FamilyLine]:
     models, "differs" where it is only different, "gone", "no" (it does not come back sooner), "alike" or "kept" where
     nothing was found, and "cannot say" where no metric was judged or none could have shown anything.
     """
-    if verdict.n_retrained == 0 and verdict.seen_alone:
+    if verdict.seen_alone:
         return [
             FamilyLine(FAMILIES[family], "NO" if fault else "no fault shows", words)
             for family, (fault, words) in verdict.seen_alone.items()

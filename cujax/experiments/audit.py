@@ -5,7 +5,6 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Self, get_args
 
-import jax
 import numpy as np
 from etils import epath
 
@@ -20,6 +19,7 @@ from cujax.audit.registry import all_metrics, answer_metrics
 from cujax.audit.relearning import SHARE_TO_REGAIN
 from cujax.audit.verdict import FEWEST_FOR_FAULTS, FEWEST_FOR_NO_TRACE, Figure, Verdict, judge
 from cujax.audit.verdict_without_retrained import Alone, Probe, Share, judge_without_retrained
+from cujax.experiments.change import is_unchanged
 from cujax.experiments.look import Look
 from cujax.experiments.reference_models import ReferenceModels
 from cujax.experiments.run import Run
@@ -55,11 +55,13 @@ class Audit:
         level: "quick", "standard" or "full".
         root: Where retrained models lie that all audits of a split share. None: the run's own retrained models are taken,
             however many it has, and what is found is kept in its folder.
+        judged_only: Whether only what the verdict reads is measured: for calibrations.
     """
 
     run: Run
     level: str
     root: epath.Path | None = None
+    judged_only: bool = False
 
     def __post_init__(self) -> None:
         if self.level not in LEVELS:
@@ -101,7 +103,7 @@ class Audit:
         target = SHARE_TO_REGAIN * accuracy(run.predictions(original, split.forget))
         checkpoints = self.retrained()
         home = run.workdir if self.takes_own else self.references.directory
-        look = Look(run, home, target)
+        look = Look(run, home, target, None if self.level == "quick" or self.judged_only else original)
         few = len(checkpoints) < FEWEST_FOR_FAULTS
         with run.progress("looking into models", 2 + len(checkpoints) + few) as advance:
 
@@ -117,16 +119,20 @@ class Audit:
         if split.is_class_task:
             models["masked"] = [_masked(models["original"][0], split.forgotten_classes)]
         context = MetricContext(split, models["original"][0], models["retrained"], bool(run.source.redrawn_ids))
-        metrics = all_metrics(list(context.original.probes))
+        depths = list(context.original.probes)
+        metrics = all_metrics(depths)
+        if self.judged_only:
+            judged = {metric.key for metric in key_metrics(context.task, _below_embedding(depths) or "hidden")}
+            metrics = [metric for metric in metrics if metric.key in judged]
         with run.progress("measuring", len(metrics)) as advance:
             measured = []
             for metric in metrics:
                 measured.append(_measured(metric, context, models))
                 advance()
-        unchanged = _unchanged(original, unlearned)
+        unchanged = is_unchanged(original.variables, unlearned.variables)
         if few:
             alone = _alone(models, context, untrained)
-            verdict = judge_without_retrained(alone, context.task, unchanged=unchanged)
+            verdict = judge_without_retrained(alone, context.task, unchanged=unchanged, n_retrained=len(checkpoints))
         else:
             verdict = _judge(measured, context, unchanged=unchanged)
             by_key = {judged.metric.key: judged for judged in verdict.metrics}
@@ -239,7 +245,8 @@ def verdict_on_answers(context: MetricContext, unlearned: Evidence, *, unchanged
     """
     models = {"original": [context.original], "unlearned": [unlearned], "retrained": list(context.retrained)}
     if len(context.retrained) < FEWEST_FOR_FAULTS:
-        return judge_without_retrained(_alone(models, context, {}), context.task, unchanged=unchanged)
+        alone, count = _alone(models, context, {}), len(context.retrained)
+        return judge_without_retrained(alone, context.task, unchanged=unchanged, n_retrained=count)
     return _judge([_measured(metric, context, models) for metric in all_metrics(())], context, unchanged=unchanged)
 
 
@@ -263,7 +270,8 @@ def _judge(measured: Sequence[MeasuredMetric], context: MetricContext, *, unchan
             before = None if isinstance(original, str) else original.value
             values = [estimate.value for estimate in found.retrained]
             figures[key] = Figure(unlearned=unlearned.value, original=before, retrained=values, n=unlearned.n)
-    return judge(figures, context.task, unchanged=unchanged, metrics=table)
+    headings = {key: metric.heading for key, metric in by_key.items()}
+    return judge(figures, context.task, unchanged=unchanged, metrics=table, headings=headings)
 
 
 def _below_embedding(depths: Iterable[str]) -> str | None:
@@ -322,12 +330,6 @@ def _loss_area(context: MetricContext, unlearned: Evidence) -> tuple[float, floa
         return (found.value, *found.interval())
     except NotAvailable:
         return None
-
-
-def _unchanged(original: Checkpoint, unlearned: Checkpoint) -> bool:
-    """Whether all parameters are the original's to the bit."""
-    leaves = zip(*map(jax.tree.leaves, (original.variables.params, unlearned.variables.params)), strict=True)
-    return all(np.array_equal(np.asarray(before), np.asarray(after)) for before, after in leaves)
 
 
 def _utility(models: dict[str, list[Evidence]], context: MetricContext) -> dict[str, float]:

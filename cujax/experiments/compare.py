@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
 
 from cujax._ranges import Seed
 from cujax.audit.evidence import Answers, Evidence
 from cujax.audit.metric import MetricContext
 from cujax.audit.rows import audit_row
-from cujax.audit.verdict_words import HEADINGS
+from cujax.audit.verdict_words import ON_ANSWERS
 from cujax.data.images import Source
 from cujax.data.requests import Request, Split
 from cujax.experiments.audit import verdict_on_answers
+from cujax.experiments.change import is_unchanged, parameter_change
 from cujax.experiments.config import Experiment
 from cujax.experiments.identity import describe
 from cujax.experiments.request_words import describe_request, request_in_words
@@ -29,7 +29,6 @@ from cujax.failures import Failure, attempt
 from cujax.methods.base import Method
 from cujax.methods.registry import chosen_methods, make_method
 from cujax.methods.retrain import Retrain
-from cujax.model import Variables
 from cujax.progress import Progress, silent
 from cujax.storage.checkpoints import installed_versions
 from cujax.storage.preemption import Interruption
@@ -133,7 +132,7 @@ class ComparisonRun(ReadySweep):
                 if "failed" not in cell:
                     gap = cell["row"]["mean_gap"]
                     self.cells.notify(
-                        f"{number} {title}: {HEADINGS[cell['verdict']['word']].lower()}, mean gap "
+                        f"{number} {title}: {ON_ANSWERS[cell['verdict']['word']]}, mean gap "
                         f"{'–' if gap is None else f'{gap:.4f}'}, {cell['cost']['seconds']:.1f} s, {cell['stop']['rule']}"
                     )
         return {
@@ -168,7 +167,7 @@ class ComparisonRun(ReadySweep):
             answers, moved = run.answers(unlearned), parameter_change(original.variables, unlearned.variables)
             return {
                 "row": references.row(answers),
-                "verdict": references.verdict(answers, unchanged=moved == 0),
+                "verdict": references.verdict(answers, unchanged=is_unchanged(original.variables, unlearned.variables)),
                 "cost": record["cost"],
                 "stop": {"rule": record["stop_rule"], "step": record["step"], "reason": record["stop_reason"]},
                 "parameter_change": moved,
@@ -247,15 +246,6 @@ class _References:
             }
 
         return self.of._kept(self.of.cells.folder(self.experiment, *self.place), look)
-
-
-def parameter_change(before: Variables, after: Variables) -> float:
-    """How far all parameters together moved, relative to where they were: `‖after - before‖ / ‖before‖`."""
-    old, new = (
-        np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(variables.params)])
-        for variables in (before, after)
-    )
-    return float(np.linalg.norm(new - old) / np.linalg.norm(old))
 
 
 def prepare_comparison(

@@ -9,16 +9,20 @@ import jax
 import numpy as np
 from etils import epath
 
-from cujax.audit.evidence import Evidence, Relearning
+from cujax.audit.evidence import Evidence, Line, Relearning, RetainCourse
+from cujax.audit.few_shot import SHOTS, few_shot_probe
+from cujax.audit.from_retain import look_from_retain, straight_line
+from cujax.audit.recalibration import recalibrate
 from cujax.audit.relearning import relearn
 from cujax.audit.representation import divide_for_probes, linear_probe, nearest_class_mean
 from cujax.audit.residual import share_correct_under_noise
-from cujax.experiments.identity import digest_of
+from cujax.data.requests import ids_digest
+from cujax.experiments.identity import describe, digest_of
 from cujax.experiments.run import Run
 from cujax.model import Variables
 from cujax.storage.checkpoints import Checkpoint
 from cujax.storage.records import Kind, kept_record
-from cujax.training.predict import Predictions, predict
+from cujax.training.predict import Predictions, correct, predict
 from cujax.training.supervised import fresh_variables
 
 _PROBE_SAMPLES, _REFERENCE_SAMPLES, _HELD_OUT_SAMPLES, _NOISY_SAMPLES = 4000, 1000, 1000, 200
@@ -26,6 +30,8 @@ _NOISE, _DRAWS = 0.3, 20
 _UNTRAINED = 4
 # Raise the last number when the same model would give other values.
 EVIDENCE = Kind("evidence", schema=2, computed_by=2)
+_LINE_SAMPLES = 1000
+CLOSER = Kind("closer evidence", schema=1, computed_by=1)
 
 
 class Rows(NamedTuple):
@@ -77,11 +83,14 @@ class Look:
         run: Whose split, network and images.
         home: The folder in which what was found is kept.
         target: The forget accuracy at which a model counts as having learned the forget set again.
+        original: The model before, where models are to be looked at closely: with batch statistics of retained data,
+            after fine-tuning on the retain set, on the line to the original, and by few labelled samples. None: not so.
     """
 
     run: Run
     home: epath.Path
     target: float
+    original: Checkpoint | None = None
 
     @cached_property
     def rows(self) -> Rows:
@@ -104,7 +113,63 @@ class Look:
             nearest_mean=np.array(kept["nearest_mean"], bool),
             relearning=Relearning(**kept["relearning"]),
             shares_under_noise=shares,
+            **self._closely(checkpoint),
         )
+
+    def _closely(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """The fields of evidence that only a closer look gives; none where the level leaves it out."""
+        original = self.original
+        if original is None:
+            return {}
+        run, split, variables = self.run, self.run.split, checkpoint.variables
+        rng = np.random.default_rng(0)
+        forget, retain = (
+            np.sort(rng.choice(part.indices, min(_LINE_SAMPLES, len(part)), replace=False))
+            for part in (split.forget, split.retain)
+        )
+
+        def look() -> dict[str, Any]:
+            renewed = recalibrate(run.model, variables, run.train_images, split.retain.indices)
+            right = [] if renewed is None else correct(predict(run.model, renewed, run.train_images, forget)).tolist()
+            course = look_from_retain(
+                run.model, variables, run.train_images, forget, split.retain.indices, run.experiment.training
+            )
+            return {"recalibrated": right, "from_retain": asdict(course), "few_shot": self._few_shot(variables)}
+
+        model = {"model": checkpoint.digest}
+        recipe = {"training": describe(run.experiment.training), "retain": ids_digest(split.retain.ids.tolist())}
+        found = self._kept(model | recipe, look, CLOSER)
+        line = self._kept(
+            model | {"line_to": original.digest},
+            lambda: asdict(straight_line(run.model, variables, original.variables, run.train_images, forget, retain)),
+            CLOSER,
+        )
+        right = found["from_retain"]
+        return {
+            "recalibrated": np.array(found["recalibrated"], bool),
+            "from_retain": RetainCourse(tuple(right["right"]), right["diverged"]),
+            "few_shot": {int(shots): np.array(shares) for shots, shares in found["few_shot"].items()},
+            "line": Line(line["distance"], *(tuple(line[name]) for name in ("points", "forget", "retain"))),
+        }
+
+    def _few_shot(self, variables: Variables) -> dict[str, list[float]]:
+        """By number of labelled samples, how often a new classifier of embeddings is right on each held-out one."""
+        classes, rows = self.run.split.forgotten_classes, self.rows
+        if not classes:
+            return {}
+        learned = self._predict(variables, rows.probe, train=True)
+        asked = [self._predict(variables, rows.forgotten, train=True)]
+        if len(rows.held_out):
+            asked.append(self._predict(variables, rows.held_out, train=False))
+        features, labels = (np.concatenate([getattr(part, name) for part in asked]) for name in ("embeddings", "labels"))
+        fewest = min(int(np.sum(learned.labels == label)) for label in classes)
+        return {
+            str(shots): few_shot_probe(
+                learned.embeddings, learned.labels, features, labels, classes=classes, shots=shots
+            ).tolist()
+            for shots in SHOTS
+            if shots <= fewest
+        }
 
     def untrained_probes(self) -> dict[str, list[float]]:
         """By depth, how often probes of some networks with random weights are right: what the images alone give away."""
@@ -143,9 +208,9 @@ class Look:
             "nearest_mean": readable(nearest_class_mean, "z"),
         }
 
-    def _kept(self, asked: dict[str, Any], compute: Callable[[], Any]) -> Any:
+    def _kept(self, asked: dict[str, Any], compute: Callable[[], Any], kind: Kind = EVIDENCE) -> Any:
         digest = digest_of(asked | {"rows": self.rows.described()})
-        return kept_record(self.home / "evidence" / f"{digest[:20]}.json", EVIDENCE, compute)
+        return kept_record(self.home / "evidence" / f"{digest[:20]}.json", kind, compute)
 
     def _predict(self, variables: Variables, rows: np.ndarray, *, train: bool) -> Predictions:
         images = self.run.train_images if train else self.run.test_images

@@ -3,19 +3,28 @@
 import functools
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cujax._ranges import Count, Finite, check_fields
 from cujax.data.batches import ImageSet
 from cujax.data.requests import Split
 from cujax.methods.search_space import SearchSpace
-from cujax.methods.stop_rules import AccuracyRule, Check, LossRule, NoRule, Observation, StopRule, rule_that_can_tell
+from cujax.methods.snapshot import Snapshot
+from cujax.methods.stop_rules import (
+    AccuracyRule,
+    Check,
+    LossRule,
+    NoRule,
+    Observation,
+    ProbeRule,
+    StopRule,
+    rule_that_can_tell,
+)
 from cujax.model import Model, PyTree, Variables
 from cujax.progress import Progress, silent
 from cujax.step import UnlearnState
@@ -216,13 +225,14 @@ class Loop:
             observed = self._observe(model, before, split, 0, forgotten_accuracy, lowest_target=0.0)
             checks = [_checked(observed, self.stop_rule)]
             stop_rule = rule_that_can_tell(self.stop_rule, observed, class_task=split.is_class_task)
-            good, position, cost, checking = _Snapshot.of(before, 0), Position(), NOTHING_YET, 0.0
+            good, position, cost, checking = Snapshot.of(before, 0), Position(), NOTHING_YET, 0.0
         else:
             tree, record = kept
-            state, good = tree["state"], _Snapshot(record["good_step"], tree["good"])
+            state, good = tree["state"], Snapshot(record["good_step"], tree["good"])
             checks = [Check(**check) for check in record["checks"]]
             position, cost, checking = Position(**record["position"]), Cost(**record["cost"]), record["checking"]
-            stop_rule = {"own": self.stop_rule, "loss": LossRule(), "none": NoRule()}[record.get("stop_rule", "own")]
+            named = {"own": self.stop_rule, "loss": LossRule(), "probe": ProbeRule(), "none": NoRule()}
+            stop_rule = named[record.get("stop_rule", "own")]
         first, ends_early = checks[0], self.stop_early and not rewind and not all_passes
         stepper = Stepper(self.images, self.log, self.steps_per_call, cost, self.resume_point.due)
 
@@ -233,7 +243,7 @@ class Loop:
                 "checks": [asdict(check) for check in checks],
                 "checking": checking,
                 "good_step": good.step,
-                "stop_rule": {LossRule(): "loss", NoRule(): "none"}.get(stop_rule, "own"),
+                "stop_rule": {LossRule(): "loss", ProbeRule(): "probe", NoRule(): "none"}.get(stop_rule, "own"),
             }
             self.resume_point.keep({"state": state, "good": good.variables}, record)
 
@@ -276,7 +286,7 @@ class Loop:
                 )
                 tolerable = self._tolerable(first, check)
                 if tolerable and (not rewind or good.step == 0 or check.distance <= good.check(checks).distance):
-                    good = _Snapshot.of(Variables(state.params, state.model_state), int(state.step))
+                    good = Snapshot.of(Variables(state.params, state.model_state), int(state.step))
                 if ends_early and ((check.holds and tolerable) or not (tolerable or repairs)):
                     break
         if rule != "not_finite":
@@ -377,24 +387,8 @@ class Loop:
             target = max(held_out_accuracy, lowest_target) if len(validation.labels) else math.nan
         check = Check(step, forget_accuracy, target, retain_accuracy)
         self.log(check.as_record())
-        return Observation(check, forget, held_out)
+        return Observation(check, forget, held_out, kept)
 
 
 def _checked(observation: Observation, rule: StopRule) -> Check:
     return replace(observation.check, reason=rule.holds(observation) or "")
-
-
-@dataclass(frozen=True)
-class _Snapshot:
-    """A copy of the parameters, which the next donated step cannot delete."""
-
-    step: int
-    variables: Variables
-
-    @classmethod
-    def of(cls, variables: Variables, step: int) -> "_Snapshot":
-        return cls(step, jax.tree.map(jnp.copy, variables))
-
-    def check(self, checks: Sequence[Check]) -> Check:
-        """What was seen of it."""
-        return next(check for check in checks if check.step == self.step)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from cujax.audit.evidence import Answers, Evidence
 from cujax.audit.findings import MeasuredMetric
@@ -94,6 +95,7 @@ def relearning_figure(models: Mapping[str, Sequence[Evidence]]) -> Figure:
                 line.set(markersize=4, alpha=0.5 if name == "retrained" else 1.0)
     if target is not None:
         axis.axhline(target, color="#555555", linestyle=":", linewidth=1, label="learned again")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set(xlabel="steps of fine-tuning on the forget set", ylabel="accuracy on the forget set", ylim=(-0.03, 1.03))
     axis.grid(alpha=0.3)
     axis.legend(fontsize="small")

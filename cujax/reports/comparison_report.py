@@ -15,7 +15,7 @@ from rich.table import Table
 from tabulate import tabulate as text_table
 
 from cujax.audit.verdict import ORDER
-from cujax.audit.verdict_words import HEADINGS
+from cujax.audit.verdict_words import ON_ANSWERS
 from cujax.experiments.request_words import class_labels, parse_request, request_title
 from cujax.reports.figures import cost_caption, cost_figure, trade_off_caption, trade_off_figure
 from cujax.reports.glossary import glossary
@@ -134,13 +134,18 @@ def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"n": len(rows), "mean": mean, "std": std, "remarks": []}
 
 
+def _is_unchanged(cell: dict[str, Any]) -> bool:
+    """As its verdict has it; a cell of 0.1 has none, only how far the parameters moved."""
+    return bool(cell["verdict"]["unchanged"] if "verdict" in cell else cell["parameter_change"] == 0)
+
+
 def _remarks(done: dict[str, Any], references: dict[str, Any], tuned: dict[str, Any] | None) -> list[str]:
     """What a reader must know before comparing: no change, harm, an inadmissible setting."""
     remarks = []
     pairs = [(cell, references[seed]["original"]) for seed, cell in done.items()]
     if tuned is not None and not tuned["admissible"]:
         remarks.append("no trial was admissible")
-    kept = sum(cell["parameter_change"] == 0 for cell, _ in pairs)
+    kept = sum(_is_unchanged(cell) for cell, _ in pairs)
     if kept:
         remarks.append(f"parameters unchanged in {kept} of {len(pairs)} seeds")
     change = max(
@@ -168,7 +173,7 @@ def _shown(table: dict[str, Any]) -> list[tuple[str, str, int]]:
 def _verdicts(row: dict[str, Any]) -> str:
     """Such as "hidden" or, where seeds differ, "hidden 2, distinguishable 1"."""
     found = sorted(row.get("verdicts", {}).items(), key=lambda entry: -ORDER.index(entry[0]))
-    words = [HEADINGS[word].lower() + f" {count}" * (len(found) > 1) for word, count in found]
+    words = [ON_ANSWERS[word] + f" {count}" * (len(found) > 1) for word, count in found]
     return ", ".join(words) or "–"
 
 

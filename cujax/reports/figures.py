@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
@@ -114,6 +115,7 @@ def stopping_figure(checks: Sequence[dict[str, float]], step: int, rule: str, is
         axis.plot(steps, [check[key] for check in checks], style, color=color, label=label, markersize=4)
     axis.axvline(step, color="#999999", linewidth=1)
     axis.annotate(f" {rule}: step {step}", (step, 0.5), rotation=90, va="center", ha="right", color="#555555")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set(xlabel="optimiser steps", ylabel="accuracy", ylim=(-0.03, 1.03))
     axis.legend(loc="lower left", fontsize="small")
     axis.grid(alpha=0.3)

@@ -40,7 +40,7 @@ from cujax.reports.summary import (
 )
 from cujax.reports.verdict import describe_verdict, verdict_lines
 from cujax.sharding import is_first_host
-from cujax.storage.checkpoints import Checkpoint, installed_versions
+from cujax.storage.checkpoints import Checkpoint, digest_problem, installed_versions
 from cujax.storage.lineage import Deletion, describe_lineage
 from cujax.storage.records import write_whole
 from cujax.storage.verdicts import save_verdict
@@ -85,6 +85,10 @@ def report_on(
     _, page = write_report(directory, made)
     console = Console()
     console.print(terminal_table(report) if report["audit"] is None else audit_terminal_table(report["audit"]))
+    for name, found in report["checkpoints"].items():
+        if found["problem"]:
+            line = f"WARNING: the report is not of the {name} checkpoint at {found['path']}: {found['problem']}."
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
     where = f"Checkpoints and metrics: {run.workdir}. Page with pictures: {page}"
     for line in (summary(report), where, *verdict_lines(report)):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -104,6 +108,7 @@ def make_report(
     Returns:
         `{"report": plain data, "figures": {title: (caption, SVG bytes)}}`.
     """
+    unlearned_path = run.workdir / "checkpoints" / "unlearned" if unlearned_path is None else unlearned_path
     requests = run.earlier_requests()
     with run.progress("auditing", 7 + len(retrained) + len(requests)) as advance:
 
@@ -177,7 +182,7 @@ def make_report(
             "requested_by": run.experiment.requested_by,
             "ticket": run.experiment.ticket,
             "checkpoints": {
-                name: {"path": str(path), "digest": checkpoint.digest}
+                name: {"path": str(path), "digest": checkpoint.digest, "problem": digest_problem(path, checkpoint.digest)}
                 for name, path, checkpoint in (
                     ("original", run.original_path, original),
                     ("unlearned", unlearned_path, unlearned),

@@ -1,10 +1,11 @@
 """The verdict as data for programs, and in the words that end a run and head its page."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from cujax.audit.findings import Findings
-from cujax.audit.verdict import FEWEST_FOR_NO_TRACE, Verdict, Word, is_worse, required_samples
+from cujax.audit.verdict import FEWEST_FOR_NO_TRACE, JudgedMetric, Verdict, Word, is_worse, required_samples
 from cujax.audit.verdict_words import HEADINGS, family_lines
 
 _NEXT = {
@@ -39,6 +40,7 @@ def describe_verdict(findings: Findings, n_forget: int) -> dict[str, Any]:
         n_forget: How many samples were to be forgotten.
     """
     verdict = findings.verdict
+    headings = {metric.key: metric.heading for metric in findings.metrics}
     return {
         "word": verdict.word,
         "heading": HEADINGS[verdict.word],
@@ -49,7 +51,7 @@ def describe_verdict(findings: Findings, n_forget: int) -> dict[str, Any]:
         "forget_samples": n_forget,
         "families": [line._asdict() for line in family_lines(verdict)],
         "reasons": list(verdict.reasons),
-        "metrics": [_described(verdict, number) for number in range(len(verdict.metrics))],
+        "metrics": [_described(found, headings) for found in verdict.metrics],
         "missing": dict(verdict.missing),
         "missing_families": list(verdict.missing_families),
         "required_samples": _required_samples(verdict),
@@ -58,14 +60,13 @@ def describe_verdict(findings: Findings, n_forget: int) -> dict[str, Any]:
     }
 
 
-def _described(verdict: Verdict, number: int) -> dict[str, Any]:
-    found = verdict.metrics[number]
+def _described(found: JudgedMetric, headings: Mapping[str, str]) -> dict[str, Any]:
     plain = {
         name: _finite(getattr(found, name))
         for name in ("unlearned", "original", "mean", "low", "high", "n", "t", "dof", "p_holm", "c", "c_bound")
     }
     return (
-        {"key": found.metric.key, "family": found.metric.family}
+        {"key": found.metric.key, "heading": headings.get(found.metric.key, found.metric.key), "family": found.metric.family}
         | plain
         | {
             "different": bool(found.different),
@@ -140,11 +141,16 @@ def _cost(report: dict[str, Any]) -> str:
     return took
 
 
+def _heading(metric: dict[str, Any]) -> str:
+    """Its name for people; verdicts that were kept before 0.2 have keys alone."""
+    return str(metric.get("heading", metric["key"].replace("_", " ")))
+
+
 def trust(verdict: dict[str, Any]) -> str:
     """How many models and samples it stands on, what would have been noticed, and what no audit can show."""
     parts = [f"{verdict['retrained']} retrained models, {verdict['forget_samples']} forgotten samples"]
     noticed = [
-        f"{metric['phi_holm']:.0%} of the original's {metric['key'].replace('_', ' ')}"
+        f"{metric['phi_holm']:.0%} of the original's {_heading(metric)}"
         for metric in verdict["metrics"]
         if metric["informative"] and metric["phi_holm"] is not None
     ]

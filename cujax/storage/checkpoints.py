@@ -20,12 +20,24 @@ from etils.epath import Path
 
 from cujax.data.requests import ids_digest
 from cujax.model import Model, PyTree, Variables, abstract_variables
-from cujax.storage.orbax import CheckpointError, absolute, by_path, conform, describe_array, read_tree, write_tree
+from cujax.storage.orbax import (
+    CheckpointError,
+    absolute,
+    by_path,
+    conform,
+    describe_array,
+    read_stored,
+    read_tree,
+    write_tree,
+)
 from cujax.storage.records import json_digest
 
 Kind = Literal["original", "retrained", "unlearned", "progress"]
 
 _PROGRESS = "progress"
+
+# Of what a checkpoint stores beside its arrays; raised when keys change. 1: that of 0.1, which did not say so.
+SCHEMA = 2
 
 
 @functools.cache
@@ -78,6 +90,7 @@ class Metadata:
         record: How it was made: cost, and for an unlearned model the stop rule and its checks.
         versions: Of the packages that made it.
         created: When, in UTC.
+        schema: Number of the layout of this metadata.
     """
 
     kind: Kind
@@ -91,6 +104,7 @@ class Metadata:
     record: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=installed_versions)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    schema: int = SCHEMA
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -243,6 +257,21 @@ def load_checkpoint(directory: str | PathLike[str], *, like: Variables | None = 
     return Checkpoint(variables, metadata, digest)
 
 
+def digest_problem(directory: str | PathLike[str], digest: str) -> str:
+    """What is wrong with saying that a checkpoint of this digest lies there; "" if nothing is.
+
+    Only the digest is read: `load_checkpoint` verifies arrays.
+    """
+    path = absolute(directory)
+    if not path.is_dir():
+        return "no checkpoint lies there now"
+    stored = read_stored(path)
+    found = None if stored is None else stored.get("digest")
+    if found == digest:
+        return ""
+    return f"another checkpoint lies there now: its digest is {found}" if found else "what lies there now has no digest"
+
+
 def _verified(path: Path) -> tuple[Mapping[str, Any], Metadata, str]:
     """Arrays, metadata and digest of a checkpoint, after verifying them."""
     tree, stored = read_tree(path)
@@ -260,7 +289,12 @@ def _verified(path: Path) -> tuple[Mapping[str, Any], Metadata, str]:
         damaged = [name for name, what in stored["arrays"].items() if describe_array(arrays.get(name)) != what]
         if damaged or arrays.keys() - stored["arrays"].keys():
             raise CheckpointError(f"{damaged or 'an array'} in {path} does not match its digest: {remedy}.")
-        fields = dict(stored["metadata"])
+        fields = {"schema": 1} | stored["metadata"]
+        if fields["schema"] > SCHEMA:
+            raise CheckpointError(
+                f"{path} was written by a newer version of cujax: schema {fields['schema']}, and this one reads up to "
+                f"{SCHEMA}; update cujax."
+            )
         fields["lineage"] = tuple(Ancestor(**ancestor) for ancestor in fields["lineage"])
         fields["forgotten_ids"] = tuple(fields["forgotten_ids"])
         metadata = Metadata(**fields)

@@ -1,5 +1,7 @@
 """The ledger of deletion requests: the chain of models from the original to a checkpoint, verified link by link."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 
@@ -9,6 +11,32 @@ from cujax.data.requests import ids_digest
 from cujax.storage.checkpoints import Ancestor, Checkpoint, CheckpointError, load_checkpoint
 from cujax.storage.records import RecordError
 from cujax.storage.verdicts import load_verdict
+
+
+def request_words(described: str, class_names: Sequence[str] = ()) -> str:
+    """A request in words for people, from how a checkpoint stores it; as it is stored where it is of another kind.
+
+    Args:
+        described: Such as "ForgetClass(label=5)".
+        class_names: By label; without them the labels are all that is said.
+
+    >>> request_words("ForgetClass(label=1)", ["cat", "dog"])
+    "class 1 ('dog')"
+    >>> request_words("ForgetClasses(labels=[3, 5])")
+    'classes 3, 5'
+    >>> request_words("ForgetRandom(fraction=0.1, seed=0)")
+    '10 % of the training samples, drawn at random with seed 0'
+    """
+    if classes := re.fullmatch(r"ForgetClass(?:es)?\(labels?=([\[\](), \d]+)\)", described):
+        labels = [int(label) for label in re.findall(r"\d+", classes[1])]
+        names = [f"{label} ('{class_names[label]}')" if label < len(class_names) else str(label) for label in labels]
+        return f"{'class' if len(labels) == 1 else 'classes'} {', '.join(names)}"
+    if drawn := re.fullmatch(r"ForgetRandom\((count|fraction)=([\d.e-]+), seed=(\d+)\)", described):
+        amount = drawn[2] if drawn[1] == "count" else f"{100 * float(drawn[2]):.4g} % of the"
+        return f"{amount} training samples, drawn at random with seed {drawn[3]}"
+    if listed := re.fullmatch(r"ForgetIds\(path=(.*)\)", described):
+        return f"the training samples listed in {listed[1]}"
+    return described
 
 
 @dataclass(frozen=True)
@@ -34,7 +62,7 @@ def deletions(checkpoint: Checkpoint) -> tuple[Deletion, ...]:
     for model in (*checkpoint.metadata.lineage, checkpoint.as_ancestor()):
         if model.n_forgotten > before:
             ids = checkpoint.metadata.forgotten_ids[before : model.n_forgotten]
-            found.append(Deletion(model.request, model.method, model.created, ids))
+            found.append(Deletion(request_words(model.request), model.method, model.created, ids))
             before = model.n_forgotten
     return tuple(found)
 
@@ -107,7 +135,7 @@ def describe_lineage(checkpoint: Checkpoint) -> str:
     """The chain from the original to this checkpoint, a line each."""
     lines = []
     for depth, model in enumerate((*checkpoint.metadata.lineage, checkpoint.as_ancestor())):
-        request = f"forgot {model.request}" if model.request else "nothing forgotten"
+        request = f"forgot {request_words(model.request)}" if model.request else "nothing forgotten"
         lines.append(
             f"{'  ' * depth}{model.kind} {model.digest[:12]}: {request} ({model.n_forgotten} ids in all, "
             f"digest {model.forgotten_digest[:12]})"

@@ -69,6 +69,17 @@ def read_tree(path: Path) -> tuple[Any, dict[str, Any] | None]:
     return tree, stored
 
 
+def read_stored(path: Path) -> dict[str, Any] | None:
+    """What `save_checkpoint` stored beside the arrays, without reading these; None where it cannot be read."""
+    from orbax.checkpoint import v1 as ocp
+
+    try:
+        stored = (ocp.metadata(path).custom_metadata or {}).get(_METADATA_KEY)
+    except Exception:  # as in read_tree; here it is enough to know that there is nothing to compare with
+        return None
+    return stored if isinstance(stored, dict) else None
+
+
 def by_path(tree: PyTree) -> dict[str, Any]:
     """Leaves by their path, such as "params/head/kernel"; lists and dicts with the same keys give the same paths."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]

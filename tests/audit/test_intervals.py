@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.stats import bootstrap, mannwhitneyu, norm
 
 from cujax.audit.intervals import NotAvailable, area, mean, mean_over_models, share
@@ -176,6 +177,15 @@ def test_intervals_over_models_cover_the_truth_as_often_as_they_say(models):
         pooled.append(abs(values.mean() - 0.6) <= half)
     assert np.mean(hits) == pytest.approx(0.95, abs=0.035)
     assert np.mean(pooled) < 0.7
+
+
+def test_an_interval_of_a_share_over_models_stays_within_its_range():
+    values = np.array([0.97, 0.99, 0.995])
+    middle, half = values.mean(), stats.t.ppf(0.975, 2) * values.std(ddof=1) / np.sqrt(3)
+    assert middle + half > 1
+    assert mean_over_models(values, within=(0, 1)).interval() == (pytest.approx(middle - half), 1.0)
+    assert mean_over_models(1 - values, within=(0, 1)).interval() == (0.0, pytest.approx(1 - middle + half))
+    assert mean_over_models(values).interval()[1] == pytest.approx(middle + half)
 
 
 def test_one_model_has_no_interval_over_models():

@@ -151,3 +151,9 @@ def test_fisher_is_that_of_scipy(accuracy):
     table = [[round(accuracy * 300), 300 - round(accuracy * 300)], [after.count, 300 - after.count]]
     p = stats.fisher_exact(table, alternative="greater").pvalue
     assert (verdict.word == "damaged") == (p <= 0.05)
+
+
+def test_the_number_of_retrained_models_is_reported_though_they_are_too_few_to_judge_by():
+    verdict = judge_without_retrained(CLASS, "class", n_retrained=3)
+    assert verdict.n_retrained == 3
+    assert family_lines(verdict) == family_lines(judge_without_retrained(CLASS, "class"))

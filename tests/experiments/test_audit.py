@@ -311,7 +311,7 @@ def test_earlier_requests_are_audited_again(class_audit, tmp_path):
     run = prepare(experiment)
     findings = Audit(run, "quick", epath.Path(tmp_path / "retrained models")).findings(run.original(), run.unlearned(), None)
     ((words, judged),) = findings.earlier
-    assert words == "ForgetClass(label=5)"
+    assert words == "class 5"
     found = {metric.key: metric for metric in judged}
     assert found["forget_train_accuracy"].values["original"].value < 0.2
     assert isinstance(found["js_to_retrained"].values["unlearned"], Estimate)
@@ -336,3 +336,32 @@ def test_a_full_audit_of_samples(sample_findings, tmp_path):
     check_a_shadow_model_has_seen_its_half_and_the_other_the_rest(sample_findings)
     check_oracles_of_another_recipe_or_split_lie_elsewhere_and_of_another_method_or_seed_here(sample_findings, tmp_path)
     check_the_report_holds_every_metric_and_says_what_is_missing(sample_findings)
+
+
+def test_closer_looks_show_the_original_and_the_mask_and_not_another_retrained_model(class_audit, tmp_path):
+    original = class_audit.run.original()
+    fresh = dataclasses.replace(class_audit.run.experiment, seed=9, retrained=1, workdir=str(tmp_path / "fresh"))
+    (retrained,) = prepare(fresh).retrained()
+    found = {}
+    for name, variables, record in (
+        ("original", original.variables, {}),
+        ("masked", original.variables, {"masked_classes": [5]}),
+        ("retrained", retrained.variables, {}),
+    ):
+        (tmp_path / name).mkdir()
+        model = pretended(class_audit, tmp_path / name, variables, **record)
+        found[name] = by_key(class_audit.findings(original, model, None))
+    for name in ("original", "masked"):
+        values = {key: metric.values["unlearned"] for key, metric in found[name].items()}
+        assert values["accuracy_from_retain"].value > 0.5
+        assert values["distance_to_original"].value == values["line_barrier"].value == 0
+        assert values["line_forget_halfway"].value > 0.9
+        assert values["few_shot_5"].value > max(estimate.value for estimate in found[name]["few_shot_5"].retrained)
+    for key in ("accuracy_from_retain", "distance_to_original", "line_barrier", "few_shot_1", "few_shot_5", "few_shot_10"):
+        metric = found["retrained"][key]
+        values = np.array([estimate.value for estimate in metric.retrained])
+        half = 4 * max(values.std(ddof=1), 0.05)
+        assert abs(metric.values["unlearned"].value - values.mean()) < half, key
+        assert metric.judged is None, "it is shown and takes no part in the verdict"
+    assert max(estimate.value for estimate in found["retrained"]["accuracy_from_retain"].retrained) < 0.05
+    assert "no batch statistics" in found["retrained"]["recalibrated_accuracy"].values["unlearned"]

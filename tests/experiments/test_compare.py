@@ -13,7 +13,8 @@ import pytest
 from cujax.cli import main, parse_setup
 from cujax.data.images import Data
 from cujax.data.requests import ForgetClass, ForgetClasses, ForgetIds, ForgetRandom, ForgetWhere
-from cujax.experiments.compare import Comparison, parameter_change, prepare_comparison
+from cujax.experiments.change import is_unchanged, parameter_change
+from cujax.experiments.compare import Comparison, prepare_comparison
 from cujax.experiments.request_words import parse_request, request_in_words
 from cujax.experiments.user_files import load_python_file
 from cujax.methods import FineTune, SelectiveSynapticDampening
@@ -290,6 +291,8 @@ def test_how_far_parameters_moved_is_relative_to_where_they_were():
     after = {"a": np.full((3,), 2.0, np.float32), "b": np.full((2, 2), 0.5, np.float32)}
     assert parameter_change(Variables(before, {}), Variables(after, {})) == pytest.approx(1 / np.sqrt(12))
     assert parameter_change(Variables(before, {}), Variables(before, {})) == 0
+    assert is_unchanged(Variables(before, {}), Variables(before, {}))
+    assert not is_unchanged(Variables(before, {}), Variables(after, {}))
 
 
 def settings_file(folder, **changes):

@@ -16,6 +16,7 @@ from cujax.methods.stop_rules import (
     LossRule,
     NoRule,
     Observation,
+    ProbeRule,
     rule_that_can_tell,
 )
 from cujax.training.predict import Predictions
@@ -86,6 +87,31 @@ def test_a_rule_that_holds_before_the_first_step_gives_way_to_one_that_can_tell(
     assert rule_that_can_tell(AccuracyRule(), before, class_task=class_task) == expected
 
 
+def embedded(rng, labels, centres):
+    return Predictions(np.zeros((len(labels), CLASSES)), centres[labels] + 0.1 * rng.normal(size=(len(labels), 2)), labels)
+
+
+@pytest.mark.parametrize(("third", "holds"), [([0.0, 5.0], False), ([5.0, 0.0], True)])
+def test_the_probe_rule_holds_where_the_nearest_mean_no_longer_finds_the_class(third, holds):
+    rng, centres = np.random.default_rng(0), np.array([[0.0, 0.0], [5.0, 0.0], third])
+    parts = [embedded(rng, np.array(labels), centres) for labels in ([2] * 30, [2] * 21, [0, 1] * 40)]
+    before = Observation(Check(0, 0.0, 0.1, 1.0), *parts)
+    means = {0: parts[2].embeddings[::2].mean(0), 1: parts[2].embeddings[1::2].mean(0), 2: parts[0].embeddings.mean(0)}
+    nearest = [min(means, key=lambda label: np.sum((means[label] - x) ** 2)) for x in parts[1].embeddings]
+    read = np.mean(np.array(nearest) == 2)
+    rule = ProbeRule(at_most=0.9)
+    assert (read <= 0.9) == holds
+    assert (rule.holds(before) is not None) == holds
+    if holds:
+        assert f"in {read:.3f} of validation samples" in rule.holds(before)
+    assert ProbeRule().holds(replace(before, retained=parts[0])) is None, "a class that is retained, too"
+    assert ProbeRule().holds(replace(before, retained=None)) is None
+    apart = replace(before, held_out=parts[1].take(np.arange(0)))
+    assert rule_that_can_tell(AccuracyRule(), apart, class_task=True) == NoRule()
+    if not holds:
+        assert rule_that_can_tell(AccuracyRule(), before, class_task=True) == ProbeRule()
+
+
 @dataclass(frozen=True)
 class Always:
     def holds(self, observation):
@@ -101,8 +127,8 @@ def test_a_run_whose_rule_holds_from_the_start_says_so_and_goes_on(split):
         assert len(history.checks) == 4
         assert "held before the first step" in history.stop_reason
     else:
-        assert split is SPLIT
-        assert "no lower than held-out samples" in history.stop_reason
+        seen = "no lower than held-out samples" if split is SPLIT else "the nearest class mean finds the class in"
+        assert seen in history.stop_reason
         assert "before the first step" in history.stop_reason
     assert history.cost.steps > 0
 

@@ -6,9 +6,10 @@ import itertools
 import numpy as np
 import pytest
 
-from cujax.audit.evidence import Answers
+from cujax.audit.evidence import Answers, Evidence, Relearning
 from cujax.data.images import Images, Source
 from cujax.data.requests import ForgetClass, ForgetRandom, make_split
+from cujax.reports.audit_figures import relearning_figure
 from cujax.reports.figures import (
     confidence_caption,
     confidence_figure,
@@ -286,3 +287,13 @@ def test_answers_beyond_the_classes_are_counted_together(task):
         for label in range(CLASSES):
             rows = answers.forget.logits[answers.forget.labels == label].argmax(axis=1)
             assert matrix[label, CLASSES] == pytest.approx((rows >= CLASSES).mean())
+
+
+def test_steps_are_whole_numbers_on_their_axis():
+    course = Relearning((0, 1, 2), (0.2, 0.6, 1.0), 0.95)
+    models = {name: [Evidence(None, relearning=course)] for name in ("original", "unlearned", "retrained")}
+    check = {"forget_accuracy": 0.5, "target": 0.1, "retain_accuracy": 0.9}
+    checks = [{"step": step, **check} for step in range(3)]
+    for figure in (relearning_figure(models), stopping_figure(checks, 2, "stop_rule", True)):
+        figure.draw_without_rendering()
+        assert all(tick == round(tick) for tick in figure.axes[0].get_xticks())

@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+from etils.epath import Path
 from matplotlib.figure import Figure
 from rich.console import Console
 
@@ -304,3 +305,24 @@ def test_a_head_with_more_logits_than_classes_goes_through_to_the_report(quick, 
     kept = ~np.isin(answers.test.labels, run.split.absent_classes)
     right = answers.test.logits.argmax(1) == answers.test.labels
     assert made["report"]["rows"]["unlearned"]["retain_test_accuracy"] == pytest.approx(right[kept].mean())
+
+
+def test_a_report_that_is_not_of_the_checkpoint_at_its_path_says_so(class_run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("cujax.reports.run_report.embeddings_figure", lambda *arguments: Figure())  # the slow one
+    run, made = class_run
+    assert {name: found["problem"] for name, found in made["report"]["checkpoints"].items()} == {
+        "original": "",
+        "unlearned": "",
+    }
+    other = run.workdir / "checkpoints" / "retrained_0"
+    report = report_on(run, run.original(), run.retrained(), run.unlearned(), Path(tmp_path), unlearned_path=Path(other))
+    problem = f"another checkpoint lies there now: its digest is {run.retrained()[0].digest}"
+    assert report["checkpoints"]["unlearned"]["problem"] == problem
+    assert problem in (tmp_path / "report.html").read_text("utf-8")
+    assert f"WARNING: the report is not of the unlearned checkpoint at {other}: {problem}." in capsys.readouterr().out
+
+
+def test_the_filed_page_says_the_request_in_words(class_run):
+    page = html_page(class_run[1]["report"], class_run[1]["figures"])
+    assert "forget class 5 (&#39;5&#39;)" in page
+    assert "ForgetClass(" not in page.partition('class="filing"')[2].partition("</table>")[0]

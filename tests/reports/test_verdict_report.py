@@ -28,7 +28,7 @@ def findings(unlearned, retrained=8, **changes):
         values = [0.9 + 0.001 * k for k in range(retrained)]
         figures[key] = Figure(unlearned=0.903, original=0.9, retrained=values, n=1000)
     figures |= {key: dataclasses.replace(figures[key], unlearned=value) for key, value in unlearned.items()}
-    verdict = judge(figures, "class", **changes)
+    verdict = judge(figures, "class", headings={"probe_z": "probe at z"}, **changes)
     return Findings("standard", [], verdict, {"retrained": [None] * retrained}, seconds_to_judge=40.0)
 
 
@@ -66,6 +66,13 @@ def test_the_last_lines_say_the_verdict_its_reasons_and_the_next_step(word):
 def test_several_faults_are_all_named():
     made = report(findings(CASES["not_forgotten"] | CASES["hidden"] | CASES["damaged"]))
     assert verdict_lines(made)[0] == "Verdict: Damaged (also: not forgotten, hidden)"
+
+
+def test_reasons_and_trust_call_metrics_by_their_headings():
+    verdict = report(findings(CASES["hidden"]))["verdict"]
+    assert verdict["reasons"][0].startswith("probe at z is 0.94, of retrained models")
+    named = verdict | {"metrics": [metric | {"heading": "accuracy of it"} for metric in verdict["metrics"]]}
+    assert "original's accuracy of it" in trust(named)
 
 
 def test_with_too_few_models_the_next_step_is_how_to_judge():

@@ -4,6 +4,7 @@ import json
 import resource
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import chex
@@ -17,6 +18,7 @@ from cujax.adapters import from_linen
 from cujax.data.requests import ids_digest
 from cujax.model import Variables, abstract_variables
 from cujax.networks.cnn import CNN
+from cujax.storage import checkpoints
 from cujax.storage.checkpoints import (
     Ancestor,
     CheckpointError,
@@ -67,6 +69,24 @@ def test_arrays_and_metadata_come_back(saved, variables):
     assert loaded.metadata == written.metadata == METADATA
     assert loaded.digest == written.digest
     assert loaded.metadata.parent_digest == "0" * 64
+
+
+def test_metadata_carries_its_schema_and_that_of_0_1_and_of_a_later_version_are_known(saved, variables, tmp_path):
+    _, written = saved
+    assert written.metadata.schema == checkpoints.SCHEMA
+    fixture = Path(__file__).parents[1] / "fixtures" / "workdir_0_1" / "checkpoints" / "original"
+    assert load_checkpoint(fixture).metadata.schema == 1
+    save_checkpoint(tmp_path / "later", variables, replace(METADATA, schema=checkpoints.SCHEMA + 1))
+    with pytest.raises(CheckpointError, match=r"written by a newer version of cujax.*update cujax"):
+        load_checkpoint(tmp_path / "later")
+
+
+def test_a_digest_is_compared_with_what_lies_at_a_path(saved, tmp_path):
+    directory, written = saved
+    assert checkpoints.digest_problem(directory, written.digest) == ""
+    assert checkpoints.digest_problem(directory, "0" * 64).endswith(f"its digest is {written.digest}")
+    assert checkpoints.digest_problem(tmp_path / "none", written.digest) == "no checkpoint lies there now"
+    assert checkpoints.digest_problem(tmp_path, written.digest) == "what lies there now has no digest"
 
 
 def test_any_tree_of_arrays_comes_back_in_the_structure_asked_for(tmp_path):

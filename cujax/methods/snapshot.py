@@ -1,0 +1,26 @@
+"""A state of a run that it may return: the parameters as they were after a pass."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from cujax.methods.stop_rules import Check
+from cujax.model import Variables
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A copy of the parameters, which the next donated step cannot delete."""
+
+    step: int
+    variables: Variables
+
+    @classmethod
+    def of(cls, variables: Variables, step: int) -> "Snapshot":
+        return cls(step, jax.tree.map(jnp.copy, variables))
+
+    def check(self, checks: Sequence[Check]) -> Check:
+        """What was seen of it."""
+        return next(check for check in checks if check.step == self.step)
