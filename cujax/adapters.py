@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import flax.linen as nn
@@ -11,6 +11,9 @@ import jax
 from flax import nnx
 
 from cujax.model import Model, Outputs, PyTree, Variables
+
+# What a network returns in a pair, in order.
+OutputNames = tuple[str, str]
 
 _INVERTED_TRAIN_ARGUMENTS = ("deterministic", "use_running_average")
 
@@ -20,6 +23,7 @@ def from_linen(
     *,
     num_classes: int | None = None,
     embedding: str | None = None,
+    outputs: OutputNames | None = None,
     train_argument: str | None = "train",
     layers: Sequence[str] = (),
 ) -> Model:
@@ -28,8 +32,10 @@ def from_linen(
     Args:
         module: Called as `module(images, train=...)`. A module that takes the images alone is called with them alone.
         num_classes: Number of logits; seen in the first call where not given.
-        embedding: For a module that returns logits alone: the path of the submodule ("head", "classifier/last") whose
-            input is the embedding.
+        embedding: The path of the submodule ("head", "classifier/last") that computes the logits: its input is the
+            embedding, whatever else the module returns.
+        outputs: What a returned pair holds: `("embedding", "logits")`, as where nothing is given, or `("logits",
+            "embedding")`. The embedding may lie in a dict, by that name.
         train_argument: What the module calls its mode argument. "deterministic" and "use_running_average" are given
             the opposite of train. None: the module behaves alike in both modes. `nn.Sequential` hands it to its first
             layer, so it is given only where that one takes it.
@@ -68,9 +74,10 @@ def from_linen(
             f"{type(module).__name__} has a field that is not hashable ({error}), so compiled steps cannot know it again; "
             "use tuples for lists and frozen dicts for dicts."
         ) from error
-    return _LinenModel(
-        num_classes, _layer_names(layers) or _own_layer_names(module), None, module, embedding, train_argument
-    )
+    if embedding is not None and outputs is not None:
+        raise ValueError(f"embedding is {embedding!r} and outputs is {outputs}; give one of the two.")
+    names = _layer_names(layers) or _own_layer_names(module)
+    return _LinenModel(num_classes, names, None, module, embedding, train_argument, _output_names(outputs))
 
 
 def _keywords(called: Any) -> tuple[list[str], bool]:
@@ -118,6 +125,7 @@ class _LinenModel(Model):
     module: nn.Module
     embedding: str | None
     train_argument: str | None
+    outputs: OutputNames | None
 
     def _mode(self, train: bool) -> dict[str, bool]:
         if self.train_argument is None:
@@ -142,6 +150,7 @@ class _LinenModel(Model):
                     "to the module and pass it on to its BatchNorm layers."
                 )
         inputs: list[jax.Array] = []
+        computed: list[Any] = []
         seen: list[str] = []
 
         def record(next_method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], context: Any) -> Any:
@@ -150,6 +159,8 @@ class _LinenModel(Model):
                 seen.append(path)
                 if path == self.embedding:
                     inputs.append(args[0] if args else next(iter(kwargs.values())))
+                    computed.append(next_method(*args, **kwargs))
+                    return computed[-1]
             return next_method(*args, **kwargs)
 
         with nn.intercept_methods(record):
@@ -160,21 +171,71 @@ class _LinenModel(Model):
                 rngs=None if key is None else {"dropout": key},
                 mutable=list(variables.model_state) if train else [],
             )
-        if self.embedding is None or isinstance(result, Outputs | tuple):
-            return result, new_state
+        if self.embedding is None:
+            return named_outputs(result, self.outputs), new_state
         if len(inputs) != 1:
             raise ValueError(
                 f"embedding={self.embedding!r} must name a submodule called once, but it is called {len(inputs)} "
                 f"times; the submodules called are {list(dict.fromkeys(seen))}."
             )
         flat = inputs[0].reshape(inputs[0].shape[0], -1)
-        return Outputs(flat, result), new_state
+        if isinstance(result, Outputs):
+            return replace(result, embedding=flat), new_state
+        return Outputs(flat, _logits_of(result, computed[0], self.embedding)), new_state
+
+
+def _logits_of(result: Any, computed: Any, embedding: str) -> Any:
+    """The logits among what a module returns, whose last layer computed some: they are the same array, or its shape."""
+    if not isinstance(result, tuple | list):
+        return result
+    same = [entry for entry in result if entry is computed]
+    alike = [entry for entry in result if getattr(entry, "shape", None) == getattr(computed, "shape", ())]
+    for found in (same, alike):
+        if len(found) == 1:
+            return found[0]
+    shapes = [getattr(entry, "shape", type(entry).__name__) for entry in result]
+    raise ValueError(
+        f"the network returns {shapes}, and which of them are the logits that {embedding!r} computes cannot be seen; return "
+        "the logits alone, or cujax.Outputs(embedding, logits)."
+    )
+
+
+def _output_names(outputs: Sequence[str] | None) -> OutputNames | None:
+    if outputs is not None and sorted(outputs) != ["embedding", "logits"]:
+        raise ValueError(f'outputs must be ("embedding", "logits") or ("logits", "embedding"), but is {outputs!r}.')
+    return None if outputs is None else (outputs[0], outputs[1])
+
+
+def named_outputs(result: Any, names: OutputNames | None) -> Any:
+    """What a network returned, as `Outputs` if it is a pair.
+
+    Args:
+        result: What it returned. In a pair the embedding may lie in a dict, under that name.
+        names: What a pair holds; None for `("embedding", "logits")`, unless a dict shows otherwise.
+
+    Raises:
+        ValueError: if a dict has no embedding.
+    """
+    if not isinstance(result, tuple) or isinstance(result, Outputs) or len(result) != 2:
+        return result
+    dicts = [position for position, entry in enumerate(result) if isinstance(entry, Mapping)]
+    if len(dicts) == 1:
+        inner, logits = result[dicts[0]], result[1 - dicts[0]]
+        if "embedding" not in inner:
+            raise ValueError(
+                f'the network returns logits and a dict of {sorted(inner)}; name the embedding in it "embedding", or give '
+                "embedding=NAME, the submodule that computes the logits."
+            )
+        return Outputs(inner["embedding"], logits)
+    found = dict(zip(names or ("embedding", "logits"), result, strict=True))
+    return Outputs(found["embedding"], found["logits"])
 
 
 def from_nnx(
     constructor: Callable[[nnx.Rngs], nnx.Module],
     *,
     num_classes: int | None = None,
+    outputs: OutputNames | None = None,
     layers: Sequence[str] = (),
 ) -> Model:
     """A `Model` from a function that builds a flax.nnx module, which returns `Outputs` or an `(embedding, logits)` pair.
@@ -185,9 +246,10 @@ def from_nnx(
     Args:
         constructor: Called with `nnx.Rngs`; a module class whose only argument is `rngs` will do.
         num_classes: Number of logits; seen in the first call where not given.
+        outputs: What a returned pair holds, as in `from_linen`.
         layers: Parameter-path prefixes in order of depth, the last the head; some methods need them.
     """
-    return _NnxModel(num_classes, _layer_names(layers), None, constructor)
+    return _NnxModel(num_classes, _layer_names(layers), None, constructor, _output_names(outputs))
 
 
 @functools.cache
@@ -205,6 +267,7 @@ def _split_nnx(module: nnx.Module) -> Any:
 @dataclass(frozen=True)
 class _NnxModel(Model):
     constructor: Callable[[nnx.Rngs], nnx.Module]
+    outputs: OutputNames | None
 
     def _init(self, key: jax.Array, images: jax.Array) -> Variables:
         del images  # an nnx module knows its shapes
@@ -229,7 +292,7 @@ class _NnxModel(Model):
             for _, layer in nnx.iter_modules(module):
                 if isinstance(layer, nnx.BatchNorm):
                     layer.axis_name = self.axis_name
-        result = module(images)
+        result = named_outputs(module(images), self.outputs)
         return result, _with_string_keys(_split_nnx(module)[3])
 
 
@@ -261,6 +324,7 @@ def from_function(
     apply: Callable[..., tuple[Any, PyTree]],
     *,
     num_classes: int | None = None,
+    outputs: OutputNames | None = None,
     layers: Sequence[str] = (),
 ) -> Model:
     """A `Model` from two pure functions.
@@ -271,15 +335,17 @@ def from_function(
             `Outputs` or an `(embedding, logits)` pair. A network with batch statistics that is to run under `pmap`
             also takes `axis_name`.
         num_classes: Number of logits; seen in the first call where not given.
+        outputs: What a returned pair holds, as in `from_linen`.
         layers: Parameter-path prefixes in order of depth, the last the head; some methods need them.
     """
-    return _FunctionModel(num_classes, _layer_names(layers), None, init, apply)
+    return _FunctionModel(num_classes, _layer_names(layers), None, init, apply, _output_names(outputs))
 
 
 @dataclass(frozen=True)
 class _FunctionModel(Model):
     init_function: Callable[..., tuple[PyTree, PyTree]]
     apply_function: Callable[..., tuple[Any, PyTree]]
+    outputs: OutputNames | None
 
     def _init(self, key: jax.Array, images: jax.Array) -> Variables:
         return Variables(*self.init_function(key, images))
@@ -298,4 +364,5 @@ class _FunctionModel(Model):
                     f"{self.axis_name!r}, but it takes no argument axis_name."
                 )
             arguments["axis_name"] = self.axis_name
-        return self.apply_function(variables.params, variables.model_state, images, **arguments)
+        result, new_state = self.apply_function(variables.params, variables.model_state, images, **arguments)
+        return named_outputs(result, self.outputs), new_state

@@ -8,7 +8,7 @@ from cujax.data.images import Data, Source
 from cujax.data.requests import Split
 from cujax.experiments.config import Experiment, Setup
 from cujax.experiments.identity import normalised
-from cujax.model import Model
+from cujax.model import Model, Variables, abstract_outputs
 from cujax.sharding import check_batch_size, data_mesh
 from cujax.storage.checkpoints import Checkpoint
 
@@ -38,8 +38,16 @@ def check_folder(name: str, folder: Path) -> None:
         raise OSError(f"{name} {folder} cannot be made a folder ({error.strerror}); give another.") from error
 
 
-def check_num_classes(model: Model, num_classes: int, where: str) -> None:
-    """Raises ValueError if a network has fewer logits than the data has classes."""
+def check_num_classes(model: Model, like: Variables, source: Source) -> None:
+    """Raises ValueError if a network has fewer logits than the data has classes, or seems to give them first."""
+    num_classes, where = source.num_classes, source.name
+    width = abstract_outputs(model, like, source.train.images.shape[1:]).embedding.shape[1]
+    if width == num_classes != model.num_classes and getattr(model, "outputs", ()) is None:
+        raise ValueError(
+            f"the network returns a pair of widths {width} and {model.num_classes}. Read as (embedding, logits) it has "
+            f"{model.num_classes} logits; {where} has {num_classes} classes, so that (logits, embedding) seems to be meant. "
+            'Say which: outputs=("logits", "embedding") or outputs=("embedding", "logits").'
+        )
     if model.num_classes < num_classes:
         raise ValueError(
             f"{where} has {num_classes} classes, but the network has {model.num_classes} logits; give a network with at "

@@ -324,7 +324,7 @@ def _prepare(
     source = load_source(experiment.data, progress) if source is None else source
     model = build_model(experiment.network, source.num_classes, experiment.dtype)
     like = abstract_arrays(model, experiment.network, source)
-    check_num_classes(model, source.num_classes, source.name)
+    check_num_classes(model, like, source)
     given = load_given_original(experiment, source, like)
     experiment = replace(experiment, forget=with_numbers(experiment.forget, source))
     forgotten = given.metadata.forgotten_ids if given else ()
