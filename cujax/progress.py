@@ -24,7 +24,6 @@ def silent(description: str, total: int) -> Iterator[Advance]:
 @contextlib.contextmanager
 def bar(description: str, total: int) -> Iterator[Advance]:
     """A bar with the time left and a short note, on stderr, so that what a script prints can be piped."""
-    import rich.markup  # noqa: F401 - else imported by the thread of the bar, in which TFDS's lazy imports may be active
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow_datasets  # noqa: F401 - its lazy imports and those of the bar's thread are not to meet
 import tyro
 
 from cujax._ranges import Count, Seed, check_fields

@@ -10,6 +10,7 @@ from etils import epath
 from cujax.data.images import Source
 from cujax.data.requests import ForgetRandom, Request, Split, make_split, with_numbers
 from cujax.data.sources import load_source
+from cujax.experiments.checks import check_extras
 from cujax.experiments.config import Experiment, Setup
 from cujax.experiments.identity import digest_of, identity
 from cujax.experiments.request_words import parse_request
@@ -53,6 +54,7 @@ class Sweep:
     def __post_init__(self) -> None:
         if self.setup.multihost:
             raise ValueError("methods are compared on one host; leave --multihost out.")
+        check_extras(self.setup)
         given = self.given_source
         self.source: Source = load_source(self.setup.data, self.progress) if given is None else given
 

@@ -36,6 +36,7 @@ def report(found):
     cost = {"seconds": 1.5, "steps": 84, "flops": 1e9}
     return {
         "verdict": json.loads(json.dumps(describe_verdict(found, 131), allow_nan=False)),
+        "part": "",
         "cost": {"unlearned": cost, "retrained": {**cost, "flops": 4e9}},
     }
 
