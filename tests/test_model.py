@@ -178,11 +178,16 @@ def test_a_spatial_embedding_is_flattened():
 
 
 def test_outputs_pass_as_they_are():
-    model, variables = make(from_linen(Tapped(), embedding="ignored"))
+    model, variables = make(from_linen(Tapped()))
     outputs, _ = model.apply(*variables, IMAGES, train=False)
     assert isinstance(outputs, Outputs)
     np.testing.assert_array_equal(outputs.embedding, flat(IMAGES))
     np.testing.assert_array_equal(outputs.taps["ape"], 2 * flat(IMAGES))
+
+
+def test_a_named_embedding_that_is_no_submodule_is_refused_whatever_is_returned():
+    with pytest.raises(ValueError, match=r"embedding='nowhere' must name a submodule called once"):
+        make(from_linen(Tapped(), embedding="nowhere"))
 
 
 def test_logits_alone_without_a_named_embedding_are_refused():
