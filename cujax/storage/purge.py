@@ -75,7 +75,7 @@ def find_leftovers(workdir: Path, references: Sequence[Path] = ()) -> Leftovers:
     elsewhere = [
         f"the {link.model.kind} model {link.model.digest[:12]}, on which this one is built, lies in {link.path}"
         for link in verify_lineage(path)[:-1]
-        if link.path is not None and Path(link.path).resolve() not in removed
+        if link.path is not None and Path(link.path).exists() and Path(link.path).resolve() not in removed
     ]
     if not unlearned.forgotten_ids[0].startswith("sha256:"):
         elsewhere.append(
