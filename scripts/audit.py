@@ -50,7 +50,7 @@ def audit(run: Run, level: str, oracles: str, unlearned: str | None) -> int:
     else:
         audited = _checked(run, unlearned)
         directory = run.workdir / f"audit-{level}-{audited.digest[:12]}"
-    path = run.workdir / "checkpoints" / "unlearned" if unlearned is None else epath.Path(unlearned).expanduser()
+    path = run.unlearned_path if unlearned is None else epath.Path(unlearned).expanduser()
     report = report_on_parts(
         run,
         run.original(),

@@ -28,7 +28,7 @@ import tensorflow_datasets  # noqa: F401 - its lazy imports and those of the bar
 import tyro
 
 from cujax._ranges import Count, Seed, check_fields
-from cujax.cli import main, notify, parse_setup, take_option
+from cujax.cli import main, parse_setup
 from cujax.experiments.compare import Comparison, prepare_comparison
 from cujax.experiments.tune import Tuning, prepare_tuning
 from cujax.methods.registry import method_names
@@ -116,25 +116,15 @@ def _nothing(*arguments: Any, **keywords: Any) -> None:
     """In place of the work of a script."""
 
 
-def _audit(arguments: list[str]) -> int:
-    try:
-        for option in ("--unlearned", "--level", "--oracles"):
-            _, arguments = take_option(arguments, option)
-    except ValueError as error:
-        notify(f"error: {error}")
-        return 2
-    return main(_nothing, configs=CONFIGS, description="", arguments=arguments)
-
-
-def _script(name: str) -> Callable[[list[str]], int]:
-    """The `main` of a script that takes arguments."""
+def _script(name: str, function: str = "main") -> Callable[[list[str]], int]:
+    """The function of a script that takes arguments."""
     spec = importlib.util.spec_from_file_location(f"fuzzed_{name}", Path(__file__).with_name(f"{name}.py"))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look up their annotations there
     spec.loader.exec_module(module)
-    found: Callable[[list[str]], int] = module.main
+    found: Callable[[list[str]], int] = getattr(module, function)
     return found
 
 
@@ -149,7 +139,7 @@ def _commands() -> dict[str, tuple[Callable[[list[str]], int], dict[str, tuple[s
     return {
         "unlearn": (lambda arguments: run(arguments=arguments), RUN),
         "train": (lambda arguments: run(arguments=arguments), RUN),
-        "audit": (_audit, AUDIT),
+        "audit": (_script("audit", "run_audit"), AUDIT),
         "compare": (several(Comparison, prepare_comparison), COMPARE),
         "tune": (several(Tuning, prepare_tuning), TUNE),
         "lineage": (_script("lineage"), {}),

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
-from scipy.spatial.distance import cdist
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -60,15 +59,6 @@ def linear_probe(
     """
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, tol=1e-3, max_iter=1000))
     return probe.fit(features, labels).predict(held_out_features) == held_out_labels
-
-
-def nearest_class_mean(
-    features: np.ndarray, labels: np.ndarray, held_out_features: np.ndarray, held_out_labels: np.ndarray
-) -> np.ndarray:
-    """Whether the nearest mean of a class is the right one's, `[m]` bool; arguments as in `linear_probe`."""
-    classes = np.unique(labels)
-    means = np.stack([features[labels == label].mean(axis=0) for label in classes])
-    return classes[cdist(held_out_features, means).argmin(axis=1)] == held_out_labels
 
 
 def linear_cka(features: np.ndarray, other_features: np.ndarray) -> float:

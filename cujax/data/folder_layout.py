@@ -67,10 +67,10 @@ def find_images(root: Path) -> Layout:
     left_out = LeftOut()
     train_root, test_root = _parts(root, left_out)
     class_names = _class_names(train_root, root, left_out)
-    label_of = {_composed(name): label for label, name in enumerate(class_names)}
+    label_of = {composed(name): label for label, name in enumerate(class_names)}
     if test_root is not None:
         test_names = _class_names(test_root, root, left_out)
-        surplus = sorted(name for name in test_names if _composed(name) not in label_of)
+        surplus = sorted(name for name in test_names if composed(name) not in label_of)
         if surplus:
             raise ValueError(
                 f"{test_root} has the class folders {surplus[:_SHOWN]}, which {train_root} has not; both must be laid out "
@@ -112,7 +112,7 @@ _LITTER = ("Thumbs.db", "desktop.ini", "Desktop.ini")
 _HIDDEN = "hidden, or left by an archiver, a notebook or a file manager"
 
 
-def _composed(name: str) -> str:
+def composed(name: str) -> str:
     """A name in Unicode's composed form: file systems write one name in two ways."""
     return unicodedata.normalize("NFC", name)
 
@@ -225,7 +225,7 @@ def _listed(part_root: Path, root: Path, label_of: dict[str, int], left_out: Lef
     """Each image file's path below `root` and its label, in an order drawn from the path."""
     found = []
     for path in _folders(part_root):
-        label = label_of.get(_composed(path.name))
+        label = label_of.get(composed(path.name))
         if label is not None and _link_within(path, root) is None:
             found += [(name, label) for name in _files(path, root, left_out, {path.resolve()})]
     if not found:

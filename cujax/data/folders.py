@@ -16,7 +16,7 @@ import numpy as np
 
 from cujax.data.decoding import BadImageError, ImageFiles, decode
 from cujax.data.folder_layout import find_images
-from cujax.data.images import Data, Images, Reader, Source, hold_out_fifth, is_constant, pixel_digest
+from cujax.data.images import Data, Images, Reader, Source, hold_out_fifth, pixel_digest
 from cujax.progress import Progress
 
 _SHOWN = 5
@@ -62,13 +62,15 @@ class Folder:
 
 @dataclass(frozen=True)
 class _File:
-    """One file after it was read: the digests of its content and pixels, and either pixels or what is wrong with it."""
+    """One file after it was read: the digests of its content and pixels, and either pixels or what is wrong with it.
+
+    The digest of its pixels is "" where they are of a single colour.
+    """
 
     name: str
     label: int
     digest: str
     pixel_digest: str
-    is_constant: bool
     pixels: np.ndarray | None
     shape: tuple[int, ...]
     sums: np.ndarray
@@ -175,7 +177,7 @@ def _refuse_without_content(root: Path, files: list[_File]) -> None:
     way_out = (
         "Look at some as they are read; if the drawing is only in the transparency, and white, give --data.background black."
     )
-    constant = [file.name for file in files if file.is_constant]
+    constant = [file.name for file in files if not file.pixel_digest]
     if 2 * len(constant) > len(files):
         raise ValueError(
             f"{len(constant)} of {len(files)} training images in {root} are of one colour each, such as {constant[0]}: "
@@ -213,11 +215,11 @@ def _read_all(
             digest = hashlib.sha256(content).hexdigest()
             pixels = decode(content, size, background)
         except (OSError, BadImageError) as error:
-            return _File(name, label, digest, "", False, None, (), nothing, str(error))
+            return _File(name, label, digest, "", None, (), nothing, str(error))
         scaled = pixels.astype(np.float64) / 255
         sums = np.stack([scaled.sum(axis=(0, 1)), (scaled**2).sum(axis=(0, 1))])
         kept = pixels if keep_pixels else None
-        return _File(name, label, digest, pixel_digest(pixels), is_constant(pixels), kept, pixels.shape, sums, None)
+        return _File(name, label, digest, pixel_digest(pixels), kept, pixels.shape, sums, None)
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         for some in batched(names, 256):

@@ -4,12 +4,12 @@ import csv
 import hashlib
 import io
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from cujax.data.folder_layout import composed
 from cujax.data.images import Source
 
 _COLUMNS = ("id", "ids", "image_id", "sample_id", "path", "file", "filename", "file_name", "image")
@@ -80,7 +80,7 @@ class Matcher:
         self._row_of = {name: row for row, name in enumerate(ids.tolist())}
         self._composed: dict[str, list[int]] = {}
         for name, row in self._row_of.items():
-            self._composed.setdefault(_composed(name), []).append(row)
+            self._composed.setdefault(composed(name), []).append(row)
         self._root = None if root is None else Path(root).expanduser()
 
     def __call__(self, name: str) -> bool:
@@ -92,7 +92,7 @@ class Matcher:
         if name in self._row_of:
             return self._row_of[name]
         for spelled in self._spellings(name):
-            rows = self._composed.get(_composed(spelled), [])
+            rows = self._composed.get(composed(spelled), [])
             if len(rows) == 1:
                 return rows[0]
         return None
@@ -118,10 +118,6 @@ class Matcher:
         similar = [name for name in self._row_of if PurePosixPath(name).name in ends][:2]
         shown = similar or list(self._row_of)[:1]
         return " or ".join(map(repr, shown))
-
-
-def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
 
 
 def rows_of_file(path: Path, source: Source) -> np.ndarray:
@@ -152,8 +148,13 @@ def rows_of_file(path: Path, source: Source) -> np.ndarray:
 
 
 def hashed_id(name: str) -> str:
-    """What stands for an id where it is not to be kept in plain: "sha256:" and its SHA-256 in hex."""
-    return f"{_HASHED}{hashlib.sha256(name.encode()).hexdigest()}"
+    """What stands for an id where it is not to be kept in plain: "sha256:" and its SHA-256 in hex; a hashed one stays."""
+    return name if is_hashed(name) else f"{_HASHED}{hashlib.sha256(name.encode()).hexdigest()}"
+
+
+def is_hashed(name: str) -> bool:
+    """Whether a stored id is hashed."""
+    return name.startswith(_HASHED)
 
 
 _HASHED = "sha256:"
@@ -166,5 +167,5 @@ def is_among(ids: np.ndarray, stored: Sequence[str]) -> np.ndarray:
     (array([False,  True]), array([ True, False]))
     """
     known = set(stored)
-    hashed = any(name.startswith(_HASHED) for name in known)
+    hashed = any(map(is_hashed, known))
     return np.array([name in known or (hashed and hashed_id(name) in known) for name in ids.tolist()], bool)

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -33,6 +34,16 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @cached_property
+    def pixel_digests(self) -> np.ndarray:
+        """`[n]` str: the digest of the pixels of each image, as `pixel_digest` has it."""
+        files = self.images
+        if not isinstance(files, ImageFiles):
+            return np.array([pixel_digest(image) for image in files], str)
+        if files.digests is not None:
+            return files.digests
+        return np.array([pixel_digest(files.read(np.array([row]))[0]) for row in range(len(self))], str)
 
     def take(self, indices: np.ndarray) -> "Images":
         """The rows at `indices`."""
@@ -133,26 +144,12 @@ def content_digest(train: Images, test: Images) -> str:
     return f"sha256 {digest.hexdigest()[:16]}"
 
 
-def is_constant(pixels: np.ndarray) -> bool:
-    """Whether all pixels of an image, `[H, W, C]`, are of one colour."""
-    return bool((pixels == pixels[0, 0]).all())
-
-
 def pixel_digest(pixels: np.ndarray) -> str:
     """What tells one image's pixels from another's: a digest over shape, dtype and values; "" for one of a single colour."""
-    if is_constant(pixels):
+    if (pixels == pixels[0, 0]).all():
         return ""
     head = f"{pixels.shape} {pixels.dtype} ".encode()
     return hashlib.blake2b(head + np.ascontiguousarray(pixels).tobytes(), digest_size=16).hexdigest()
-
-
-def pixel_digests(images: Images, rows: np.ndarray) -> list[str]:
-    """The digest of the pixels of each image at `rows` (`[k]` integer)."""
-    files = images.images
-    if isinstance(files, ImageFiles):
-        digests = files.digests
-        return [pixel_digest(image) for image in files.read(rows)] if digests is None else digests[rows].tolist()
-    return [pixel_digest(files[row]) for row in rows.tolist()]
 
 
 def checked_labels(where: str, labels: np.ndarray, num_classes: int | None = None) -> np.ndarray:

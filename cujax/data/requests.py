@@ -11,7 +11,7 @@ import numpy as np
 from cujax._ranges import Count, Label, ProportionBetween, Seed, check_fields
 from cujax.data.class_labels import label_of
 from cujax.data.id_lists import hashed_id, is_among, rows_of_file
-from cujax.data.images import Images, Source, pixel_digests
+from cujax.data.images import Images, Source
 
 VALIDATION_FRACTION = 0.1
 # Which training images no model trains on: a tenth of each class, none, or those that a file names.
@@ -285,10 +285,9 @@ def _copies(train: Images, is_forget: np.ndarray, is_other: np.ndarray) -> np.nd
 
     An image of a single colour is no copy of another: there is nothing on it that could be somebody's.
     """
-    forgotten = set(pixel_digests(train, np.flatnonzero(is_forget))) - {""}
-    others = np.flatnonzero(is_other)
-    same = [digest in forgotten for digest in pixel_digests(train, others)]
-    return others[np.array(same, bool)].astype(np.int32)
+    digests = train.pixel_digests
+    is_copy = is_other & (digests != "") & np.isin(digests, digests[is_forget])
+    return np.flatnonzero(is_copy).astype(np.int32)
 
 
 def _validation_rows(source: Source, validation: Validation) -> np.ndarray:

@@ -17,17 +17,14 @@ def check_extras(setup: Setup) -> None:
     """Raises ValueError if a setting needs a package that is not installed."""
     if setup.tensorboard and importlib.util.find_spec("tensorboardX") is None:
         raise ValueError("tensorboard needs tensorboardX: run the command as uv run --extra tensorboard ...")
-    for name in ("workdir", "original"):
+    for name in ("workdir", "original", "profile"):
         value = getattr(setup, name)
         if value is not None and "://" in value and not value.startswith("gs://"):
             raise ValueError(f"{name} {value} must be a folder of this machine or a gs:// address.")
     if setup.workdir.startswith("gs://") and not any(map(importlib.util.find_spec, ("gcsfs", "tensorflow"))):
         raise ValueError(f"workdir {setup.workdir} needs gcsfs: run the command as uv run --extra gcs ...")
-    if setup.profile is not None:
-        if "://" in setup.profile and not setup.profile.startswith("gs://"):
-            raise ValueError(f"profile {setup.profile} must be a folder of this machine or a gs:// address.")
-        if not setup.profile.startswith("gs://"):
-            check_folder("profile", Path(setup.profile).expanduser())
+    if setup.profile is not None and "://" not in setup.profile:
+        check_folder("profile", Path(setup.profile).expanduser())
 
 
 def check_folder(name: str, folder: Path) -> None:

@@ -14,7 +14,7 @@ from cujax.audit.few_shot import SHOTS, few_shot_probe
 from cujax.audit.from_retain import look_from_retain, straight_line
 from cujax.audit.recalibration import recalibrate
 from cujax.audit.relearning import relearn
-from cujax.audit.representation import divide_for_probes, linear_probe, nearest_class_mean
+from cujax.audit.representation import divide_for_probes, linear_probe
 from cujax.audit.residual import share_correct_under_noise
 from cujax.data.requests import ids_digest
 from cujax.experiments.identity import describe, digest_of
@@ -22,7 +22,7 @@ from cujax.experiments.run import Run
 from cujax.model import Variables
 from cujax.storage.checkpoints import Checkpoint
 from cujax.storage.records import Kind, kept_record
-from cujax.training.predict import Predictions, correct, predict
+from cujax.training.predict import Predictions, correct, nearest_class_mean, predict
 from cujax.training.supervised import fresh_variables
 
 _PROBE_SAMPLES, _REFERENCE_SAMPLES, _HELD_OUT_SAMPLES, _NOISY_SAMPLES = 4000, 1000, 1000, 200
@@ -152,15 +152,19 @@ class Look:
             "line": Line(line["distance"], *(tuple(line[name]) for name in ("points", "forget", "retain"))),
         }
 
+    def _learned_and_asked(self, variables: Variables) -> tuple[Predictions, list[Predictions]]:
+        """What a model gives on the samples that probes learn from, and on those that they are asked about."""
+        asked = [self._predict(variables, self.rows.forgotten, train=True)]
+        if len(self.rows.held_out):
+            asked.append(self._predict(variables, self.rows.held_out, train=False))
+        return self._predict(variables, self.rows.probe, train=True), asked
+
     def _few_shot(self, variables: Variables) -> dict[str, list[float]]:
         """By number of labelled samples, how often a new classifier of embeddings is right on each held-out one."""
-        classes, rows = self.run.split.forgotten_classes, self.rows
+        classes = self.run.split.forgotten_classes
         if not classes:
             return {}
-        learned = self._predict(variables, rows.probe, train=True)
-        asked = [self._predict(variables, rows.forgotten, train=True)]
-        if len(rows.held_out):
-            asked.append(self._predict(variables, rows.held_out, train=False))
+        learned, asked = self._learned_and_asked(variables)
         features, labels = (np.concatenate([getattr(part, name) for part in asked]) for name in ("embeddings", "labels"))
         fewest = min(int(np.sum(learned.labels == label)) for label in classes)
         return {
@@ -193,10 +197,7 @@ class Look:
 
     def _probes(self, variables: Variables) -> dict[str, Any]:
         """Whether probes, and nearest class means of embeddings, are right on held-out forgotten samples."""
-        learned = self._predict(variables, self.rows.probe, train=True)
-        held_out = [self._predict(variables, self.rows.forgotten, train=True)]
-        if len(self.rows.held_out):
-            held_out.append(self._predict(variables, self.rows.held_out, train=False))
+        learned, held_out = self._learned_and_asked(variables)
         labels = np.concatenate([part.labels for part in held_out])
         known, asked = learned.features, [part.features for part in held_out]
 

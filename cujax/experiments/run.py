@@ -103,6 +103,11 @@ class Run:
         return self.workdir / "checkpoints" / "original" if given is None else epath.Path(given).expanduser()
 
     @property
+    def unlearned_path(self) -> epath.Path:
+        """Where the model after unlearning lies, or will."""
+        return self.workdir / "checkpoints" / "unlearned"
+
+    @property
     def like(self) -> Variables:
         """Names, shapes and dtypes of the model's arrays."""
         return abstract_variables(self.model, self.source.train.images.shape[1:])

@@ -4,11 +4,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from scipy.spatial.distance import cdist
 from scipy.stats import rankdata
 
 from cujax.registry import Registry
-from cujax.training.predict import Predictions, sample_losses
+from cujax.training.predict import Predictions, nearest_class_mean, sample_losses
 
 
 @dataclass(frozen=True)
@@ -122,9 +121,7 @@ class ProbeRule:
             return None
         embeddings = np.concatenate([forget.embeddings, retained.embeddings]).astype(np.float64)
         labels = np.concatenate([forget.labels, retained.labels])
-        classes = np.unique(labels)
-        means = np.stack([embeddings[labels == label].mean(axis=0) for label in classes])
-        read = float(np.mean(classes[cdist(asked.embeddings, means).argmin(axis=1)] == asked.labels))
+        read = float(np.mean(nearest_class_mean(embeddings, labels, asked.embeddings, asked.labels)))
         if read > self.at_most:
             return None
         return f"the nearest class mean finds the class in {read:.3f} of validation samples, at most {self.at_most:.3f}"

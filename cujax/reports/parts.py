@@ -62,6 +62,5 @@ def report_on_parts(
         for name in ("report.json", "report.html"):
             write_whole(directory / name, (folder / name).read_text("utf-8"))
         if report["verdict"] is not None:
-            path = run.workdir / "checkpoints" / "unlearned" if unlearned_path is None else unlearned_path
-            save_verdict(path, unlearned.digest, report["verdict"])
+            save_verdict(unlearned_path or run.unlearned_path, unlearned.digest, report["verdict"])
     return report

@@ -75,7 +75,7 @@ def report_on(
         What `report.json` holds.
     """
     run.store.check_there()
-    path = run.workdir / "checkpoints" / "unlearned" if unlearned_path is None else unlearned_path
+    path = unlearned_path or run.unlearned_path
     made = make_report(run, original, retrained, unlearned, findings, path)
     report = made["report"]
     if not is_first_host():
@@ -108,7 +108,7 @@ def make_report(
     Returns:
         `{"report": plain data, "figures": {title: (caption, SVG bytes)}}`.
     """
-    unlearned_path = run.workdir / "checkpoints" / "unlearned" if unlearned_path is None else unlearned_path
+    unlearned_path = unlearned_path or run.unlearned_path
     requests = run.earlier_requests()
     with run.progress("auditing", 7 + len(retrained) + len(requests)) as advance:
 

@@ -13,7 +13,7 @@ from cujax.model import PyTree
 from cujax.sharding import is_first_host
 from cujax.storage.checkpoints import CheckpointError, from_plain, installed_versions, load_progress, save_progress, to_plain
 from cujax.storage.preemption import Interruption
-from cujax.storage.workdir import Notify
+from cujax.storage.workdir import Notify, gone
 
 _KEPT = 2
 _STEPS_ON_SEVERAL_HOSTS = 500
@@ -153,9 +153,7 @@ class ProgressCheckpointer:
         """Raises FileNotFoundError if the folder of the run is not there any more."""
         home = self._directory.parents[1]
         if not home.exists():
-            raise FileNotFoundError(
-                f"workdir {home} was deleted or moved while it was in use; restore it and run the same command again."
-            )
+            raise gone(home)
 
     def raise_if_interrupted(self) -> None:
         """As `cujax.training.resume.ResumePoint` has it."""

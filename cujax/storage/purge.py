@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from etils import epath
 
-from cujax.data.id_lists import hashed_id
+from cujax.data.id_lists import hashed_id, is_hashed
 from cujax.storage.checkpoints import CheckpointError, Metadata, load_checkpoint
 from cujax.storage.lineage import verify_lineage
 from cujax.storage.records import Kind, write_record
@@ -77,7 +77,7 @@ def find_leftovers(workdir: Path, references: Sequence[Path] = ()) -> Leftovers:
         for link in verify_lineage(path)[:-1]
         if link.path is not None and Path(link.path).exists() and Path(link.path).resolve() not in removed
     ]
-    if not unlearned.forgotten_ids[0].startswith("sha256:"):
+    if not is_hashed(unlearned.forgotten_ids[0]):
         elsewhere.append(
             f"{path} names the ids of the samples, for later requests; with --hashed-ids it would name their SHA-256"
         )
@@ -150,12 +150,8 @@ def _is_of(folder: Path, version: str) -> bool:
 
 def _forgot(metadata: Metadata, unlearned: Metadata) -> np.ndarray:
     """Which of the ids that the unlearned model forgot another has forgotten, or never seen, too."""
-    own = set(map(_hash, metadata.forgotten_ids))
-    return np.array([_hash(name) in own for name in unlearned.forgotten_ids], bool)
-
-
-def _hash(name: str) -> str:
-    return name if name.startswith("sha256:") else hashed_id(name)
+    own = set(map(hashed_id, metadata.forgotten_ids))
+    return np.array([hashed_id(name) in own for name in unlearned.forgotten_ids], bool)
 
 
 def _size(path: Path) -> int:

@@ -57,9 +57,14 @@ def check_there(workdir: PathLike[str]) -> None:
     """Raises OSError if a folder that was claimed is not there any more."""
     path = Path(workdir)
     if "://" not in str(path) and not (path / _LOCK).is_file():
-        raise FileNotFoundError(
-            f"workdir {workdir} was deleted or moved while it was in use; restore it and run the same command again."
-        )
+        raise gone(workdir)
+
+
+def gone(workdir: PathLike[str]) -> FileNotFoundError:
+    """The error for a folder that was there when the run began."""
+    return FileNotFoundError(
+        f"workdir {workdir} was deleted or moved while it was in use; restore it and run the same command again."
+    )
 
 
 def claim(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import jax
 import numpy as np
+from scipy.spatial.distance import cdist
 from scipy.special import log_softmax
 
 from cujax.batch import Rows
@@ -129,3 +130,19 @@ def sample_losses(predictions: Predictions) -> np.ndarray:
     """The cross-entropy of each sample, `[n]` float64, in nats; infinite where a masked logit is -inf."""
     log_p = log_softmax(predictions.logits.astype(np.float64), axis=1)
     return np.asarray(-log_p[np.arange(len(log_p)), predictions.labels])
+
+
+def nearest_class_mean(
+    features: np.ndarray, labels: np.ndarray, held_out_features: np.ndarray, held_out_labels: np.ndarray
+) -> np.ndarray:
+    """Whether the nearest mean of a class is the right one's, `[m]` bool.
+
+    Args:
+        features: `[n, d]`, of which class means are taken.
+        labels: `[n]` integer.
+        held_out_features: `[m, d]`.
+        held_out_labels: `[m]` integer.
+    """
+    classes = np.unique(labels)
+    means = np.stack([features[labels == label].mean(axis=0) for label in classes])
+    return np.asarray(classes[cdist(held_out_features, means).argmin(axis=1)] == held_out_labels)

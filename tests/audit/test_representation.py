@@ -8,9 +8,8 @@ from cujax.audit.representation import (
     cosines_to_class_means,
     linear_cka,
     linear_probe,
-    nearest_class_mean,
 )
-from cujax.training.predict import Predictions
+from cujax.training.predict import Predictions, nearest_class_mean
 
 
 def mean_cosine(*arguments):
