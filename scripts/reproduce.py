@@ -8,6 +8,10 @@
 docs/results/reproductions.md, method by method. What is complete is kept: the same command goes on where it was stopped.
 """
 
+if __name__ == "__main__":
+    import interrupted  # noqa: F401
+
+
 import json
 import sys
 from collections.abc import Sequence

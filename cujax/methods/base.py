@@ -1,7 +1,6 @@
 """The run of a method: passes over the forget set, the stop rule on validation data, and the guard."""
 
 import functools
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -34,6 +33,7 @@ from cujax.training.resume import NO_RESUME_POINT, Position, ResumePoint
 
 # How many samples of the retain set show whether accuracy is kept, where none are held out.
 _RETAINED_SAMPLES = 2000
+_NONE_HELD_OUT = "no sample is held out for the stop rule to compare the forget set with"
 
 EndedBy = Literal["stop_rule", "max_passes", "retain_tolerance", "not_finite"]
 
@@ -252,10 +252,8 @@ class Loop:
             f"all {max_passes} passes were made and the stop rule did not hold; raise max_passes, or the learning rate or "
             "weight with which the method forgets"
         )
-        if math.isnan(first.target):
-            reason = (
-                f"all {max_passes} passes were made: no sample is held out for the stop rule to compare the forget set with"
-            )
+        if first.target is None:
+            reason = f"all {max_passes} passes were made: {_NONE_HELD_OUT}"
         if first.holds:
             reason = (
                 f"all {max_passes} passes were made: the stop rule held before the first step, where it can tell nothing"
@@ -282,7 +280,7 @@ class Loop:
                 checks.append(check)
                 advance(
                     1,
-                    f"forget {check.forget_accuracy:.2f} (to {check.target:.2f}), retain {check.retain_accuracy:.2f}",
+                    check.in_words,
                 )
                 tolerable = self._tolerable(first, check)
                 if tolerable and (not rewind or good.step == 0 or check.distance <= good.check(checks).distance):
@@ -338,9 +336,11 @@ class Loop:
             observed = self._observe(made_model, made, split, cost.steps, forgotten_accuracy, first.target)
             last = _checked(observed, self.stop_rule)
             cost += replace(NOTHING_YET, seconds=time.perf_counter() - started)
-            advance(1, f"forget {last.forget_accuracy:.2f} (to {last.target:.2f}), retain {last.retain_accuracy:.2f}")
+            advance(1, last.in_words)
         rule: EndedBy = "max_passes"
-        reason = f"accuracy {last.forget_accuracy:.3f} on the forget set is above {last.target:.3f} after the only pass"
+        reason = f"the only pass was made: {_NONE_HELD_OUT}"
+        if last.target is not None:
+            reason = f"accuracy {last.forget_accuracy:.3f} on the forget set is above {last.target:.3f} after the only pass"
         if by_construction:
             rule, reason = "stop_rule", "the model was trained without the forget set"
         elif not self._tolerable(first, last):
@@ -367,7 +367,7 @@ class Loop:
         split: Split,
         step: int,
         forgotten_accuracy: float | None,
-        lowest_target: float,
+        lowest_target: float | None,
     ) -> Observation:
         variables = Variables(state.params, state.model_state)
         forget = predict(model, variables, self.images, split.forget.indices)
@@ -379,12 +379,12 @@ class Loop:
         held_out = validation.take(np.isin(validation.labels, forget.labels))
         forget_accuracy, retain_accuracy = accuracy(forget), accuracy(kept)
         held_out_accuracy = accuracy(held_out) if len(held_out.labels) else None
+        target: float | None = None
         if split.is_class_task:
             forget_accuracy = max(forget_accuracy, held_out_accuracy or 0.0)
             target = 1 / model.num_classes if forgotten_accuracy is None else forgotten_accuracy
-        else:
-            held_out_accuracy = retain_accuracy if held_out_accuracy is None else held_out_accuracy
-            target = max(held_out_accuracy, lowest_target) if len(validation.labels) else math.nan
+        elif len(validation.labels):
+            target = max(retain_accuracy if held_out_accuracy is None else held_out_accuracy, lowest_target or 0.0)
         check = Check(step, forget_accuracy, target, retain_accuracy)
         self.log(check.as_record())
         return Observation(check, forget, held_out, kept)

@@ -20,14 +20,14 @@ class Check:
             higher (a small class has too few validation samples to decide alone). Sample task: on the forget set.
         target: What `forget_accuracy` should be. Class task: a threshold near 0. Sample task: the accuracy on validation
             samples of the same classes, now or before the first step, whichever is higher: a run that harms the model
-            must not lower its own bar; NaN where no sample is held out.
+            must not lower its own bar; None where no sample is held out.
         retain_accuracy: On validation samples of the retained classes; on some of the retain set where there are none.
         reason: Why the stop rule holds, in words; "" where it does not.
     """
 
     step: int
     forget_accuracy: float
-    target: float
+    target: float | None
     retain_accuracy: float
     reason: str = ""
 
@@ -38,8 +38,14 @@ class Check:
 
     @property
     def distance(self) -> float:
-        """How far the accuracy on the forget set is from its target, on either side."""
-        return abs(self.forget_accuracy - self.target)
+        """How far the accuracy on the forget set is from its target, on either side; 0 where there is none."""
+        return 0.0 if self.target is None else abs(self.forget_accuracy - self.target)
+
+    @property
+    def in_words(self) -> str:
+        """The accuracies, for a progress bar."""
+        target = "" if self.target is None else f" (to {self.target:.2f})"
+        return f"forget {self.forget_accuracy:.2f}{target}, retain {self.retain_accuracy:.2f}"
 
     def as_record(self) -> dict[str, Any]:
         """The numbers of this check, for the metrics of a run."""
@@ -79,7 +85,7 @@ class AccuracyRule:
     def holds(self, observation: Observation) -> str | None:
         """The reason to end the run now, in words; None to go on."""
         check = observation.check
-        if not check.forget_accuracy <= check.target:
+        if check.target is None or check.forget_accuracy > check.target:
             return None
         return f"accuracy {check.forget_accuracy:.3f} on the forget set is at most {check.target:.3f}"
 

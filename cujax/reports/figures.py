@@ -101,7 +101,9 @@ def embeddings_caption(models: dict[str, Answers], split: Split) -> str:
     )
 
 
-def stopping_figure(checks: Sequence[dict[str, float]], step: int, rule: str, is_class_task: bool) -> Figure:
+def stopping_figure(
+    checks: Sequence[dict[str, Any]], step: int, rule: str, is_class_task: bool, *, held_out: bool = True
+) -> Figure:
     """What the stop rule saw: accuracies over optimiser steps, and the step whose parameters were kept."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axis = figure.subplots()
@@ -110,9 +112,10 @@ def stopping_figure(checks: Sequence[dict[str, float]], step: int, rule: str, is
     for key, label, color, style in (
         ("forget_accuracy", "forgotten data", COLORS["forget"], "o-"),
         ("target", target, "black", ":"),
-        ("retain_accuracy", "retained (validation)", COLORS["retain"], "s-"),
+        ("retain_accuracy", "retained (validation)" if held_out else "retained (trained on)", COLORS["retain"], "s-"),
     ):
-        axis.plot(steps, [check[key] for check in checks], style, color=color, label=label, markersize=4)
+        if checks[0][key] is not None:
+            axis.plot(steps, [check[key] for check in checks], style, color=color, label=label, markersize=4)
     axis.axvline(step, color="#999999", linewidth=1)
     axis.annotate(f" {rule}: step {step}", (step, 0.5), rotation=90, va="center", ha="right", color="#555555")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -122,19 +125,21 @@ def stopping_figure(checks: Sequence[dict[str, float]], step: int, rule: str, is
     return figure
 
 
-def stopping_caption(checks: Sequence[dict[str, float]], step: int, reason: str) -> str:
+def stopping_caption(checks: Sequence[dict[str, Any]], step: int, reason: str, *, held_out: bool = True) -> str:
     """Where the accuracies began, and where they were at the step that was kept."""
     first, kept = checks[0], min(checks, key=lambda check: abs(check["step"] - step))
     forget, retain = ([check[f"{part}_accuracy"] for check in (first, kept)] for part in ("forget", "retain"))
+    target = "no target" if kept["target"] is None else f"target {kept['target']:.3f}"
+    samples = "validation samples of the retained classes" if held_out else "retained samples that the model was trained on"
     if step == 0:
         what = (
-            f"No step was kept: accuracy stays {forget[0]:.3f} on the forgotten data (target {first['target']:.3f}) and "
-            f"{retain[0]:.3f} on validation samples of the retained classes."
+            f"No step was kept: accuracy stays {forget[0]:.3f} on the forgotten data ({target}) and {retain[0]:.3f} on "
+            f"{samples}."
         )
     else:
         what = (
-            f"Accuracy on the forgotten data went from {forget[0]:.3f} to {forget[1]:.3f} in {step} steps (target "
-            f"{kept['target']:.3f}), on validation samples of the retained classes from {retain[0]:.3f} to {retain[1]:.3f}."
+            f"Accuracy on the forgotten data went from {forget[0]:.3f} to {forget[1]:.3f} in {step} steps ({target}), on "
+            f"{samples} from {retain[0]:.3f} to {retain[1]:.3f}."
         )
     return f"{what} Unlearning ended because {reason}."
 

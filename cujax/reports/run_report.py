@@ -211,8 +211,16 @@ def make_report(
             ),
             (
                 _STOPPING,
-                lambda: stopping_caption(history["checks"], history["step"], history["stop_reason"]),
-                lambda: stopping_figure(history["checks"], history["step"], history["stop_rule"], split.is_class_task),
+                lambda: stopping_caption(
+                    history["checks"], history["step"], history["stop_reason"], held_out=len(split.validation) > 0
+                ),
+                lambda: stopping_figure(
+                    history["checks"],
+                    history["step"],
+                    history["stop_rule"],
+                    split.is_class_task,
+                    held_out=len(split.validation) > 0,
+                ),
             ),
             (
                 "Confidence",

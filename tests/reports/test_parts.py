@@ -1,7 +1,9 @@
 """Requests for whole classes and for samples of others: each part is judged as what it is."""
 
 import json
+from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 
@@ -79,3 +81,28 @@ def test_each_part_has_a_report_and_the_worse_one_names_the_verdict(mixed, tmp_p
     assert json.loads((run.workdir / "report.json").read_text())["verdict"]["word"] == report["verdict"]["word"] == worst
     kept = load_verdict(run.workdir / "checkpoints" / "unlearned", run.unlearned().digest)
     assert kept["word"] == worst
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("request_", [ForgetRandom(count=20), ForgetClass(5)], ids=["samples", "class"])
+def test_a_run_without_validation_ends_in_a_report(tmp_path, request_):
+    run = prepare(
+        Experiment(
+            forget=request_,
+            validation=False,
+            training=Training(epochs=3),
+            method=ContrastiveUnlearning(max_passes=1),
+            retain_tolerance=1.0,
+            retrained=0,
+            audit="quick",
+            workdir=str(tmp_path / "run"),
+        )
+    )
+    report_on_parts(run, run.original(), run.unlearned(), run.workdir, audit=Audit.asked_for, method=run.experiment.method)
+    report = json.loads((run.workdir / "report.json").read_text())
+    assert report["split"]["validation"] == 0
+    assert [check["target"] is None for check in report["stop"]["checks"]] == [isinstance(request_, ForgetRandom)] * 2
+    jsonschema.validate(report, json.loads((Path(__file__).parents[2] / "docs" / "report.schema.json").read_text()))
+    page = (run.workdir / "report.html").read_text()
+    assert "retained samples that the model was trained on" in page
+    assert "validation samples of the retained classes from" not in page
