@@ -17,7 +17,7 @@ from tabulate import tabulate as text_table
 from cujax.audit.verdict import ORDER
 from cujax.audit.verdict_words import ON_ANSWERS
 from cujax.experiments.request_words import class_labels, parse_request, request_title
-from cujax.reports.figures import cost_caption, cost_figure, trade_off_caption, trade_off_figure
+from cujax.reports.comparison_figures import cost_caption, cost_figure, trade_off_caption, trade_off_figure
 from cujax.reports.glossary import glossary
 from cujax.reports.html import Figures, render, svg
 from cujax.reports.summary import CAVEAT

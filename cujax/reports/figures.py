@@ -3,13 +3,12 @@
 Nothing rests on colour alone: markers, hatches and line styles differ as well, so that a page can be printed in grey.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
@@ -287,119 +286,3 @@ def _some(predictions: Predictions, n: int) -> Predictions:
     """At most n rows, spread evenly over them all."""
     total = len(predictions.labels)
     return predictions.take(np.linspace(0, total - 1, min(n, total)).astype(int))
-
-
-_MARKERS = "osD^v<>PX*hpd"
-# Okabe and Ito's palette; the markers distinguish methods in grey, too.
-_PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-
-
-def _styled(names: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each method with a look of its own, the same in every picture: contrastive unlearning stands out."""
-    for number, name in enumerate(sorted(names)):
-        style: dict[str, Any] = {
-            "marker": _MARKERS[number % len(_MARKERS)],
-            "color": _PALETTE[number % len(_PALETTE)],
-            "markersize": 7,
-        }
-        if number >= len(_MARKERS):  # the same markers again, hollow
-            style["markerfacecolor"] = "white"
-        yield name, style | ({"markersize": 12, "markeredgecolor": "black"} if name == "contrastive" else {})
-
-
-def trade_off_figure(found: dict[str, Any], word: str, key: str) -> Figure:
-    """Accuracy on the forgotten data against test accuracy on retained data, the retrained models as a region.
-
-    Args:
-        found: A comparison with its tables.
-        word: The request.
-        key: Which accuracy says how much was forgotten.
-    """
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axis = figure.subplots()
-    table = found["tables"][word]
-    references = [entry for entry in found["tasks"][word]["references"].values() if "failed" not in entry]
-    retrained = [row for entry in references for row in entry["retrained"]]
-    x, y = (np.array([row[name] for row in retrained], float) for name in (key, "retain_test_accuracy"))
-    axis.add_patch(
-        Rectangle((x.min(), y.min()), np.ptp(x), np.ptp(y), color=COLORS["retrained"], alpha=0.2, label="range of retrained")
-    )
-    axis.plot(x, y, ".", color=COLORS["retrained"], markersize=4, rasterized=len(x) > _MAX_KEPT)
-    original = table["original"]["mean"]
-    axis.plot(original[key], original["retain_test_accuracy"], "+", color="#666666", markersize=12, label="original")
-    methods = {name: row for name, row in table.items() if name not in ("original", "retrained")}
-    for name, style in _styled(methods):
-        mean, std = methods[name]["mean"], methods[name]["std"]
-        if mean[key] is not None:
-            errors = {"xerr": std[key], "yerr": std["retain_test_accuracy"]}
-            axis.errorbar(
-                mean[key], mean["retain_test_accuracy"], **errors, linestyle="", elinewidth=0.8, label=name, **style
-            )
-    axis.set(xlabel="accuracy on the forgotten data", ylabel="test accuracy on retained data")
-    _finish(figure, axis)
-    return figure
-
-
-def trade_off_caption(found: dict[str, Any], word: str, key: str) -> str:
-    """How many methods have no fault by their answers, and which."""
-    table = found["tables"][word]
-    methods = {name: row for name, row in table.items() if name not in ("original", "retrained")}
-    clear = [name for name, row in methods.items() if row["n"] and set(row["verdicts"]) <= {"no_trace", "not_judged"}]
-    original, retrained = table["original"]["mean"], table["retrained"]["mean"]
-    accuracies = (
-        f"Accuracy on the forgotten data: original {original[key]:.3f}, retrained {retrained[key]:.3f}. "
-        if None not in (original[key], retrained[key])
-        else ""
-    )
-    return (
-        f"{accuracies}The answers of {len(clear)} of {len(methods)} methods show no fault in any seed"
-        f"{': ' * bool(clear)}{', '.join(clear)}. A point is the mean of a method over seeds, its bars one standard "
-        "deviation; the shaded rectangle is the range of all retrained models."
-    )
-
-
-def _shares_of_cost(table: dict[str, Any]) -> dict[str, float]:
-    """Of each method whose operations are known, these relative to retraining."""
-    retraining = table["retrained"]["mean"]["gflops"]
-    known = {name: row["mean"] for name, row in table.items() if name not in ("original", "retrained")}
-    return {
-        name: mean["gflops"] / retraining
-        for name, mean in known.items()
-        if mean["mean_gap"] is not None and mean["gflops"] and retraining
-    }
-
-
-def cost_caption(table: dict[str, Any]) -> str:
-    """How many methods need fewer operations than retraining, and which has the smallest gap among them."""
-    shares = _shares_of_cost(table)
-    cheaper = [name for name, share in shares.items() if share < 1]
-    parts = [f"{len(cheaper)} of {len(shares)} methods need fewer operations than retraining (1 on the axis)"]
-    if cheaper:
-        best = min(cheaper, key=lambda name: table[name]["mean"]["mean_gap"])
-        gap = table[best]["mean"]["mean_gap"]
-        parts.append(f"the smallest gap among them is {gap:.4f} ({best}, {shares[best]:.0%} of the operations)")
-    if table["retrained"]["mean"]["mean_gap"] is not None:
-        parts.append(f"the dotted line is the retrained models' own gap, {table['retrained']['mean']['mean_gap']:.4f}")
-    return "; ".join(parts) + ". Methods without a training step or a count of operations are not shown."
-
-
-def cost_figure(table: dict[str, Any]) -> Figure:
-    """Operations relative to retraining against mean gap."""
-    figure = Figure(figsize=(9, 4.5), layout="constrained")
-    axis = figure.subplots()
-    own_gap, shares = table["retrained"]["mean"]["mean_gap"], _shares_of_cost(table)
-    for name, style in _styled(name for name in table if name not in ("original", "retrained")):
-        if name in shares:
-            gap, error = (table[name][which]["mean_gap"] for which in ("mean", "std"))
-            axis.errorbar(shares[name], gap, yerr=error, linestyle="", elinewidth=0.8, label=name, **style)
-    if own_gap is not None:
-        axis.axhline(own_gap, color=COLORS["retrained"], linestyle=":", label="retrained models' own gap")
-    axis.set(xlabel="operations relative to retraining (retraining = 1)", ylabel="mean gap", xscale="log", ylim=(0, None))
-    _finish(figure, axis)
-    return figure
-
-
-def _finish(figure: Figure, axis: Axes) -> None:
-    axis.grid(alpha=0.3)
-    if axis.get_legend_handles_labels()[0]:
-        figure.legend(loc="outside right center", fontsize="small")
