@@ -30,6 +30,8 @@ from cujax.storage.preemption import Interruption, Preempted
 INTERRUPTED = 130
 PREEMPTED = 143
 DEFAULT_CONFIG = "digits_class"
+# Of a checkout, or of an installed wheel, which has them inside.
+CONFIGS = next(path for path in (Path(__file__).parents[1] / "configs", Path(__file__).parent / "configs") if path.is_dir())
 
 
 class BadInputError(ValueError):

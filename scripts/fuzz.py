@@ -8,7 +8,6 @@ are printed with the seed that draws them again.
 """
 
 import contextlib
-import importlib.util
 import io
 import os
 import random
@@ -29,6 +28,7 @@ import tyro
 
 from cujax._ranges import Count, Seed, check_fields
 from cujax.cli import main, parse_setup
+from cujax.commands import audit, import_weights, lineage, purge
 from cujax.experiments.compare import Comparison, prepare_comparison
 from cujax.experiments.tune import Tuning, prepare_tuning
 from cujax.methods.registry import method_names
@@ -116,18 +116,6 @@ def _nothing(*arguments: Any, **keywords: Any) -> None:
     """In place of the work of a script."""
 
 
-def _script(name: str, function: str = "main") -> Callable[[list[str]], int]:
-    """The function of a script that takes arguments."""
-    spec = importlib.util.spec_from_file_location(f"fuzzed_{name}", Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look up their annotations there
-    spec.loader.exec_module(module)
-    found: Callable[[list[str]], int] = getattr(module, function)
-    return found
-
-
 def _commands() -> dict[str, tuple[Callable[[list[str]], int], dict[str, tuple[str, ...]]]]:
     """Each script by name: how it is run here, and its flags."""
     run = partial(main, _nothing, configs=CONFIGS, description="")
@@ -139,12 +127,12 @@ def _commands() -> dict[str, tuple[Callable[[list[str]], int], dict[str, tuple[s
     return {
         "unlearn": (lambda arguments: run(arguments=arguments), RUN),
         "train": (lambda arguments: run(arguments=arguments), RUN),
-        "audit": (_script("audit", "run_audit"), AUDIT),
+        "audit": (audit.main, AUDIT),
         "compare": (several(Comparison, prepare_comparison), COMPARE),
         "tune": (several(Tuning, prepare_tuning), TUNE),
-        "lineage": (_script("lineage"), {}),
-        "purge": (_script("purge"), {"--references": ("shared",)}),
-        "import_weights": (_script("import_weights"), {"--network": ("resnet8", "resnet18_linear")}),
+        "lineage": (lineage.main, {}),
+        "purge": (purge.main, {"--references": ("shared",)}),
+        "import_weights": (import_weights.main, {"--network": ("resnet8", "resnet18_linear")}),
     }
 
 

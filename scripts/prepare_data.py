@@ -1,80 +1,8 @@
-"""Downloads a TFDS data set and prepares it as array_record, which cujax reads without TensorFlow. Done once, with network.
+"""The command `cujax prepare-data`, from a checkout."""
 
-    uv run --extra prepare scripts/prepare_data.py cifar10
-
-CIFAR can also be read from its own archive, without this script: --data.source ./cifar-10-binary.tar.gz.
-"""
-
-if __name__ == "__main__":
-    import interrupted  # noqa: F401
-
-
-import importlib.util
-import os
 import sys
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
 
-import tyro
-
-from cujax.data.images import DEFAULT_DATA_DIR, Data
-from cujax.data.sources import load_source
-from cujax.progress import bar
-
-KNOWN = ("cifar10", "cifar100", "svhn_cropped", "mnist", "fashion_mnist")
-
-
-@dataclass(frozen=True)
-class Prepare:
-    """What to prepare.
-
-    Attributes:
-        name: A TFDS data set with an image and a class label, such as cifar10, cifar100, svhn_cropped, mnist or
-            fashion_mnist; NAME/CONFIG for one of several configurations.
-        data_dir: Where it goes (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets).
-    """
-
-    name: Annotated[str, tyro.conf.Positional]
-    data_dir: Path | None = None
-
-
-def main(arguments: list[str]) -> int:
-    """Prepares, reads the result back as a run would, and gives the exit status.
-
-    Status 0: done. 1: the download failed. 2: bad input.
-    """
-    asked = tyro.cli(Prepare, args=arguments, description=__doc__)
-    if importlib.util.find_spec("tensorflow") is None:
-        print(
-            "error: preparing a data set needs TensorFlow (1.2 GB), which using one does not. Run the command as:\n"
-            f"  uv run --extra prepare scripts/prepare_data.py {' '.join(arguments)}",
-            file=sys.stderr,
-        )
-        return 2
-    import tensorflow_datasets as tfds
-
-    data_dir = asked.data_dir or Path(os.environ.get("TFDS_DATA_DIR", DEFAULT_DATA_DIR))
-    data_dir = data_dir.expanduser()
-    try:
-        builder = tfds.builder(asked.name, data_dir=data_dir, file_format="array_record")
-    except (tfds.core.registered.DatasetNotFoundError, ValueError) as error:
-        print(f"error: {error}\nTFDS data sets that cujax knows the normalisation of: {', '.join(KNOWN)}.", file=sys.stderr)
-        return 2
-    try:
-        builder.download_and_prepare()
-    except OSError as error:
-        print(f"error: {asked.name} could not be downloaded: {error}\nRun the same command again to go on.", file=sys.stderr)
-        return 1
-    name = f"{builder.name}/{builder.builder_config.name}" if builder.builder_config else builder.name
-    source = load_source(Data(name, str(data_dir)), bar)
-    print(
-        f"{source.name} {source.version}: {len(source.train)} training and {len(source.test)} test images of "
-        f"{source.num_classes} classes, in {builder.data_dir}.\n"
-        f"Use it with --data.source {name} --data.data-dir {data_dir}, or set TFDS_DATA_DIR={data_dir}."
-    )
-    return 0
-
+from cujax.commands import run
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run("prepare-data", sys.argv[1:]))

@@ -3,6 +3,10 @@
 import os
 from pathlib import Path
 
+# Before NumPy starts: two workers share the cores, and the scripts that they run find the modules compiled.
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 import jax
 import pytest
 
@@ -14,7 +18,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 # Folders and modules whose tests mostly compile: there XLA leaves out most optimisations, which halves their time.
-MOSTLY_COMPILE = {"methods", "networks", "test_pmap", "test_sharding", "test_benchmark"}
+MOSTLY_COMPILE = {"methods", "networks", "test_pmap", "test_sharding", "test_benchmark", "test_scripts"}
 TRAIN = {"test_base", "test_torch_weights"}
 
 
@@ -63,3 +67,20 @@ def tfds_data_dir() -> str:
     if directory is None:
         pytest.skip("TFDS_DATA_DIR is not set: no prepared TFDS data to read")
     return directory
+
+
+# Whole runs: on one device, since eight on two cores take longer (tests/test_sharding.py compares them), and with fewer
+# points in the pictures of embeddings, which would take most of a report's time.
+WHOLE_RUNS = {"experiments", "reports", "scripts", "storage"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_runs(request):
+    if request.path.parent.name not in WHOLE_RUNS or request.path.stem == "test_figures":
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cujax.experiments.run.data_mesh", lambda: None)
+        patch.setattr("cujax.reports.figures._MAX_FORGET", 40)
+        patch.setattr("cujax.reports.figures._MAX_KEPT", 80)
+        yield

@@ -1,15 +1,24 @@
-"""What importing the package costs, and what it offers."""
+"""What importing the package costs, what it offers, and what is in the wheel."""
 
+import os
+import shutil
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
+
+import pytest
 
 import cujax
 
 CHECK = """
-import sys, jax, flax, flax.linen
-from flax import nnx
+import sys
 import cujax
+assert "jax" not in sys.modules
+import jax, flax, flax.linen
+from flax import nnx
 import jax._src.xla_bridge as bridge
+assert all(getattr(cujax, name) is not None for name in cujax.__all__)
 heavy = {"tensorflow", "tensorflow_datasets", "orbax.checkpoint", "matplotlib", "sklearn", "tyro"} & set(sys.modules)
 assert not heavy, heavy
 assert not bridge.backends_are_initialized()
@@ -27,3 +36,52 @@ def test_the_fixed_names_are_public():
         "contrastive_unlearning_loss", "from_function", "from_linen", "from_nnx", "load_checkpoint", "make_unlearn_step",
         "save_checkpoint", "unlearn_step",
     } <= set(cujax.__all__)  # fmt: skip
+
+
+COMMANDS = (
+    "unlearn",
+    "audit",
+    "compare",
+    "tune",
+    "train",
+    "import-weights",
+    "lineage",
+    "purge",
+    "prepare-data",
+    "benchmark",
+)
+
+
+@pytest.mark.slow
+def test_the_wheel_has_all_that_its_command_needs(tmp_path):
+    if shutil.which("uv") is None:
+        pytest.skip("uv is not installed: nothing to build the wheel with")
+    root = Path(__file__).parents[1]
+    built = subprocess.run(["uv", "build", "--wheel", "--out-dir", tmp_path, root], capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+        assert not [name for name in archive.namelist() if name.startswith(("tests", "scripts", "configs"))]
+    (points,) = (tmp_path / "installed").glob("*.dist-info/entry_points.txt")
+    assert "cujax = cujax.commands:main" in points.read_text()
+    (tmp_path / "empty").mkdir()
+
+    def command(*arguments):
+        environment = os.environ | {"PYTHONPATH": str(tmp_path / "installed"), "JAX_PLATFORMS": "cpu"}
+        return subprocess.run(
+            [sys.executable, "-m", "cujax", *arguments],
+            cwd=tmp_path / "empty",
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+
+    overview = command("--help")
+    assert overview.returncode == 0
+    assert all(f"  {name} " in overview.stdout for name in COMMANDS)
+    assert command("forget").returncode == 2
+    quick = ["--data.limit", "300", "--training.epochs", "1", "--method.max-passes", "1", "--retrained", "1"]
+    main_job = command("unlearn", *quick, "--audit", "quick")
+    assert main_job.returncode in (0, 3), main_job.stderr
+    assert (tmp_path / "empty" / "runs" / "digits_class" / "report.html").is_file()

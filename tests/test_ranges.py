@@ -1,7 +1,6 @@
 """Every number that a user can set has a range, and what lies outside is refused with a sentence before any compute."""
 
 import dataclasses
-import importlib.util
 import math
 import re
 import sys
@@ -15,29 +14,20 @@ import pytest
 
 from cujax._ranges import Range
 from cujax.benchmark import Benchmark
+from cujax.commands import benchmark, import_weights, lineage, prepare_data
 from cujax.data.batches import DeviceImages
 from cujax.data.images import Data
 from cujax.data.requests import ForgetClass, ForgetClasses, ForgetIds, ForgetRandom, ForgetWhere
 from cujax.experiments.compare import Comparison
 from cujax.experiments.config import Experiment, Setup
 from cujax.experiments.tune import Tuning
+from cujax.experiments.user_files import load_python_file
 from cujax.methods import SalUn, Scrub, SelectiveSynapticDampening
 from cujax.methods.base import Loop
 from cujax.methods.contrastive import ContrastiveUnlearning
 from cujax.methods.registry import METHODS
 from cujax.methods.search_space import LogUniform
 from cujax.training.supervised import Trainer, Training
-
-SCRIPTS = Path(__file__).parents[1] / "scripts"
-
-
-def of_script(name, kind):
-    """A dataclass that a script gives to its command line."""
-    spec = importlib.util.spec_from_file_location(f"script_{name}", SCRIPTS / f"{name}.py")
-    sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return getattr(module, kind)
-
 
 IMAGES = DeviceImages(*(np.zeros(1, np.float32) for _ in range(4)))
 # Each with what it cannot be made without.
@@ -57,11 +47,11 @@ SETTINGS = {
     Benchmark: {},
     Loop: {"images": IMAGES},
     LogUniform: {"low": 1e-3, "high": 1.0},
-    of_script("benchmark", "Options"): {},
-    of_script("torture", "Torture"): {},
-    of_script("prepare_data", "Prepare"): {"name": "mnist"},
-    of_script("import_weights", "Import"): {"file": Path("a"), "directory": Path("b")},
-    of_script("lineage", "Lineage"): {"directory": Path("a")},
+    benchmark.Options: {},
+    load_python_file(Path(__file__).parents[1] / "scripts" / "torture.py").Torture: {},
+    prepare_data.Prepare: {"name": "mnist"},
+    import_weights.Import: {"file": Path("a"), "directory": Path("b")},
+    lineage.Lineage: {"directory": Path("a")},
 } | {method: {} for method in METHODS.values()}
 
 EDGES = [math.nan, math.inf, -math.inf, -1, 0, 2**31, 2**32, 2**63, 2**64, 10**400]

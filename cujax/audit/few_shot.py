@@ -7,13 +7,11 @@ Networks that never saw a class can be read as well, so only the difference from
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from cujax.audit.evidence import Evidence
 from cujax.audit.intervals import Estimate, NotAvailable, mean
 from cujax.audit.metric import Metric, MetricContext, not_looked_at_closely
+from cujax.audit.representation import fitted_probe
 
 SHOTS = (1, 5, 10)
 _DRAWS = 3
@@ -57,8 +55,8 @@ def few_shot_probe(
                 raise ValueError(f"there are {len(own)} labelled samples of class {label}, but {shots} are needed.")
             few.append(rng.choice(own, shots, replace=False))
         rows = np.concatenate([others, *few])
-        probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, tol=1e-3, max_iter=1000, class_weight="balanced"))
-        right += probe.fit(features[rows], labels[rows]).predict(held_out_features) == held_out_labels
+        probe = fitted_probe(features[rows], labels[rows], class_weight="balanced")
+        right += probe.predict(held_out_features) == held_out_labels
     return right / _DRAWS
 
 

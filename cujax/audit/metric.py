@@ -102,9 +102,9 @@ class MetricContext:
 
 def not_looked_at() -> NotAvailable:
     """The reason why there is no value for a model of which only the answers are known."""
-    return NotAvailable("the model was not looked into: scripts/audit.py does")
+    return NotAvailable("the model was not looked into: cujax audit does")
 
 
 def not_looked_at_closely() -> NotAvailable:
     """The reason why there is no value where the level of an audit left a look out."""
-    return NotAvailable("level quick leaves this out: scripts/audit.py --level standard")
+    return NotAvailable("level quick leaves this out: cujax audit --level standard")

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Literal
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from cujax.audit.evidence import Evidence
 from cujax.audit.intervals import Estimate, NotAvailable, mean, share
@@ -57,8 +59,20 @@ def linear_probe(
         held_out_features: `[m, d]`.
         held_out_labels: `[m]`.
     """
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, tol=1e-3, max_iter=1000))
-    return probe.fit(features, labels).predict(held_out_features) == held_out_labels
+    return fitted_probe(features, labels).predict(held_out_features) == held_out_labels
+
+
+def fitted_probe(features: np.ndarray, labels: np.ndarray, class_weight: Literal["balanced"] | None = None) -> Pipeline:
+    """A logistic regression on standardised features, on one thread: more of them spin while other work holds the cores.
+
+    Args:
+        features: `[n, d]`.
+        labels: `[n]`.
+        class_weight: "balanced" weights all classes alike, None all samples.
+    """
+    regression = LogisticRegression(C=0.1, tol=1e-3, max_iter=1000, class_weight=class_weight)
+    with threadpool_limits(1):
+        return make_pipeline(StandardScaler(), regression).fit(features, labels)
 
 
 def linear_cka(features: np.ndarray, other_features: np.ndarray) -> float:

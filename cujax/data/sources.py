@@ -1,6 +1,6 @@
 """Reads what a configuration names as its data. Each kind of data has a reader of its own, in a file of its own.
 
-Out of scope: preparing or downloading data (scripts/prepare_data.py).
+Out of scope: preparing or downloading data (cujax prepare-data).
 """
 
 from collections.abc import Iterator

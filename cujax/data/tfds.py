@@ -75,7 +75,7 @@ def _data_dir(data: Data) -> Path:
 
 
 def _prepare(name: str, data_dir: Path) -> str:
-    return f"uv run --extra prepare scripts/prepare_data.py {name} --data-dir {data_dir}"
+    return f"uv run --extra prepare cujax prepare-data {name} --data-dir {data_dir}"
 
 
 def _newest_version(name: str, data_dir: Path) -> Path:

@@ -48,7 +48,7 @@ class Comparison(SeveralRuns):
             ids:PATH; by default what the configuration says.
         methods: Which methods to compare; all where none is named.
         seeds: Seeds of originals, retrained models and methods; by default --seed alone.
-        settings: Files of settings that scripts/tune.py wrote, one a request; methods that they do not name, and requests
+        settings: Files of settings that cujax tune wrote, one a request; methods that they do not name, and requests
             without one, have the methods' defaults.
     """
 
@@ -221,7 +221,7 @@ class _References:
         )
 
     def verdict(self, answers: Answers, *, unchanged: bool) -> dict[str, Any]:
-        """What the answers of one model carry of a verdict: features and relearning are looked at by scripts/audit.py."""
+        """What the answers of one model carry of a verdict: features and relearning are looked at by cujax audit."""
         original, retrained = self.answers
         context = MetricContext(
             self.task.split,

@@ -367,7 +367,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         FileNotFoundError: if it is not there.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"settings {path} do not exist; make them with scripts/tune.py.")
+        raise FileNotFoundError(f"settings {path} do not exist; make them with cujax tune.")
     try:
         settings = json.loads(path.read_text("utf-8"))
         if "cujax" in settings:  # files of 0.1 have no digest
@@ -377,9 +377,9 @@ def read_settings(path: Path) -> dict[str, Any]:
     except RecordError:
         raise
     except (ValueError, AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"settings {path} were not written by scripts/tune.py ({error}); make them anew.") from error
+        raise ValueError(f"settings {path} were not written by cujax tune ({error}); make them anew.") from error
     if wrong:
-        raise ValueError(f"settings {path} lack {', '.join(sorted(wrong))}; make them anew with scripts/tune.py.")
+        raise ValueError(f"settings {path} lack {', '.join(sorted(wrong))}; make them anew with cujax tune.")
     return settings
 
 

@@ -248,7 +248,7 @@ def _preamble(found: dict[str, Any]) -> str:
         f"each seed. The aim is the retrained models' figure, not the best one. Mean gap: mean absolute difference of "
         "forget, retain and test accuracy to the retrained models' mean; of a retrained model, to the mean of the others. "
         "The verdict is on the answers alone: features and relearning, where most of what is hidden shows, are looked at by "
-        "scripts/audit.py. Methods are ranked by it, then by retained test accuracy, then by operations. Seconds are "
+        "cujax audit. Methods are ranked by it, then by retained test accuracy, then by operations. Seconds are "
         f"without compilation, on {found['device']}. {CAVEAT}"
     )
 

@@ -53,7 +53,7 @@ def embeddings_figure(models: dict[str, Answers], split: Split, class_names: Seq
         spread = np.ptp(embeddings, axis=0).any()  # a collapsed model has none, and nothing to project
         perplexity = min(30.0, (len(embeddings) - 1) / 3)
         for row, (title, projection) in enumerate(
-            (("PCA", PCA(2)), ("t-SNE", TSNE(2, init="pca", random_state=0, perplexity=perplexity)))
+            (("PCA", PCA(2)), ("t-SNE", TSNE(2, init="pca", random_state=0, perplexity=perplexity, max_iter=500)))
         ):
             with threadpool_limits(1):  # t-SNE's threads spin while other work holds the cores: 10 times slower
                 points = projection.fit_transform(embeddings) if spread else embeddings[:, :2]

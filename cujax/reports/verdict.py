@@ -9,12 +9,12 @@ from cujax.audit.verdict import FEWEST_FOR_NO_TRACE, JudgedMetric, Verdict, Word
 from cujax.audit.verdict_words import HEADINGS, family_lines
 
 _NEXT = {
-    "damaged": "lower the learning rate or the weight with which the method forgets, or try another: scripts/compare.py",
-    "not_forgotten": "let the method go further (more passes, a larger weight), or choose its settings: scripts/tune.py",
+    "damaged": "lower the learning rate or the weight with which the method forgets, or try another: cujax compare",
+    "not_forgotten": "let the method go further (more passes, a larger weight), or choose its settings: cujax tune",
     "hidden": "the features still hold it: try method:deep_contrastive, or method:retrain for certainty",
-    "over_forgotten": "let the method go less far (fewer passes, a smaller weight), or choose its settings: scripts/tune.py",
-    "distinguishable": "compare other methods on the same request: scripts/compare.py",
-    "no_trace": "look harder: scripts/audit.py --level full attacks the method over 16 shadow models",
+    "over_forgotten": "let the method go less far (fewer passes, a smaller weight), or choose its settings: cujax tune",
+    "distinguishable": "compare other methods on the same request: cujax compare",
+    "no_trace": "look harder: cujax audit --level full attacks the method over 16 shadow models",
 }
 
 
@@ -96,7 +96,7 @@ def _next_step(verdict: Verdict, findings: Findings) -> str:
     if verdict.word != "not_judged":
         return _NEXT[verdict.word]
     if len(findings.models["retrained"]) >= FEWEST_FOR_NO_TRACE:
-        return "ask for more samples, or look harder: scripts/audit.py --level full"
+        return "ask for more samples, or look harder: cujax audit --level full"
     seconds = findings.seconds_to_judge
     time = "" if seconds is None else f" (about {_duration(seconds)} of training more)"
     return f"run the same command with --retrained {FEWEST_FOR_NO_TRACE}{time}"

@@ -33,11 +33,10 @@ SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "report.schema.json").
 
 @pytest.fixture(scope="module", autouse=True)
 def small_audits():
-    """Fewer models, steps and samples of probes than users get, and one device, so that tests end."""
+    """Fewer models, steps and samples of probes than users get, so that tests end."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(auditing.LEVELS, "standard", Level(5, 0))
         patch.setitem(auditing.LEVELS, "full", Level(10, 10))
-        patch.setattr("cujax.experiments.run.data_mesh", lambda: None)
         patch.setattr("cujax.experiments.look._PROBE_SAMPLES", 600)
         patch.setattr("cujax.experiments.look.relearn", functools.partial(relearn, at_most=60))
         yield

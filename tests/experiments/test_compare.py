@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cujax.cli import main, parse_setup
+from cujax import commands
+from cujax.cli import parse_setup
 from cujax.data.images import Data
 from cujax.data.requests import ForgetClass, ForgetClasses, ForgetIds, ForgetRandom, ForgetWhere
 from cujax.experiments.change import is_unchanged, parameter_change
 from cujax.experiments.compare import Comparison, prepare_comparison
 from cujax.experiments.request_words import parse_request, request_in_words
-from cujax.experiments.user_files import load_python_file
 from cujax.methods import FineTune, SelectiveSynapticDampening
 from cujax.methods.registry import make_method
 from cujax.model import Variables
@@ -121,19 +121,7 @@ def test_a_cell_that_fails_is_told_and_the_others_go_on(compared, comparison, mo
 
 
 def run_script(*arguments):
-    script = load_python_file(ROOT / "scripts" / "compare.py")
-
-    def reader(words, **options):
-        return parse_setup(Comparison, words, **options)
-
-    return main(
-        script.compare,
-        configs=ROOT / "configs",
-        description="",
-        arguments=arguments,
-        parse=reader,
-        prepare=prepare_comparison,
-    )
+    return commands.run("compare", arguments)
 
 
 def test_the_script_writes_all_tables_and_its_status_tells_of_failures(tmp_path, monkeypatch, capsys):

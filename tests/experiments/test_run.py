@@ -22,6 +22,7 @@ from cujax.experiments.request_words import describe_request
 from cujax.experiments.run import prepare
 from cujax.experiments.user_files import build_model
 from cujax.methods import BadTeacher, ContrastiveUnlearning, MaskLogit, Retrain, SelectiveSynapticDampening, Unsir
+from cujax.sharding import data_mesh
 from cujax.storage.checkpoints import CheckpointError, Metadata, save_checkpoint
 from cujax.storage.lineage import describe_lineage
 from cujax.training.supervised import Training
@@ -292,8 +293,9 @@ def test_a_disk_that_fills_up_ends_the_run_and_what_is_complete_stands(experimen
 
 
 @pytest.mark.parametrize("method", [BadTeacher, SelectiveSynapticDampening, Unsir], ids=lambda method: method.__name__)
-def test_what_a_method_holds_beside_the_state_is_placed_on_all_devices(experiment, method):
+def test_what_a_method_holds_beside_the_state_is_placed_on_all_devices(experiment, method, monkeypatch):
     """Teachers and importances start on one device, as an original does that was loaded."""
+    monkeypatch.setattr("cujax.experiments.run.data_mesh", data_mesh)
     original = prepare(dataclasses.replace(experiment, retrained=0)).original()
     where = str(Path(experiment.workdir) / "checkpoints" / "original")
     unlearned = prepare(elsewhere(experiment, "from", method=method(), original=where, retrained=0)).unlearned()

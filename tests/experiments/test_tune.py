@@ -3,18 +3,16 @@
 import dataclasses
 import importlib.util
 import json
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cujax.cli import main, parse_setup
+from cujax import commands
 from cujax.data.images import Data
 from cujax.data.requests import ForgetClass
 from cujax.experiments.run import Run
 from cujax.experiments.tune import OBJECTIVES, Trial, Tuning, draw, prepare_tuning, read_settings, tried_first
-from cujax.experiments.user_files import load_python_file
 from cujax.methods import ContrastiveUnlearning, FineTune, Scrub
 from cujax.methods.base import published_settings
 from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, LogUniform
@@ -208,20 +206,18 @@ def test_tpe_without_optuna_names_the_extra(tuning, monkeypatch):
 def test_other_files_are_not_taken_for_settings(tmp_path, text):
     path = tmp_path / "settings.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match=r"scripts/tune\.py"):
+    with pytest.raises(ValueError, match="cujax tune"):
         read_settings(path)
 
 
 def test_a_missing_file_of_settings_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"scripts/tune\.py"):
+    with pytest.raises(FileNotFoundError, match="cujax tune"):
         read_settings(tmp_path / "none.json")
 
 
 def test_the_script_says_what_was_chosen_and_where(tmp_path, capsys):
-    script = load_python_file(ROOT / "scripts" / "tune.py")
     arguments = "--training.epochs", "1", "--trials", "1", "--methods", "fine_tune", "--workdir", str(tmp_path / "run")
-    options = {"configs": ROOT / "configs", "description": "", "arguments": arguments}
-    assert main(script.tune, parse=partial(parse_setup, Tuning), prepare=prepare_tuning, **options) == 0
+    assert commands.run("tune", arguments) == 0
     printed = capsys.readouterr().out
     assert "trial 1/1" in printed
     assert Path(printed.split("--settings: ")[1].strip()).is_file()

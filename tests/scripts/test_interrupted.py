@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-NAMES = ("audit", "compare", "train", "tune", "unlearn")
+NAMES = ("audit", "compare", "lineage", "reproduce", "train", "tune", "unlearn")
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -18,7 +18,7 @@ def test_an_interruption_during_imports_is_told_in_a_sentence(tmp_path, name, nu
         "import builtins, os, runpy, sys\n"
         "slow = builtins.__import__\n"
         "def signalled(name, *rest, **more):\n"
-        f"    if name.startswith('cujax'): os.kill(os.getpid(), {int(number)})\n"
+        f"    if name == 'jax': os.kill(os.getpid(), {int(number)})\n"
         "    return slow(name, *rest, **more)\n"
         "builtins.__import__ = signalled\n"
         f"sys.path.insert(0, {str(SCRIPTS)!r})\n"

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 # compared more loosely than its first steps: sooner or later rounding decides on which side of zero a ReLU lies.
 QUICK = [
     "--training.optimizer", "sgd", "--training.learning-rate", "0.05", "--training.epochs", "4",
-    "--data.limit", "900", "--method.max-passes", "2", "--retrained", "0",
+    "--data.limit", "600", "--method.max-passes", "2", "--retrained", "0", "--audit", "quick",
 ]  # fmt: skip
 
 

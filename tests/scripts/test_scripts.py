@@ -1,4 +1,4 @@
-"""The scripts as a user runs them, in processes of their own."""
+"""The scripts as a user runs them: the main job and the audit in processes of their own, the others in this one."""
 
 import importlib.util
 import json
@@ -24,7 +24,7 @@ KEYS = {
     "forget_train_accuracy", "forget_test_accuracy", "retain_train_accuracy", "retain_test_accuracy", "test_accuracy",
     "mia_loss_auc", "mia_confidence", "js_to_retrained",
 }  # fmt: skip
-QUICK = ["--training.epochs", "3", "--method.max-passes", "3", "--retrained", "2"]
+QUICK = ["--data.limit", "700", "--training.epochs", "3", "--method.max-passes", "3", "--retrained", "2"]
 
 
 def script(name, *arguments, cwd, **variables):
@@ -34,6 +34,23 @@ def script(name, *arguments, cwd, **variables):
     environment = {name: value for name, value in environment.items() if value is not None}
     command = [sys.executable, "-W", "error", str(ROOT / "scripts" / f"{name}.py"), *arguments]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """Runs a script in this process, which has imported and compiled most of it before."""
+
+    def run(name, *arguments, cwd):
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        monkeypatch.setitem(sys.modules, "interrupted", types.ModuleType("interrupted"))  # it sets signal handlers
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
+        printed = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, ended.value.code, printed.out, printed.err)
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -81,48 +98,48 @@ def test_an_audit_says_what_the_run_said_and_more(finished):
     assert "relearning" in result.stdout
 
 
-def test_another_checkpoint_of_the_split_can_be_audited(finished):
+def test_another_checkpoint_of_the_split_can_be_audited(finished, here):
     folder, _ = finished
-    other = script("unlearn", *QUICK, "--workdir", "other", "--seed", "1", "--retrained", "0", cwd=folder)
+    other = here("unlearn", *QUICK, "--workdir", "other", "--seed", "1", "--retrained", "0", "--audit", "none", cwd=folder)
     assert other.returncode == 0, other.stderr
-    result = script("audit", *QUICK, "--unlearned", "other/checkpoints/unlearned", cwd=folder)
+    result = here("audit", *QUICK, "--unlearned", "other/checkpoints/unlearned", cwd=folder)
     assert result.returncode == 0, result.stderr
     assert len(list((folder / "runs" / "digits_class").glob("audit-quick-*/report.html"))) == 1
 
 
-def test_the_lineage_is_printed_and_verified(finished, tmp_path):
+def test_the_lineage_is_printed_and_verified(finished, tmp_path, here):
     folder, _ = finished
     checkpoint = folder / "runs" / "digits_class" / "checkpoints" / "unlearned"
-    result = script("lineage", str(checkpoint), cwd=tmp_path)
+    result = here("lineage", str(checkpoint), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("verified") == 2
     assert "forgot class 5 by ContrastiveUnlearning" in result.stdout
     shutil.copytree(checkpoint, tmp_path / "copy")
     (tmp_path / "copy" / "_CHECKPOINT_METADATA").write_text("{}")
-    assert script("lineage", "copy", cwd=tmp_path).returncode == 1
+    assert here("lineage", "copy", cwd=tmp_path).returncode == 1
 
 
-def test_auditing_what_is_not_there_names_it(tmp_path):
-    result = script("audit", *QUICK, cwd=tmp_path)
+def test_auditing_what_is_not_there_names_it(tmp_path, here):
+    result = here("audit", *QUICK, cwd=tmp_path)
     assert result.returncode == 2
     assert "no complete original, retrained_0, retrained_1, unlearned" in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_training_alone_prints_accuracies(tmp_path):
-    result = script("train", "--training.epochs", "1", cwd=tmp_path)
+def test_training_alone_prints_accuracies(tmp_path, here):
+    result = here("train", "--training.epochs", "1", "--retrained", "1", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert [line.split()[0] for line in result.stdout.splitlines()[:2]] == ["original", "retrained"]
 
 
-def test_the_benchmark_writes_figures_and_compares_with_them(tmp_path):
+def test_the_benchmark_writes_figures_and_compares_with_them(tmp_path, here):
     arguments = ["--network", "small_cnn", "--rounds", "1", "--steps", "1", "--image-size", "8", "--json", "figures.json"]
-    result = script("benchmark", *arguments, cwd=tmp_path)
+    result = here("benchmark", *arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert json.loads((tmp_path / "figures.json").read_text())["ratios"]["unlearning / training"] > 0
-    result = script("benchmark", *arguments, "--compare", "figures.json", cwd=tmp_path)
+    result = here("benchmark", *arguments, "--compare", "figures.json", cwd=tmp_path)
     assert "training, time / earlier" in result.stdout, result.stderr
-    result = script("benchmark", *arguments, "--channels", "3", "--compare", "figures.json", cwd=tmp_path)
+    result = here("benchmark", *arguments, "--channels", "3", "--compare", "figures.json", cwd=tmp_path)
     assert result.returncode == 2
     assert "channels 1 there, 3 now" in result.stderr
 
@@ -139,7 +156,7 @@ def test_a_profile_and_compiled_programs_are_left_where_they_are_asked_for(tmp_p
     assert list((tmp_path / "cache" / "cujax" / "xla").iterdir())
 
 
-def test_weights_of_another_framework_become_an_original_to_unlearn(tmp_path):
+def test_weights_of_another_framework_become_an_original_to_unlearn(tmp_path, here):
     rng = np.random.default_rng(0)
     layers = {"conv1": (16, 3, 3, 3), "head.0": (64, 64), "head.2": (128, 64), "fc.1": (3, 128)}
     tensors, norms, before = {}, ["bn1"], 16
@@ -164,28 +181,28 @@ def test_weights_of_another_framework_become_an_original_to_unlearn(tmp_path):
         tensors |= {f"{name}.{kind}": np.zeros(width, np.float32) for kind in ("bias", "running_mean")}
     save_file(tensors, tmp_path / "net.safetensors")
     np.savez(tmp_path / "data.npz", images=rng.integers(0, 256, (120, 8, 8, 3), dtype=np.uint8), labels=np.arange(120) % 3)
-    result = script("import_weights", "net.safetensors", "original", "--network", "resnet8", cwd=tmp_path)
+    result = here("import_weights", "net.safetensors", "original", "--network", "resnet8", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "3 classes" in result.stdout
-    again = script("import_weights", "net.safetensors", "original", "--network", "resnet8", cwd=tmp_path)
+    again = here("import_weights", "net.safetensors", "original", "--network", "resnet8", cwd=tmp_path)
     assert again.returncode == 2
     assert "never overwritten" in again.stderr
     arguments = ["--original", "original", "--network", "resnet8", "--data.source", "data.npz", "--retrained", "0"]
-    arguments += ["--method.max-passes", "1", "--method.retain-batch-size", "16", "--workdir", "run"]
-    result = script("unlearn", *arguments, "forget:class", "--forget.label", "1", cwd=tmp_path)
+    arguments += ["--method.max-passes", "1", "--method.retain-batch-size", "16", "--workdir", "run", "--audit", "none"]
+    result = here("unlearn", *arguments, "forget:class", "--forget.label", "1", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "run" / "report.html").is_file()
 
 
-def test_preparing_data_without_tensorflow_names_the_extra(tmp_path):
+def test_preparing_data_without_tensorflow_names_the_extra(tmp_path, here):
     if importlib.util.find_spec("tensorflow") is not None:
         pytest.skip("TensorFlow is installed here")
-    result = script("prepare_data", "cifar10", cwd=tmp_path)
+    result = here("prepare_data", "cifar10", cwd=tmp_path)
     assert result.returncode == 2
-    assert "uv run --extra prepare scripts/prepare_data.py cifar10" in result.stderr
+    assert "uv run --extra prepare cujax prepare-data cifar10" in result.stderr
 
 
-def test_a_folder_with_damaged_images_is_refused_or_unlearned_without_them(tmp_path):
+def test_a_folder_with_damaged_images_is_refused_or_unlearned_without_them(tmp_path, here):
     rng = np.random.default_rng(0)
     for number in range(90):
         path = tmp_path / "pictures" / f"class {number % 3}" / f"{number:02d}.png"
@@ -193,27 +210,21 @@ def test_a_folder_with_damaged_images_is_refused_or_unlearned_without_them(tmp_p
         Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[:60])
     arguments = ["--data.source", "./pictures", "--retrained", "0", "--training.epochs", "1", "--training.batch-size", "16"]
-    arguments += ["--method.retain-batch-size", "16", "--method.max-passes", "1", "--workdir", "run"]
+    arguments += ["--method.retain-batch-size", "16", "--method.max-passes", "1", "--workdir", "run", "--audit", "none"]
     request = ["forget:class", "--forget.label", "1"]
-    result = script("unlearn", *arguments, *request, cwd=tmp_path)
+    result = here("unlearn", *arguments, *request, cwd=tmp_path)
     assert result.returncode == 2
     assert "class 2/89.png: damaged or no image" in result.stderr
     assert not (tmp_path / "run").exists()
-    result = script("unlearn", *arguments, "--data.skip-bad", *request, cwd=tmp_path)
+    result = here("unlearn", *arguments, "--data.skip-bad", *request, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "left out: class 2/89.png" in result.stderr
     assert (tmp_path / "run" / "skipped_images.txt").read_text().startswith("class 2/89.png")
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "scripts").glob("*.py") if path.stem != "interrupted"))
-def test_help_teaches(name, monkeypatch, capsys):
-    """In this process: ten new ones would import JAX ten times. It keeps its signal handlers."""
-    path = str(ROOT / "scripts" / f"{name}.py")
-    monkeypatch.setattr(sys, "argv", [path, "--help"])
-    monkeypatch.setitem(sys.modules, "interrupted", types.ModuleType("interrupted"))
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(path, run_name="__main__")
-    assert ended.value.code == 0
-    printed = capsys.readouterr()
-    assert "--" in printed.out
-    assert not printed.err
+def test_help_teaches(name, here, tmp_path):
+    result = here(name, "--help", cwd=tmp_path)
+    assert result.returncode == 0
+    assert "--" in result.stdout
+    assert not result.stderr

@@ -1,0 +1,105 @@
+from .adapters import (
+    from_function,
+    from_linen,
+    from_nnx,
+)
+from .batch import (
+    Batch,
+    Examples,
+    IndexBatch,
+    Rows,
+)
+from .data.batches import (
+    gather,
+    paired_batches,
+)
+from .data.images import (
+    Data,
+)
+from .data.requests import (
+    ForgetClass,
+    ForgetClasses,
+    ForgetIds,
+    ForgetRandom,
+    ForgetWhere,
+    Split,
+    make_split,
+)
+from .data.sources import (
+    load_source,
+)
+from .losses import (
+    contrastive_unlearning_loss,
+)
+from .methods.base import (
+    Loop,
+    Unlearned,
+)
+from .methods.contrastive import (
+    ContrastiveUnlearning,
+)
+from .model import (
+    Model,
+    Outputs,
+    Variables,
+    abstract_variables,
+    compute_embeddings,
+)
+from .step import (
+    UnlearnState,
+    make_unlearn_step,
+    pmap_unlearn_step,
+    unlearn_step,
+)
+from .storage.checkpoints import (
+    Checkpoint,
+    CheckpointError,
+    Metadata,
+    import_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from .storage.lineage import (
+    describe_lineage,
+)
+
+__all__ = [
+    "Batch",
+    "Checkpoint",
+    "CheckpointError",
+    "ContrastiveUnlearning",
+    "Data",
+    "Examples",
+    "ForgetClass",
+    "ForgetClasses",
+    "ForgetIds",
+    "ForgetRandom",
+    "ForgetWhere",
+    "IndexBatch",
+    "Loop",
+    "Metadata",
+    "Model",
+    "Outputs",
+    "Rows",
+    "Split",
+    "UnlearnState",
+    "Unlearned",
+    "Variables",
+    "abstract_variables",
+    "compute_embeddings",
+    "contrastive_unlearning_loss",
+    "describe_lineage",
+    "from_function",
+    "from_linen",
+    "from_nnx",
+    "gather",
+    "import_checkpoint",
+    "load_checkpoint",
+    "load_source",
+    "make_split",
+    "make_unlearn_step",
+    "paired_batches",
+    "pmap_unlearn_step",
+    "save_checkpoint",
+    "unlearn_step",
+]

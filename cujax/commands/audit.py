@@ -1,0 +1,84 @@
+"""Audits an unlearned model: what it still knows of the forget set, compared with retrained models; ends with a verdict.
+
+Give the --config and flags that cujax unlearn had, and beside them
+
+    --level quick       compares it with the run's own retrained models; trains nothing (the default)
+    --level standard    with 8 retrained models, as many as "no trace found" takes
+    --level full        with 16, and attacks the method with likelihood ratios over 16 shadow models
+
+    --unlearned DIR     audits another unlearned checkpoint of the same split
+    --oracles DIR       where retrained and shadow models are kept, for all audits of a split (default: runs/oracles)
+
+The report goes to WORKDIR/audit-LEVEL. How long it takes is reported before models are trained; what is complete is kept,
+and an interrupted audit goes on from there. Exit status 3: the verdict is not good enough (see --require).
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+from etils import epath
+
+from cujax import cli
+from cujax.cli import CONFIGS, BadInputError, notify, take_option
+from cujax.data.id_lists import is_among
+from cujax.experiments.audit import Audit, method_of
+from cujax.experiments.run import Run
+from cujax.reports.parts import report_on_parts
+from cujax.reports.verdict import exit_status
+from cujax.storage.checkpoints import Checkpoint, load_checkpoint
+
+
+def audit(run: Run, level: str, oracles: str, unlearned: str | None) -> int:
+    """Looks into the models, compares them with retrained models, writes the report, and gives the exit status."""
+    try:
+        work = Audit(run, level, epath.Path(oracles).expanduser())
+    except ValueError as error:
+        raise BadInputError(str(error)) from error
+    missing = [name for name in run.missing(unlearned=unlearned is None) if level == "quick" or "retrained" not in name]
+    if missing:
+        raise BadInputError(
+            f"{run.workdir} has no complete {', '.join(missing)}; make it with cujax unlearn and the same flags."
+        )
+    directory = run.workdir / f"audit-{level}"
+    if unlearned is None:
+        audited = run.unlearned()
+    else:
+        audited = _checked(run, unlearned)
+        directory = run.workdir / f"audit-{level}-{audited.digest[:12]}"
+    path = run.unlearned_path if unlearned is None else epath.Path(unlearned).expanduser()
+    report = report_on_parts(
+        run,
+        run.original(),
+        audited,
+        directory,
+        audit=lambda part: replace(work, run=part),
+        method=method_of(audited),
+        unlearned_path=path,
+    )
+    return exit_status(report["verdict"], run.experiment.require)
+
+
+def _checked(run: Run, path: str) -> Checkpoint:
+    unlearned = load_checkpoint(path, like=run.like)
+    metadata = unlearned.metadata
+    if not is_among(run.split.forget.ids, metadata.forgotten_ids).all():
+        raise BadInputError(
+            f"{path} forgot other samples (digest {metadata.forgotten_digest[:12]}) than this configuration names "
+            f"({run.split.digest[:12]}); give the configuration it was made with."
+        )
+    return unlearned
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Takes its own options off the command line, leaves the rest to `main`, and gives the exit status."""
+    try:
+        unlearned, rest = take_option(arguments, "--unlearned")
+        level, rest = take_option(rest, "--level")
+        folder, rest = take_option(rest, "--oracles")
+    except ValueError as error:
+        notify(f"error: {error}")
+        return 2
+    folder = folder or "runs/oracles"
+    work = partial(audit, level=level or "quick", oracles=folder, unlearned=unlearned)
+    return cli.main(work, configs=CONFIGS, description=__doc__, arguments=rest, also_kept_in=[folder])

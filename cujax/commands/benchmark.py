@@ -1,0 +1,60 @@
+"""Times a network's forward pass, plain training step, unlearning step and the loops around them, in one run.
+
+    cujax benchmark                                              # the small CNN, in half a minute on 2 cores
+    cujax benchmark --network resnet18 --image-size 32 --channels 3 --forget-batch-size 32 \
+      --retain-batch-size 32 --rounds 5 --steps 2                            # the paper's network, on a CPU
+
+"bare" is a training step written by hand; "loop" is the step with everything around it. Times of one run, taken in turns,
+can be compared with each other; those of two runs only on a machine that does nothing else (--compare).
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from cujax.benchmark import Benchmark, measure, read_earlier, tables
+from cujax.cli import profiled
+from cujax.experiments.checks import check_folder
+from cujax.progress import bar
+
+
+@dataclass(frozen=True)
+class Options(Benchmark):
+    """What to time, and where the figures go.
+
+    Attributes:
+        json: File for the figures; none where not given.
+        compare: File that an earlier run wrote; ratios to it are shown.
+        profile: Folder for a profile of what is computed, to look at with TensorBoard or at ui.perfetto.dev.
+    """
+
+    json: Path | None = None
+    compare: Path | None = None
+    profile: str | None = None
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measures, prints, writes, and gives the exit status: 0, or 2 for bad input."""
+    try:
+        options = tyro.cli(Options, args=arguments, description=__doc__)
+        benchmark = Benchmark(**{name: getattr(options, name) for name in Benchmark.__dataclass_fields__})
+        if options.json is not None:
+            check_folder("the folder of json", options.json.expanduser().parent)
+            if options.json.is_dir():
+                raise ValueError(f"json {options.json} is a folder; give a file.")
+        earlier = read_earlier(options.compare, benchmark) if options.compare else None
+        with profiled(options.profile):
+            figures = measure(benchmark, bar)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for table in tables(figures, earlier):
+        Console().print(table)
+    if options.json is not None:
+        options.json.expanduser().write_text(json.dumps(figures, indent=2) + "\n")
+    return 0

@@ -1,0 +1,65 @@
+"""Lists what still holds forgotten samples after a request was carried out, or was trained on them, and removes it.
+
+    cujax purge runs/digits_class          # lists
+    cujax purge runs/digits_class --yes    # removes what it lists
+
+The original and shadow models, unfinished models and the evidence of audits go. The unlearned model, the models retrained
+without the samples, reports, metrics and the ledger with all digests stay. What was removed is written to
+WORKDIR/purged.json. Status 2 if there is no unlearned model, or another process uses the folder.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from cujax.storage.purge import find_leftovers, purge
+from cujax.storage.workdir import lock
+
+
+@dataclass(frozen=True)
+class Purge:
+    """What to purge.
+
+    Attributes:
+        workdir: Folder of a run whose model has forgotten what it was asked to.
+        references: Folder of the models that audits share; those of the same data are looked at, too.
+        yes: Remove what is listed. Without it nothing is removed.
+    """
+
+    workdir: Annotated[Path, tyro.conf.Positional]
+    references: Path = Path("runs/oracles")
+    yes: bool = False
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Lists, removes if asked to, and gives the exit status."""
+    asked = tyro.cli(Purge, args=arguments, description=__doc__)
+    workdir = asked.workdir.expanduser()
+    try:
+        if not workdir.is_dir():
+            raise FileNotFoundError(f"folder {workdir} does not exist; give the --workdir of a run.")
+        held = lock(workdir)
+        leftovers = find_leftovers(workdir, [asked.references.expanduser()])
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for leftover in leftovers.found:
+        print(f"{leftover.path} ({leftover.n_bytes / 1e6:.1f} MB): {leftover.reason}")
+    if not leftovers.found:
+        print(f"Nothing in {workdir} holds the forgotten samples.")
+    for sentence in leftovers.out_of_reach:
+        print(f"Out of reach: {sentence}.")
+    if leftovers.found and not asked.yes:
+        print("Nothing was removed. Give --yes to remove what is listed; it cannot be restored.")
+    elif leftovers.found:
+        try:
+            print(f"Removed; the account is in {purge(leftovers, workdir)}.")
+        except OSError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+    del held
+    return 0

@@ -1,0 +1,24 @@
+"""Trains the original model of a configuration, and the models retrained without what is to be forgotten."""
+
+from collections.abc import Sequence
+
+from cujax import cli
+from cujax.experiments.run import Run
+from cujax.training.predict import accuracy
+
+
+def train(run: Run) -> None:
+    """Trains and saves each model that is not there yet, and prints its accuracies."""
+    for name, checkpoint in {
+        "original": run.original(),
+        **{f"retrained {n}": c for n, c in enumerate(run.retrained())},
+    }.items():
+        answers = run.answers(checkpoint)
+        figures = {"forget": answers.forget, "retain": answers.retain, "test": answers.test}
+        print(f"{name:<12}", *(f"{part} {accuracy(predictions):.4f}" for part, predictions in figures.items()))
+    print(f"Checkpoints and metrics: {run.workdir}")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Reads the command line, trains, and gives the exit status."""
+    return cli.main(train, configs=cli.CONFIGS, description=__doc__, arguments=arguments)
