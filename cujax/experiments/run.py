@@ -16,7 +16,7 @@ from etils import epath
 from filelock import FileLock
 
 from cujax.audit.evidence import Answers
-from cujax.data.batches import ImageSet, to_device
+from cujax.data.batches import ImageSet, check_augmentation, to_device
 from cujax.data.id_lists import hashed_id, is_among
 from cujax.data.images import Source
 from cujax.data.requests import (
@@ -33,7 +33,7 @@ from cujax.experiments.config import Experiment, Setup
 from cujax.experiments.identity import describe, digest_of, identity, normalised
 from cujax.experiments.model_store import ModelStore
 from cujax.experiments.request_words import describe_request
-from cujax.experiments.user_files import abstract_arrays, build_model
+from cujax.experiments.user_files import abstract_arrays, build_model, network_for
 from cujax.methods.base import Loop, Method, Unlearned, check_fits, method_name, with_recipe
 from cujax.methods.mask_logit import MaskedModel
 from cujax.methods.stop_rules import STOP_RULES
@@ -110,7 +110,7 @@ class Run:
     @property
     def like(self) -> Variables:
         """Names, shapes and dtypes of the model's arrays."""
-        return abstract_variables(self.model, self.source.train.images.shape[1:])
+        return abstract_variables(self.model, self.source.input_shapes)
 
     @cached_property
     def store(self) -> ModelStore:
@@ -327,6 +327,8 @@ def _prepare(
     check_extras(experiment)
     experiment = replace(experiment, method=with_recipe(experiment.method, experiment.training))
     source = load_source(experiment.data, progress) if source is None else source
+    experiment = replace(experiment, network=network_for(experiment.network, source))
+    check_augmentation(experiment.training.augmentation, are_images=source.are_images)
     model = build_model(experiment.network, source.num_classes, experiment.dtype)
     like = abstract_arrays(model, experiment.network, source)
     check_num_classes(model, like, source)
