@@ -3,6 +3,9 @@
 What is public, by name. Importing this starts no device and loads no data, checkpoint or plotting library.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from cujax.adapters import from_function, from_linen, from_nnx
 from cujax.batch import Batch, Examples, IndexBatch, Rows
 from cujax.data.batches import gather, paired_batches
@@ -31,8 +34,23 @@ from cujax.storage.checkpoints import (
     save_checkpoint,
 )
 from cujax.storage.lineage import describe_lineage
+from cujax.training.supervised import Training as TrainingRecipe
+
+if TYPE_CHECKING:
+    from cujax.one_call.calls import AuditReport, UnlearnResult, audit_model, unlearn
+
+# These load what importing the package does not.
+_LATER = dict.fromkeys(("AuditReport", "UnlearnResult", "audit_model", "unlearn"), "cujax.one_call.calls")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(importlib.import_module(_LATER[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
+    "AuditReport",
     "Batch",
     "Checkpoint",
     "CheckpointError",
@@ -51,10 +69,13 @@ __all__ = [
     "Outputs",
     "Rows",
     "Split",
+    "TrainingRecipe",
+    "UnlearnResult",
     "UnlearnState",
     "Unlearned",
     "Variables",
     "abstract_variables",
+    "audit_model",
     "compute_embeddings",
     "contrastive_unlearning_loss",
     "describe_lineage",
@@ -70,5 +91,6 @@ __all__ = [
     "paired_batches",
     "pmap_unlearn_step",
     "save_checkpoint",
+    "unlearn",
     "unlearn_step",
 ]

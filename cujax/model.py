@@ -105,8 +105,9 @@ class Model(ABC):
             The outputs and the new model state (the given one in eval mode).
 
         Raises:
-            ValueError: if the arrays of the inputs have no rows or different numbers of them; if the network returns something else than `Outputs`, an `(embedding, logits)` pair, or logits
-                together with a named embedding; or another number of classes than was declared.
+            ValueError: if the arrays of the inputs have no rows or different numbers of them; if the network returns
+                something else than `Outputs`, an `(embedding, logits)` pair, or logits together with a named embedding; or
+                another number of classes than was declared.
         """
         inputs = as_inputs("Model.apply", inputs, images)
         batch = (num_rows(inputs),)

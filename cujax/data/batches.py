@@ -124,7 +124,8 @@ def check_float_inputs(images: ImageSet, what: str) -> None:
     if all(map(is_float, jax.tree.leaves(input_shapes(images)))):
         return
     raise ValueError(
-        f"{what}, which takes inputs of floating-point numbers, but one of {input_shapes(images)} is not; choose another method."
+        f"{what}, which takes inputs of floating-point numbers, but one of {input_shapes(images)} is not; choose another "
+        "method."
     )
 
 

@@ -1,4 +1,4 @@
-"""Labelled images in memory or on disk, or other inputs in memory, which of them to take, and what every reader of them shares."""
+"""Labelled images in memory or on disk, or other inputs in memory, which to take, and what every reader shares."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -39,7 +39,7 @@ class Images:
 
     @cached_property
     def pixel_digests(self) -> np.ndarray:
-        """`[n]` str: the digest of the pixels of each image, as `pixel_digest` has it, or of each sample of other inputs."""
+        """`[n]` str: the digest of each image, as `pixel_digest` has it, or of each sample of other inputs."""
         files = self.images
         if isinstance(files, np.ndarray) and files.ndim == 4:
             return np.array([pixel_digest(image) for image in files], str)
@@ -121,9 +121,9 @@ class Data:
     Attributes:
         source: "digits" (scikit-learn's 8x8 digits, no download); the name of a TFDS data set ("fashion_mnist", "cifar10",
             or NAME/CONFIG where it has several configurations); or a path (with a "/" in it): to an .npz file with images
-            (or inputs: tables, series), labels and optionally ids, test_images, test_labels, test_ids; to a folder of images, CLASS/*.png or *.jpg, or
-            train/CLASS/... beside test/CLASS/...; or to CIFAR's binary archive (cifar-10-binary.tar.gz,
-            cifar-100-binary.tar.gz).
+            (or inputs: tables, series), labels and optionally ids, test_images, test_labels, test_ids; to a folder of
+            images, CLASS/*.png or *.jpg, or train/CLASS/... beside test/CLASS/...; or to CIFAR's binary archive
+            (cifar-10-binary.tar.gz, cifar-100-binary.tar.gz).
         data_dir: Where TFDS data sets lie (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets).
         limit: Take only the first so many training images. They are counted after test images were held out (where the
             data has no test part) and bad ones left out; the test images do not depend on it.

@@ -30,7 +30,8 @@ def _read(data: Data, progress: Progress) -> Source:
     if not path.is_file():
         raise FileNotFoundError(
             f"data file {path} does not exist; write one with "
-            f"np.savez('{path.name}', images=..., labels=...), images [n, H, W] or [n, H, W, C]; inputs=... for tables and series."
+            f"np.savez('{path.name}', images=..., labels=...), images [n, H, W] or [n, H, W, C]; "
+            "inputs=... for tables and series."
         )
     try:
         with zipfile.ZipFile(path) as contents:
@@ -147,11 +148,9 @@ def _checked_images(where: str, arrays: dict[str, np.ndarray], prefix: str, labe
             f"{where}: {prefix}labels must be [{n}] integers, one {each}, but is {labels.shape} {labels.dtype}{column}."
         )
     labels = checked_labels(f"{where}: {prefix}labels", labels)
-    ids = arrays.get(f"{prefix}ids")
-    if ids is None:
-        ids = numbered_ids(prefix.rstrip("_") or "train", n)
-    else:
-        ids = _checked_ids(f"{where}: {prefix}ids", ids, n)
+    given = arrays.get(f"{prefix}ids")
+    numbered = numbered_ids(prefix.rstrip("_") or "train", n)
+    ids = numbered if given is None else _checked_ids(f"{where}: {prefix}ids", given, n)
     return Images(images, labels, ids)
 
 

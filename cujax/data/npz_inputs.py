@@ -50,7 +50,9 @@ def as_network_takes(where: str, array: np.ndarray) -> np.ndarray:
     """
     if array.ndim < 2 or 0 in array.shape:
         column = "; give array[:, None] for one number a row" if array.ndim == 1 and len(array) else ""
-        raise ValueError(f"{where} must be [n, ...] with an axis beyond the rows, and not empty, but is {array.shape}{column}.")
+        raise ValueError(
+            f"{where} must be [n, ...] with an axis beyond the rows, and not empty, but is {array.shape}{column}."
+        )
     return finite_numbers(where, array)
 
 

@@ -11,7 +11,15 @@ import optax
 
 from cujax._ranges import Count, NotNegative, Positive, check_fields
 from cujax.batch import Examples
-from cujax.data.batches import Augmentation, DeviceImages, ImageSet, batches_of_all, check_augmentation, input_shapes, preprocess
+from cujax.data.batches import (
+    Augmentation,
+    DeviceImages,
+    ImageSet,
+    batches_of_all,
+    check_augmentation,
+    input_shapes,
+    preprocess,
+)
 from cujax.losses import cross_entropy
 from cujax.model import Model, PyTree, Variables
 from cujax.progress import Progress, silent

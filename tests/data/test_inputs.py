@@ -144,7 +144,7 @@ def test_copies_of_rows_are_seen(tmp_path):
     rows = RNG.normal(size=(N, 4))
     rows[8] = rows[0]
     source = load(tmp_path, inputs=rows, labels=LABELS, ids=[f"row-{number}" for number in range(N)])
-    request = cujax.ForgetWhere(lambda id, label: id == "row-0")
+    request = cujax.ForgetWhere(lambda name, label: name == "row-0")
     with pytest.raises(ValueError, match="row-8"):
         cujax.make_split(source, request)
     both = cujax.make_split(source, dataclasses.replace(request, copies="with"))
