@@ -45,6 +45,12 @@ from .model import (
     abstract_variables,
     compute_embeddings,
 )
+from .one_call.calls import (
+    AuditReport,
+    UnlearnResult,
+    audit_model,
+    unlearn,
+)
 from .step import (
     UnlearnState,
     make_unlearn_step,
@@ -62,8 +68,12 @@ from .storage.checkpoints import (
 from .storage.lineage import (
     describe_lineage,
 )
+from .training.supervised import (
+    TrainingRecipe,
+)
 
 __all__ = [
+    "AuditReport",
     "Batch",
     "Checkpoint",
     "CheckpointError",
@@ -82,10 +92,13 @@ __all__ = [
     "Outputs",
     "Rows",
     "Split",
+    "TrainingRecipe",
+    "UnlearnResult",
     "UnlearnState",
     "Unlearned",
     "Variables",
     "abstract_variables",
+    "audit_model",
     "compute_embeddings",
     "contrastive_unlearning_loss",
     "describe_lineage",
@@ -101,5 +114,6 @@ __all__ = [
     "paired_batches",
     "pmap_unlearn_step",
     "save_checkpoint",
+    "unlearn",
     "unlearn_step",
 ]

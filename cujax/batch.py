@@ -2,27 +2,50 @@
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cujax._renamed import NOT_GIVEN, as_inputs, warn_renamed
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=("images", "labels", "mask"), meta_fields=())
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=("inputs", "labels", "mask"), meta_fields=())
 @dataclass(frozen=True)
 class Examples:
-    """Preprocessed samples.
+    """Samples as a network takes them.
 
     Attributes:
-        images: `[B, H, W, C]` float32.
+        inputs: A pytree of arrays, each `[B, ...]`: images `[B, H, W, C]` float32, a table `[B, features]`, or
+            `{"tokens": [B, length], "mask": [B, length]}`. Its old name, `images`, works until the next release.
         labels: `[B]` int32.
         mask: `[B]` bool, True where the row counts in losses and metrics. The other rows fill a short batch: they pass
             through the network like any other. None: all rows count.
+
+    >>> import jax.numpy as jnp
+    >>> Examples({"tokens": jnp.zeros((2, 5), jnp.int32)}, jnp.array([0, 1])).counts.tolist()
+    [True, True]
     """
 
-    images: jax.Array
+    inputs: Any
     labels: jax.Array
     mask: jax.Array | None = None
+
+    def __init__(
+        self, inputs: Any = NOT_GIVEN, labels: Any = NOT_GIVEN, mask: jax.Array | None = None, *, images: Any = NOT_GIVEN
+    ) -> None:
+        if labels is NOT_GIVEN:
+            raise TypeError("Examples needs labels, [B] int32.")
+        object.__setattr__(self, "inputs", as_inputs("Examples", inputs, images))
+        object.__setattr__(self, "labels", labels)
+        object.__setattr__(self, "mask", mask)
+
+    @property
+    def images(self) -> Any:
+        """The old name of `inputs`; it goes in the next release."""
+        warn_renamed("Examples.images", "Examples.inputs")
+        return self.inputs
 
     @property
     def counts(self) -> jax.Array:
@@ -42,7 +65,7 @@ class Batch:
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("indices", "mask"), meta_fields=())
 @dataclass(frozen=True)
 class Rows:
-    """`indices` `[B]` int32 of images, and `mask` `[B]` bool, False where a row only fills a short batch."""
+    """`indices` `[B]` int32 of samples, and `mask` `[B]` bool, False where a row only fills a short batch."""
 
     indices: jax.Array | np.ndarray
     mask: jax.Array | np.ndarray
@@ -51,7 +74,7 @@ class Rows:
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("forget", "retain"), meta_fields=())
 @dataclass(frozen=True)
 class IndexBatch:
-    """A `Batch` before its images are gathered."""
+    """A `Batch` before its inputs are gathered."""
 
     forget: Rows
     retain: Rows

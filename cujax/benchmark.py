@@ -101,7 +101,7 @@ def measure(benchmark: Benchmark, progress: Progress = silent) -> dict[str, Any]
     everything = preprocess(images, next(batches_of_all(np.arange(benchmark.samples), benchmark.samples)), key)
     parts = (slice(benchmark.forget_batch_size), slice(benchmark.forget_batch_size, None))
     batch = Batch(*(jax.tree.map(lambda rows, part=part: rows[part], everything) for part in parts))
-    variables = model.init(key, everything.images)
+    variables = model.init(key, everything.inputs)
     start = UnlearnState.create(*variables, tx, key)
 
     train, unlearn = make_train_step(model, tx), make_unlearn_step(model, tx, config)
@@ -172,7 +172,7 @@ def _random_images(benchmark: Benchmark) -> DeviceImages:
 
 
 def _forward(model: Model, state: UnlearnState, examples: Examples) -> tuple[UnlearnState, jax.Array]:
-    outputs, _ = model.apply(state.params, state.model_state, examples.images, train=False)
+    outputs, _ = model.apply(state.params, state.model_state, examples.inputs, train=False)
     return state, outputs.logits
 
 
@@ -182,7 +182,7 @@ def _bare_step(
     """Training as one writes it by hand: no masks, no metrics but the loss, no guard."""
 
     def objective(params: PyTree) -> tuple[jax.Array, PyTree]:
-        outputs, model_state = model.apply(params, state.model_state, examples.images, train=True, key=state.key)
+        outputs, model_state = model.apply(params, state.model_state, examples.inputs, train=True, key=state.key)
         losses = optax.softmax_cross_entropy_with_integer_labels(outputs.logits, examples.labels)
         return losses.mean(), model_state
 

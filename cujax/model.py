@@ -13,13 +13,17 @@ from typing import Any, NamedTuple, Self
 import jax
 import jax.numpy as jnp
 
+from cujax._renamed import NOT_GIVEN, as_inputs
+
 PyTree = Any
+# Arrays with a leading row axis: images [B, H, W, C], a table [B, features], or a tree such as {"tokens": ..., "mask": ...}.
+Inputs = Any
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("embedding", "logits", "taps"), meta_fields=())
 @dataclass(frozen=True)
 class Outputs:
-    """What a network gives for a batch of images.
+    """What a network gives for a batch of inputs.
 
     Attributes:
         embedding: `[B, d]`, what the head reads; the contrastive loss acts on it.
@@ -58,43 +62,56 @@ class Model(ABC):
     axis_name: str | None
 
     @abstractmethod
-    def _init(self, key: jax.Array, images: jax.Array) -> Variables: ...
+    def _init(self, key: jax.Array, inputs: Inputs) -> Variables: ...
 
     @abstractmethod
-    def _apply(self, variables: Variables, images: jax.Array, train: bool, key: jax.Array | None) -> tuple[Any, PyTree]: ...
+    def _apply(self, variables: Variables, inputs: Inputs, train: bool, key: jax.Array | None) -> tuple[Any, PyTree]: ...
 
-    def init(self, key: jax.Array, images: jax.Array) -> Variables:
-        """Fresh parameters for images `[B, H, W, C]`; compiled, since op by op it takes seconds."""
-        variables: Variables = _jitted_init(self, key, images)
-        jax.eval_shape(functools.partial(self.apply, train=False), *variables, images)
+    def init(self, key: jax.Array, inputs: Inputs = NOT_GIVEN, *, images: Inputs = NOT_GIVEN) -> Variables:
+        """Fresh parameters for inputs like these; compiled, since op by op it takes seconds.
+
+        Args:
+            key: Of the initialisation.
+            inputs: As in `apply`.
+            images: Their old name; it goes in the next release.
+        """
+        inputs = as_inputs("Model.init", inputs, images)
+        variables: Variables = _jitted_init(self, key, inputs)
+        jax.eval_shape(functools.partial(self.apply, train=False), *variables, inputs)
         return variables
 
     def apply(
         self,
         params: PyTree,
         model_state: PyTree,
-        images: jax.Array,
+        inputs: Inputs = NOT_GIVEN,
         *,
         train: bool,
         key: jax.Array | None = None,
+        images: Inputs = NOT_GIVEN,
     ) -> tuple[Outputs, PyTree]:
         """Runs the network.
 
         Args:
             params: Its parameters.
             model_state: Its batch statistics.
-            images: `[B, H, W, C]` float32, preprocessed.
+            inputs: A pytree of arrays, each `[B, ...]`, as the network takes them: images `[B, H, W, C]` float32,
+                preprocessed, or anything else with a leading row axis.
             train: Whether batch statistics are computed (and updated) and dropout acts.
             key: Randomness of dropout; needed only where the network uses it in train mode.
+            images: The old name of `inputs`; it goes in the next release.
 
         Returns:
             The outputs and the new model state (the given one in eval mode).
 
         Raises:
-            ValueError: if the network returns something else than `Outputs`, an `(embedding, logits)` pair, or logits
-                together with a named embedding; or another number of classes than was declared.
+            ValueError: if the arrays of the inputs have no rows or different numbers of them; if the network returns
+                something else than `Outputs`, an `(embedding, logits)` pair, or logits together with a named embedding; or
+                another number of classes than was declared.
         """
-        result, new_state = self._apply(Variables(params, model_state), images, train, key)
+        inputs = as_inputs("Model.apply", inputs, images)
+        batch = (num_rows(inputs),)
+        result, new_state = self._apply(Variables(params, model_state), inputs, train, key)
         if isinstance(result, tuple) and len(result) == 2:
             result = Outputs(*result)
         if not isinstance(result, Outputs):
@@ -103,11 +120,10 @@ class Model(ABC):
                 'pair. A linen module that returns logits alone needs from_linen(module, embedding="NAME"), with the '
                 "name of the submodule that computes them: its input is the embedding."
             )
-        batch = images.shape[:1]
         if result.embedding.ndim != 2 or result.logits.ndim != 2 or result.logits.shape[:1] != batch:
             raise ValueError(
-                "the network must return an embedding [batch, d] and logits [batch, classes], but for images "
-                f"{images.shape} they are {result.embedding.shape} and {result.logits.shape}."
+                "the network must return an embedding [batch, d] and logits [batch, classes], but for inputs "
+                f"{shapes_in_words(inputs)} they are {result.embedding.shape} and {result.logits.shape}."
             )
         classes = result.logits.shape[1]
         if self.declared_num_classes not in (None, classes):
@@ -135,30 +151,82 @@ class Model(ABC):
         return replace(self, axis_name=name)
 
 
+def num_rows(inputs: Inputs) -> int:
+    """How many rows inputs have: the length of the leading axis, which all of their arrays share.
+
+    Raises:
+        ValueError: if there is no array, one has no axis, or their lengths differ.
+
+    >>> num_rows({"tokens": jnp.zeros((3, 7)), "length": jnp.zeros(3)})
+    3
+    """
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(inputs)]
+    if not shapes or not all(shapes) or len({shape[0] for shape in shapes}) > 1:
+        raise ValueError(
+            f"inputs must be arrays with one leading row axis, of equal length, but their shapes are "
+            f"{shapes_in_words(inputs)}; stack samples along the first axis."
+        )
+    return int(shapes[0][0])
+
+
+def shapes_in_words(inputs: Inputs) -> str:
+    """The shape of an array, or of each of a tree by its path.
+
+    >>> shapes_in_words({"tokens": jnp.zeros((3, 7)), "length": jnp.zeros(3)})
+    "['length'] (3,), ['tokens'] (3, 7)"
+    """
+    leaves, _ = jax.tree_util.tree_flatten_with_path(inputs)
+    return ", ".join(f"{jax.tree_util.keystr(path)} {jnp.shape(leaf)}".strip() for path, leaf in leaves) or "none"
+
+
 @functools.partial(jax.jit, static_argnums=0)
-def _jitted_init(model: Model, key: jax.Array, images: jax.Array) -> Variables:
-    return model._init(key, images)
+def _jitted_init(model: Model, key: jax.Array, inputs: Inputs) -> Variables:
+    return model._init(key, inputs)
 
 
-def abstract_variables(model: Model, image_shape: tuple[int, int, int]) -> Variables:
-    """The shapes and dtypes of a model's variables for images `(H, W, C)`; nothing is computed."""
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    variables: Variables = jax.eval_shape(model.init, jax.random.key(0), images)
+def abstract_inputs(one: tuple[int, ...] | Inputs) -> Inputs:
+    """The shapes and dtypes of a batch.
+
+    Args:
+        one: The shape of one sample, `(H, W, C)` or `(features,)`, of float32; or a batch, or its shapes
+            (`jax.ShapeDtypeStruct`), with a leading row axis: as it is.
+    """
+    if isinstance(one, tuple) and all(isinstance(size, int) for size in one):
+        return jax.ShapeDtypeStruct((1, *one), jnp.float32)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype)), one)
+
+
+def abstract_variables(model: Model, inputs: tuple[int, ...] | Inputs) -> Variables:
+    """The shapes and dtypes of a model's variables; nothing is computed.
+
+    Args:
+        model: The network.
+        inputs: The shape of one sample, such as `(H, W, C)`, of float32; or a batch (or its shapes and dtypes).
+    """
+    variables: Variables = jax.eval_shape(model.init, jax.random.key(0), abstract_inputs(inputs))
     return variables
 
 
-def abstract_outputs(model: Model, variables: Variables, image_shape: tuple[int, ...]) -> Outputs:
-    """The shapes and dtypes of what a model gives for one image `(H, W, C)`; nothing is computed."""
-    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    outputs: Outputs = jax.eval_shape(functools.partial(model.apply, train=False), *variables, image)[0]
+def abstract_outputs(model: Model, variables: Variables, inputs: tuple[int, ...] | Inputs) -> Outputs:
+    """The shapes and dtypes of what a model gives for inputs as in `abstract_variables`; nothing is computed."""
+    outputs: Outputs = jax.eval_shape(functools.partial(model.apply, train=False), *variables, abstract_inputs(inputs))[0]
     return outputs
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def compute_embeddings(model: Model, params: PyTree, model_state: PyTree, images: jax.Array) -> jax.Array:
-    """The embeddings `[B, d]` of images `[B, H, W, C]`, in eval mode; compiled once for each model and shape.
+def compute_embeddings(
+    model: Model, params: PyTree, model_state: PyTree, inputs: Inputs = NOT_GIVEN, *, images: Inputs = NOT_GIVEN
+) -> jax.Array:
+    """The embeddings `[B, d]` of inputs, in eval mode; compiled once for each model and shape.
 
     They are as the network gives them: the loss normalises, this does not.
+
+    Args:
+        model: The network.
+        params: Its parameters.
+        model_state: Its batch statistics.
+        inputs: As in `Model.apply`.
+        images: Their old name; it goes in the next release.
     """
-    outputs, _ = model.apply(params, model_state, images, train=False)
+    outputs, _ = model.apply(params, model_state, as_inputs("compute_embeddings", inputs, images), train=False)
     return outputs.embedding

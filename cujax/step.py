@@ -18,7 +18,7 @@ import optax
 from cujax.batch import Batch, Examples
 from cujax.embedding_queue import LabelledEmbeddings, queue_of
 from cujax.losses import Denominator, anchor_losses, cross_entropy, masked_mean
-from cujax.model import Model, Outputs, PyTree
+from cujax.model import Model, Outputs, PyTree, num_rows
 from cujax.sharding import mesh_of, on_mesh, traced_num_shards, whole, with_auto_axes
 
 BatchNorm = Literal["joint", "retain_only", "frozen"]
@@ -147,7 +147,7 @@ def unlearn_step(
     Returns:
         The new state and the metrics of `make_unlearn_step`.
     """
-    with on_mesh(mesh_of(batch.forget.images)):
+    with on_mesh(mesh_of(jax.tree.leaves(batch.forget.inputs)[0])):
         result: tuple[UnlearnState, Metrics] = _jitted(make_unlearn_step(model, tx, config), state, batch)
         return result
 
@@ -270,18 +270,22 @@ def apply_to_batch(
     """
     if batch_norm == "retain_only":
         forget_key, retain_key = jax.random.split(key)
-        forget, _ = model.apply(params, model_state, batch.forget.images, train=True, key=forget_key)
-        retain, new_state = model.apply(params, model_state, batch.retain.images, train=True, key=retain_key)
+        forget, _ = model.apply(params, model_state, batch.forget.inputs, train=True, key=forget_key)
+        retain, new_state = model.apply(params, model_state, batch.retain.inputs, train=True, key=retain_key)
         return forget, retain, new_state
-    # Where devices hold equal shares of both sets, each joins its own rows, so that no image moves.
-    groups = math.gcd(len(batch.forget.images), len(batch.retain.images), traced_num_shards())
-    parts = [_grouped(examples.images, groups) for examples in (batch.forget, batch.retain)]
-    images = jnp.concatenate(parts, axis=1)
-    outputs, new_state = model.apply(params, model_state, _ungrouped(images), train=batch_norm == "joint", key=key)
+    # Where devices hold equal shares of both sets, each joins its own rows, so that no sample moves.
+    n_forget, n_retain = num_rows(batch.forget.inputs), num_rows(batch.retain.inputs)
+    groups = math.gcd(n_forget, n_retain, traced_num_shards())
+
+    def joined(forget: jax.Array, retain: jax.Array) -> jax.Array:
+        return _ungrouped(jnp.concatenate([_grouped(forget, groups), _grouped(retain, groups)], axis=1))
+
+    inputs = jax.tree.map(joined, batch.forget.inputs, batch.retain.inputs)
+    outputs, new_state = model.apply(params, model_state, inputs, train=batch_norm == "joint", key=key)
     grouped = jax.tree.map(lambda rows: _grouped(rows, groups), outputs)
-    n_forget = parts[0].shape[1]
-    forget = jax.tree.map(lambda rows: _ungrouped(rows[:, :n_forget]), grouped)
-    retain = jax.tree.map(lambda rows: _ungrouped(rows[:, n_forget:]), grouped)
+    own = n_forget // groups
+    forget = jax.tree.map(lambda rows: _ungrouped(rows[:, :own]), grouped)
+    retain = jax.tree.map(lambda rows: _ungrouped(rows[:, own:]), grouped)
     return forget, retain, new_state
 
 

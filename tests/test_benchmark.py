@@ -43,7 +43,7 @@ def test_the_step_written_by_hand_is_the_training_step():
     model = from_linen(ResNet(3, stage_sizes=(1,), width=8))
     tx, key = ContrastiveUnlearning().optimizer(), jax.random.key(0)
     examples = Examples(jax.random.normal(key, (6, 8, 8, 3)), jnp.arange(6) % 3, jnp.ones(6, bool))
-    state = UnlearnState.create(*model.init(key, examples.images), tx, key)
+    state = UnlearnState.create(*model.init(key, examples.inputs), tx, key)
     ours, metrics = jax.jit(make_train_step(model, tx))(state, examples)
     bare, loss = jax.jit(_bare_step, static_argnums=(0, 1))(model, tx, state, examples)
     np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)

@@ -52,7 +52,7 @@ def start(config=CONFIG):
 
 
 def embed(params, examples):
-    return apply(params, {}, examples.images, train=True, key=None)[0][0]
+    return apply(params, {}, examples.inputs, train=True, key=None)[0][0]
 
 
 def rows(embeddings, labels, mask=None):
@@ -145,7 +145,7 @@ def test_a_step_that_is_not_finite_leaves_the_queue_as_it_was():
     state, _ = step(state, batch(0))
     broken = batch(1)
     broken = dataclasses.replace(
-        broken, retain=dataclasses.replace(broken.retain, images=broken.retain.images.at[0].set(jnp.nan))
+        broken, retain=dataclasses.replace(broken.retain, inputs=broken.retain.inputs.at[0].set(jnp.nan))
     )
     after, metrics = step(state, broken)
     assert not metrics["finite"]

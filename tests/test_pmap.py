@@ -118,7 +118,7 @@ def with_state(params, model_state, images, *, train, key):
 def first_step(model, policy="joint"):
     config = settings(policy)
     _, batch = by_device(start(), make_batches(1)[0])
-    variables = model.init(jax.random.key(0), batch.forget.images[0])
+    variables = model.init(jax.random.key(0), batch.forget.inputs[0])
     state = UnlearnState.create(*variables, config.optimizer(), jax.random.key(1))
     return pmapped(policy, model)(state, batch)
 

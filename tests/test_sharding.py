@@ -186,7 +186,7 @@ def test_images_read_from_disk_are_each_devices_own_and_the_same(tmp_path):
     found = jax.jit(gather)(arrays, shard(batch, mesh), key)
     expected = gather(in_memory, IndexBatch(*rows), key)
     for n, part, other in ((11, found.forget, expected.forget), (16, found.retain, expected.retain)):
-        np.testing.assert_allclose(part.images[:n], other.images, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(part.inputs[:n], other.inputs, rtol=1e-6, atol=1e-6)
         np.testing.assert_array_equal(part.labels[:n], other.labels)
         np.testing.assert_array_equal(part.mask, np.resize(other.mask, len(part.mask)) & (np.arange(len(part.mask)) < n))
 

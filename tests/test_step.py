@@ -59,7 +59,7 @@ def same_state(first, second):
 
 
 def start(model=MODEL, config=CONFIG, seed=0):
-    variables = model.init(jax.random.key(seed), make_batch().forget.images)
+    variables = model.init(jax.random.key(seed), make_batch().forget.inputs)
     return UnlearnState.create(*variables, config.optimizer(), jax.random.key(1))
 
 
@@ -74,7 +74,7 @@ def in_numpy(state, batches, config):
     for batch in batches:
         (x_f, y_f), (x_r, y_r) = (
             (
-                np.asarray(part.images, np.float64).reshape(len(part.images), -1)[np.asarray(part.mask)],
+                np.asarray(part.inputs, np.float64).reshape(len(part.inputs), -1)[np.asarray(part.mask)],
                 np.asarray(part.labels)[np.asarray(part.mask)],
             )
             for part in (batch.forget, batch.retain)
@@ -149,7 +149,7 @@ def test_jitted_and_pure_step_agree():
 
 
 def test_creating_copies_and_the_step_donates():
-    variables = MODEL.init(jax.random.key(0), make_batch().forget.images)
+    variables = MODEL.init(jax.random.key(0), make_batch().forget.inputs)
     key = jax.random.key(1)
     state = UnlearnState.create(*variables, CONFIG.optimizer(), key)
     before = jax.tree.map(np.array, variables.params)
@@ -161,7 +161,7 @@ def test_creating_copies_and_the_step_donates():
 
 def test_creating_copies_the_model_state_too():
     model = from_linen(WithBatchNorm())
-    variables = model.init(jax.random.key(0), make_batch().forget.images)
+    variables = model.init(jax.random.key(0), make_batch().forget.inputs)
     before = jax.tree.map(np.array, variables.model_state)
     state = UnlearnState.create(*variables, CONFIG.optimizer(), jax.random.key(1))
     unlearn_step(state, make_batch(), model=model, tx=CONFIG.optimizer(), config=CONFIG)
@@ -180,7 +180,7 @@ def test_an_optimiser_may_keep_the_initial_parameters():
         return jax.tree.map(lambda g, start, now: -0.1 * (g + now - start), updates, initial, params), initial
 
     tx = optax.GradientTransformation(lambda params: params, pull)
-    variables = MODEL.init(jax.random.key(0), make_batch().forget.images)
+    variables = MODEL.init(jax.random.key(0), make_batch().forget.inputs)
     state = UnlearnState.create(*variables, tx, jax.random.key(1))
     state, _ = unlearn_step(state, make_batch(), model=MODEL, tx=tx, config=CONFIG)
     chex.assert_trees_all_equal(state.opt_state, variables.params)
@@ -242,7 +242,7 @@ def test_the_settings_matter_though_they_do_not_compile():
 def test_a_step_that_is_not_finite_leaves_the_state_bit_for_bit(model, part, poison):
     batch, tx = make_batch(), CONFIG.optimizer()
     examples = getattr(batch, part)
-    broken = dataclasses.replace(examples, images=examples.images.at[0, 0, 0, 0].set(poison))
+    broken = dataclasses.replace(examples, inputs=examples.inputs.at[0, 0, 0, 0].set(poison))
     state, metrics = unlearn_step(start(model), batch, model=model, tx=tx, config=CONFIG)
     assert metrics["finite"]
     kept = jax.tree.map(jnp.copy, state)
@@ -274,7 +274,7 @@ def test_masked_rows_change_nothing():
     def step(filler):
         rows = masked(batch)
         forget, retain = (
-            dataclasses.replace(part, images=part.images.at[4:].set(filler), labels=part.labels.at[4:].set(label))
+            dataclasses.replace(part, inputs=part.inputs.at[4:].set(filler), labels=part.labels.at[4:].set(label))
             for part, label in ((rows.forget, int(filler) % 3), (rows.retain, int(filler) % 3))
         )
         return unlearn_step(start(), Batch(forget, retain), model=MODEL, tx=tx, config=CONFIG)
@@ -287,7 +287,7 @@ def test_masked_rows_change_nothing():
 
 def test_no_mask_means_that_all_rows_count():
     batch, tx = make_batch(), CONFIG.optimizer()
-    unmasked = Batch(Examples(batch.forget.images, batch.forget.labels), Examples(batch.retain.images, batch.retain.labels))
+    unmasked = Batch(Examples(batch.forget.inputs, batch.forget.labels), Examples(batch.retain.inputs, batch.retain.labels))
     results = [unlearn_step(start(), each, model=MODEL, tx=tx, config=CONFIG) for each in (batch, unmasked)]
     chex.assert_trees_all_close(results[0][0].params, results[1][0].params, rtol=1e-6, atol=1e-7)
     chex.assert_trees_all_close(results[0][1], results[1][1], rtol=1e-6)
@@ -302,7 +302,7 @@ def test_batch_norm_policies_move_the_documented_statistics(policy):
     params = jax.tree.map(np.array, state.params)
     new, metrics = unlearn_step(state, batch, model=model, tx=config.optimizer(), config=config)
     forget, retain = (
-        np.asarray(part.images, np.float64).reshape(len(part.images), -1) for part in (batch.forget, batch.retain)
+        np.asarray(part.inputs, np.float64).reshape(len(part.inputs), -1) for part in (batch.forget, batch.retain)
     )
     both = np.concatenate([forget, retain])
     forget_rows, retain_rows = {"joint": (both, both), "retain_only": (forget, retain), "frozen": (None, None)}[policy]
@@ -370,7 +370,7 @@ def test_types_and_structure_stay():
 
 def test_batch_accuracies_count_unmasked_rows():
     batch = make_batch()
-    logits = apply(start().params, {}, batch.retain.images, train=True, key=None)[0][1]
+    logits = apply(start().params, {}, batch.retain.inputs, train=True, key=None)[0][1]
     mask = jnp.arange(7) < 5
     batch = dataclasses.replace(batch, retain=dataclasses.replace(batch.retain, mask=mask))
     _, metrics = unlearn_step(start(), batch, model=MODEL, tx=CONFIG.optimizer(), config=CONFIG)
@@ -379,7 +379,7 @@ def test_batch_accuracies_count_unmasked_rows():
 
 
 def test_an_untyped_key_is_refused():
-    variables = MODEL.init(jax.random.key(0), make_batch().forget.images)
+    variables = MODEL.init(jax.random.key(0), make_batch().forget.inputs)
     with pytest.raises(ValueError, match=r"typed key such as jax.random.key\(0\)"):
         UnlearnState.create(*variables, CONFIG.optimizer(), jax.random.PRNGKey(0))
 

@@ -100,9 +100,9 @@ class MetricContext:
         return [accuracy(rows) for rows in (forget, answers.retain, self.test_rows(answers, of_forgotten=False))]
 
 
-def not_looked_at() -> NotAvailable:
+def not_looked_at(reason: str = "the model was not looked into: cujax audit does") -> NotAvailable:
     """The reason why there is no value for a model of which only the answers are known."""
-    return NotAvailable("the model was not looked into: cujax audit does")
+    return NotAvailable(reason)
 
 
 def not_looked_at_closely() -> NotAvailable:

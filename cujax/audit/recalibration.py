@@ -75,7 +75,7 @@ def _filled(state: PyTree, value: float) -> PyTree:
 def _seen(model: Model, params: PyTree, state: PyTree, arrays: DeviceImages, rows: Rows) -> PyTree:
     """The model state after one batch in train mode."""
     key = jax.random.key(0)
-    return model.apply(params, state, preprocess(arrays, rows, key).images, train=True, key=key)[1]
+    return model.apply(params, state, preprocess(arrays, rows, key).inputs, train=True, key=key)[1]
 
 
 def _recalibrated(context: MetricContext, model: Evidence) -> Estimate:

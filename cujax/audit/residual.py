@@ -1,5 +1,6 @@
 """Residual knowledge: near a forgotten sample, does the model still know more than one that never saw it?"""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,15 +11,15 @@ import numpy as np
 from cujax.audit.evidence import Evidence
 from cujax.audit.intervals import Estimate, mean
 from cujax.audit.metric import Metric, MetricContext, not_looked_at
-from cujax.data.batches import DeviceImages, ImageSet, examples_at
-from cujax.model import Model, Variables
+from cujax.data.batches import DeviceImages, ImageSet, examples_at, input_shapes, is_float, noise_like
+from cujax.model import Model, PyTree, Variables
 from cujax.training.predict import correct, predict
 
 
 def share_correct_under_noise(
     model: Model, variables: Variables, images: ImageSet, indices: np.ndarray, *, norm: float, draws: int, key: jax.Array
-) -> np.ndarray:
-    """The share of noisy copies of each image that is answered with its label, `[n]` float64.
+) -> np.ndarray | None:
+    """The share of noisy copies of each sample that is answered with its label, `[n]` float64.
 
     Args:
         model: The network.
@@ -28,14 +29,19 @@ def share_correct_under_noise(
         norm: Euclidean norm of the noise relative to the image's, both normalised as the network takes them.
         draws: Noisy copies of each image; the same for every model with the same key.
         key: Of the noise.
+
+    Returns:
+        None if no input is of floating-point numbers (tokens): noise cannot be added to them.
     """
+    if not any(map(is_float, jax.tree.leaves(input_shapes(images)))):
+        return None
     clean = _normalised(images, indices)
     rows = np.arange(len(indices), dtype=np.int32)
     found = np.zeros(len(indices))
     for draw in range(draws):
-        noise = jax.random.normal(jax.random.fold_in(key, draw), clean.images.shape)
+        noise = noise_like(jax.random.fold_in(key, draw), clean.images)
         size = norm * _norms(clean.images) / _norms(noise)
-        noisy = replace(clean, images=clean.images + size * noise)
+        noisy = replace(clean, images=jax.tree.map(functools.partial(_added, size=size), clean.images, noise))
         found += correct(predict(model, variables, noisy, rows))
     return found / draws
 
@@ -56,16 +62,22 @@ def _normalised(images: ImageSet, indices: np.ndarray) -> DeviceImages:
     """Some images as the network takes them, in memory."""
     examples = examples_at(images, indices)
     n = len(indices)
-    return DeviceImages(examples.images[:n], examples.labels[:n], images.mean, images.std)
+    return DeviceImages(jax.tree.map(lambda rows: rows[:n], examples.inputs), examples.labels[:n], images.mean, images.std)
 
 
-def _norms(images: jax.Array) -> jax.Array:
-    return jnp.sqrt(jnp.sum(images**2, axis=(1, 2, 3), keepdims=True))
+def _norms(inputs: PyTree) -> jax.Array:
+    """The Euclidean norm of each row over all arrays of floating-point numbers, `[n]`."""
+    floats = [leaf for leaf in jax.tree.leaves(inputs) if is_float(leaf)]
+    return jnp.sqrt(sum(jnp.sum(leaf**2, axis=tuple(range(1, leaf.ndim))) for leaf in floats))
+
+
+def _added(clean: jax.Array, noise: jax.Array, *, size: jax.Array) -> jax.Array:
+    return clean + size.reshape(-1, *[1] * (clean.ndim - 1)) * noise if is_float(clean) else clean
 
 
 def _residual(context: MetricContext, model: Evidence) -> Estimate:
     if model.shares_under_noise is None:
-        raise not_looked_at()
+        raise not_looked_at("no noise was added: the model was not looked into, or its inputs are no floating-point numbers")
     others = [other.shares_under_noise for other in context.others(model) if other.shares_under_noise is not None]
     return mean(np.mean([residual_knowledge(model.shares_under_noise, other) for other in others], axis=0))
 

@@ -1,4 +1,4 @@
-"""How images are fed: a batch is an array of indices into images on the device, and every draw comes from one key.
+"""How samples are fed: a batch is an array of indices into arrays on the device, and every draw comes from one key.
 
 Images that do not fit in memory are read from disk, a batch at a time, ahead of the step that takes them.
 """
@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from cujax.batch import Batch, Examples, IndexBatch, Rows
 from cujax.data.decoding import ImageFiles
 from cujax.data.images import Images, Source
+from cujax.model import PyTree
 from cujax.sharding import mesh_of, num_shards, own_shards, replicate, shard_own
 
 Augmentation = Literal["none", "crop", "crop_flip"]
@@ -29,19 +30,20 @@ Augmentation = Literal["none", "crop", "crop_flip"]
 )
 @dataclass(frozen=True)
 class DeviceImages:
-    """Images of one split on the device, not yet normalised.
+    """Samples of one split on the device: images, not yet normalised, or other inputs as the network takes them.
 
     Attributes:
-        images: `[n, H, W, C]` uint8, or float32 if already preprocessed. `[devices, n, H, W, C]` where each device holds
-            only the rows that its part of a batch counts in.
+        images: `[n, H, W, C]` uint8, or float32 if already preprocessed; of other inputs a pytree of arrays `[n, ...]`.
+            `[devices, n, ...]` where each device holds only the rows that its part of a batch counts in.
         labels: `[n]` int32, or `[devices, n]`.
-        mean: `[C]` float32 of pixels in [0, 1].
-        std: `[C]` float32, likewise.
+        mean: `[C]` float32 of pixels in [0, 1]; `[0]` where the inputs are no images: these are neither normalised nor
+            augmented.
+        std: `[C]` float32, or `[0]`, likewise.
         augmentation: What is done to each image as it is drawn: "crop" pads it by an eighth of its side and crops at
             random, "crop_flip" mirrors it at random besides.
     """
 
-    images: jax.Array
+    images: PyTree
     labels: jax.Array
     mean: jax.Array
     std: jax.Array
@@ -51,6 +53,11 @@ class DeviceImages:
     def mesh(self) -> Mesh | None:
         """The devices that the images are placed on; None for a single one."""
         return mesh_of(self.mean)
+
+    @property
+    def are_images(self) -> bool:
+        """Whether the inputs are images, which are normalised (where uint8) and may be augmented."""
+        return self.mean.size > 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,21 +87,59 @@ class StreamedImages:
 ImageSet = DeviceImages | StreamedImages
 
 
-def image_shape(images: ImageSet) -> tuple[int, ...]:
-    """Height, width and channels of each image."""
-    return (images.images if isinstance(images, DeviceImages) else images.files).shape[1:]
+def input_shapes(images: ImageSet, rows: int = 1) -> PyTree:
+    """Shapes and dtypes of a batch of so many rows as a network takes it, a tree of `jax.ShapeDtypeStruct`."""
+    if isinstance(images, StreamedImages):
+        return jax.ShapeDtypeStruct((rows, *images.files.shape[1:]), jnp.float32)
+
+    def of_rows(stored: jax.Array) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((rows, *stored.shape[1:]), jnp.float32 if images.are_images else stored.dtype)
+
+    return jax.tree.map(of_rows, images.images)
+
+
+def noise_like(key: jax.Array, inputs: PyTree) -> PyTree:
+    """Standard normal noise of the shapes of inputs; zeros in place of what is not float, such as tokens and masks.
+
+    Args:
+        key: Of the noise.
+        inputs: Arrays, or their shapes and dtypes.
+    """
+    leaves, structure = jax.tree.flatten(inputs)
+    keys = [key if number == 0 else jax.random.fold_in(key, number) for number in range(len(leaves))]
+    noise = [
+        jax.random.normal(own, leaf.shape) if is_float(leaf) else jnp.zeros(leaf.shape, leaf.dtype)
+        for own, leaf in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, noise)
+
+
+def is_float(leaf: Any) -> bool:
+    """Whether an array, or what has its dtype, holds floating-point numbers."""
+    return bool(jnp.issubdtype(leaf.dtype, jnp.floating))
+
+
+def check_float_inputs(images: ImageSet, what: str) -> None:
+    """Raises ValueError, saying what a method does to inputs, if one of them is not of floating-point numbers."""
+    if all(map(is_float, jax.tree.leaves(input_shapes(images)))):
+        return
+    raise ValueError(
+        f"{what}, which takes inputs of floating-point numbers, but one of {input_shapes(images)} is not; choose another "
+        "method."
+    )
 
 
 def to_device(source: Source, images: Images, mesh: Mesh | None = None) -> ImageSet:
-    """Places the images of one split of a source on the device, as they are stored, unless they are streamed.
+    """Places the inputs of one split of a source on the device, as they are stored, unless they are streamed.
 
     With a mesh (`cujax.sharding.data_mesh`) every device has them all, and what is computed from them is spread over it.
     """
     mean, std = replicate((jnp.asarray(source.mean), jnp.asarray(source.std)), mesh)
-    if isinstance(images.images, np.ndarray):
-        pixels, labels = (images.images, images.labels) if mesh else map(jnp.asarray, (images.images, images.labels))
-        return DeviceImages(replicate(pixels, mesh), replicate(labels, mesh), mean, std)
-    return StreamedImages(images.images, images.labels, mean, std)
+    if isinstance(images.images, ImageFiles):
+        return StreamedImages(images.images, images.labels, mean, std)
+    stored = images.images, images.labels
+    inputs, labels = replicate(stored if mesh else jax.tree.map(jnp.asarray, stored), mesh)
+    return DeviceImages(inputs, labels, mean, std)
 
 
 def placed(images: ImageSet, batches: Iterable[Any]) -> Iterator[tuple[DeviceImages, Any]]:
@@ -144,18 +189,32 @@ def _filled(rows: Rows, multiple: int) -> Rows:
 
 
 def preprocess(arrays: DeviceImages, rows: Rows, key: jax.Array) -> Examples:
-    """The rows as a network takes them: augmented, float32, normalised per channel.
+    """The rows as a network takes them: images augmented, float32, normalised per channel; other inputs as they are.
 
     Pure; compiled with what uses it. `key` is read where there is augmentation.
+
+    Raises:
+        ValueError: if what is to be augmented is no image.
     """
-    images, labels = (_take(stored, rows.indices, arrays.labels.ndim) for stored in (arrays.images, arrays.labels))
+    check_augmentation(arrays.augmentation, are_images=arrays.are_images)
+    take = functools.partial(_take, indices=rows.indices, n_axes=arrays.labels.ndim)
+    images, labels = jax.tree.map(take, (arrays.images, arrays.labels))
     if arrays.augmentation != "none":
         augment = functools.partial(_augment, flip=arrays.augmentation == "crop_flip")
         images = jax.vmap(augment)(images, jax.random.split(key, len(images)))
-    if images.dtype == jnp.uint8:
+    if arrays.are_images and images.dtype == jnp.uint8:
         mean, std = arrays.mean[None, None, None, :], arrays.std[None, None, None, :]
         images = (images.astype(jnp.float32) * (1 / 255) - mean) / std
     return Examples(images, labels, jnp.asarray(rows.mask))
+
+
+def check_augmentation(augmentation: Augmentation, *, are_images: bool) -> None:
+    """Raises ValueError if inputs that are no images are to be augmented."""
+    if augmentation != "none" and not are_images:
+        raise ValueError(
+            f"augmentation is {augmentation!r}, which is for images [n, H, W, C] alone, but the inputs are others; make it "
+            "'none' (--training.augmentation none)."
+        )
 
 
 def examples_at(images: ImageSet, indices: np.ndarray) -> Examples:
@@ -165,7 +224,7 @@ def examples_at(images: ImageSet, indices: np.ndarray) -> Examples:
     return preprocess(arrays, rows, jax.random.key(0))
 
 
-def _take(stored: jax.Array, indices: jax.Array | np.ndarray, n_axes: int) -> jax.Array:
+def _take(stored: jax.Array, *, indices: jax.Array | np.ndarray, n_axes: int) -> jax.Array:
     if n_axes == 1:
         return jnp.take(stored, indices, axis=0)
     by_device = jax.vmap(lambda own, rows: jnp.take(own, rows, axis=0))(stored, indices.reshape(len(stored), -1))

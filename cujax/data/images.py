@@ -1,11 +1,12 @@
-"""Labelled images in memory or on disk, which of them to take, and what every reader of them shares."""
+"""Labelled images in memory or on disk, or other inputs in memory, which to take, and what every reader shares."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 
 from cujax._ranges import Count, NotNegative, Pixels, ProportionBelowOne, Seed, check_fields
@@ -20,15 +21,16 @@ DEFAULT_DATA_DIR = "~/tensorflow_datasets"
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Labelled images of one split.
+    """Labelled samples of one split.
 
     Attributes:
-        images: `[n, H, W, C]` uint8, or float32 if already preprocessed; or the files, where they do not fit in memory.
+        images: `[n, H, W, C]` uint8, or float32 if already preprocessed; or the files, where they do not fit in memory. Of
+            inputs that are no images, a pytree of arrays `[n, ...]` as the network takes them.
         labels: `[n]` int32.
         ids: `[n]` str, unique: the same image has the same id in every run.
     """
 
-    images: np.ndarray | ImageFiles
+    images: Any
     labels: np.ndarray
     ids: np.ndarray
 
@@ -37,17 +39,20 @@ class Images:
 
     @cached_property
     def pixel_digests(self) -> np.ndarray:
-        """`[n]` str: the digest of the pixels of each image, as `pixel_digest` has it."""
+        """`[n]` str: the digest of each image, as `pixel_digest` has it, or of each sample of other inputs."""
         files = self.images
-        if not isinstance(files, ImageFiles):
+        if isinstance(files, np.ndarray) and files.ndim == 4:
             return np.array([pixel_digest(image) for image in files], str)
+        if not isinstance(files, ImageFiles):
+            leaves = list(map(np.asarray, jax.tree.leaves(files)))
+            return np.array([sample_digest([leaf[row] for leaf in leaves]) for row in range(len(self))], str)
         if files.digests is not None:
             return files.digests
         return np.array([pixel_digest(files.read(np.array([row]))[0]) for row in range(len(self))], str)
 
     def take(self, indices: np.ndarray) -> "Images":
         """The rows at `indices`."""
-        return Images(self.images[indices], self.labels[indices], self.ids[indices])
+        return Images(jax.tree.map(lambda rows: rows[indices], self.images), self.labels[indices], self.ids[indices])
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +65,9 @@ class Source:
         train: Training images.
         test: Test images.
         class_names: Name of each class; their number is the number of classes.
-        mean: `[C]` float32, subtracted from pixels scaled to [0, 1]; zeros if images are preprocessed.
-        std: `[C]` float32, by which the difference is divided.
+        mean: `[C]` float32, subtracted from pixels scaled to [0, 1]; zeros if images are preprocessed, `[0]` where the
+            inputs are no images.
+        std: `[C]` float32, by which the difference is divided, or `[0]`.
         redrawn_ids: Ids of the training images whose labels were redrawn (label noise).
         skipped: What was left out, and why.
         root: The folder that the ids are paths below; None where they are no paths.
@@ -83,6 +89,30 @@ class Source:
         """The number of classes."""
         return len(self.class_names)
 
+    @property
+    def are_images(self) -> bool:
+        """Whether the inputs are images."""
+        return len(self.mean) > 0
+
+    @property
+    def input_shapes(self) -> Any:
+        """Shapes and dtypes of one row as a network takes it: a tree of `jax.ShapeDtypeStruct` `[1, ...]`."""
+
+        def of_one(rows: Any) -> jax.ShapeDtypeStruct:
+            kept = np.uint8 if isinstance(rows, ImageFiles) else rows.dtype
+            return jax.ShapeDtypeStruct((1, *rows.shape[1:]), np.float32 if self.are_images else kept)
+
+        return jax.tree.map(of_one, self.train.images)
+
+    @property
+    def input_words(self) -> str:
+        """What a row is, for messages, such as "images [8, 8, 1]"."""
+        shapes = self.input_shapes
+        if self.are_images:
+            return f"images {list(shapes.shape[1:])}"
+        named = jax.tree_util.tree_flatten_with_path(shapes)[0]
+        return "inputs " + ", ".join(f"{jax.tree_util.keystr(path)}{list(one.shape[1:])}" for path, one in named)
+
 
 @dataclass(frozen=True)
 class Data:
@@ -90,10 +120,10 @@ class Data:
 
     Attributes:
         source: "digits" (scikit-learn's 8x8 digits, no download); the name of a TFDS data set ("fashion_mnist", "cifar10",
-            or NAME/CONFIG where it has several configurations); or a path (with a "/" in it): to an .npz file with images,
-            labels and optionally ids, test_images, test_labels, test_ids; to a folder of images, CLASS/*.png or *.jpg, or
-            train/CLASS/... beside test/CLASS/...; or to CIFAR's binary archive (cifar-10-binary.tar.gz,
-            cifar-100-binary.tar.gz).
+            or NAME/CONFIG where it has several configurations); or a path (with a "/" in it): to an .npz file with images
+            (or inputs: tables, series), labels and optionally ids, test_images, test_labels, test_ids; to a folder of
+            images, CLASS/*.png or *.jpg, or train/CLASS/... beside test/CLASS/...; or to CIFAR's binary archive
+            (cifar-10-binary.tar.gz, cifar-100-binary.tar.gz).
         data_dir: Where TFDS data sets lie (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets).
         limit: Take only the first so many training images. They are counted after test images were held out (where the
             data has no test part) and bad ones left out; the test images do not depend on it.
@@ -140,7 +170,9 @@ def content_digest(train: Images, test: Images) -> str:
     """What identifies the content of images in memory: "sha256" and the first 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for part in (train, test):
-        digest.update(np.asarray(part.images).tobytes() + part.labels.tobytes() + "\n".join(part.ids).encode())
+        for path, leaf in jax.tree_util.tree_flatten_with_path(part.images)[0]:
+            digest.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
+        digest.update(part.labels.tobytes() + "\n".join(part.ids).encode())
     return f"sha256 {digest.hexdigest()[:16]}"
 
 
@@ -150,6 +182,16 @@ def pixel_digest(pixels: np.ndarray) -> str:
         return ""
     head = f"{pixels.shape} {pixels.dtype} ".encode()
     return hashlib.blake2b(head + np.ascontiguousarray(pixels).tobytes(), digest_size=16).hexdigest()
+
+
+def sample_digest(leaves: Sequence[np.ndarray]) -> str:
+    """What tells one sample's inputs from another's, over all of their arrays; "" for one of a single value."""
+    if all((leaf == np.ravel(leaf)[0]).all() for leaf in leaves if leaf.size):
+        return ""
+    digest = hashlib.blake2b(digest_size=16)
+    for leaf in leaves:
+        digest.update(f"{leaf.shape} {leaf.dtype} ".encode() + np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
 
 
 def checked_labels(where: str, labels: np.ndarray, num_classes: int | None = None) -> np.ndarray:

@@ -1,8 +1,9 @@
-"""A user's own images as one .npz file of plain arrays."""
+"""A user's own images, or other inputs, as one .npz file of plain arrays."""
 
 import zipfile
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from cujax.data.folder_layout import in_order
@@ -19,6 +20,7 @@ from cujax.data.images import (
     numbered_ids,
     pixel_statistics,
 )
+from cujax.data.npz_inputs import checked_inputs, holds_inputs
 from cujax.progress import Progress
 
 
@@ -28,7 +30,8 @@ def _read(data: Data, progress: Progress) -> Source:
     if not path.is_file():
         raise FileNotFoundError(
             f"data file {path} does not exist; write one with "
-            f"np.savez('{path.name}', images=..., labels=...), images [n, H, W] or [n, H, W, C]."
+            f"np.savez('{path.name}', images=..., labels=...), images [n, H, W] or [n, H, W, C]; "
+            "inputs=... for tables and series."
         )
     try:
         with zipfile.ZipFile(path) as contents:
@@ -42,21 +45,29 @@ def _read(data: Data, progress: Progress) -> Source:
             f"{path} cannot be read as plain arrays ({error}). It must be a .npz of number and string arrays; arrays of "
             "Python objects are refused, because reading them can run code: convert them, ids with .astype(str)."
         ) from error
-    missing = [name for name in ("images", "labels") if name not in arrays]
+    others = holds_inputs(arrays)
+    if others and "images" in arrays:
+        raise ValueError(f"{path} holds images and inputs; give one of the two, and more arrays as inputs/NAME.")
+    if others and data.layout != "nhwc":
+        raise ValueError(f"data.layout is {data.layout}, which is for images, but {path} holds inputs; leave it out.")
+    missing = [name for name in ("images", "labels") if name not in arrays and not (others and name == "images")]
     if missing:
         raise ValueError(f"{path} holds {sorted(arrays)}, but no {' and no '.join(missing)}; both are needed.")
     where = str(path)
-    has_test = "test_images" in arrays
+    has_test = holds_inputs(arrays, "test_") if others else "test_images" in arrays
+    kind = "inputs" if others else "images"
     if has_test and "test_labels" not in arrays:
-        raise ValueError(f"{path} holds test_images, but no test_labels.")
+        raise ValueError(f"{path} holds test_{kind}, but no test_labels.")
+    if not has_test and "test_labels" in arrays:
+        raise ValueError(f"{path} holds test_labels, but no test_{kind}; give both, or neither.")
     labels, names = _numbered(where, [arrays[name] for name in ("labels", "test_labels")[: 1 + has_test]])
     everything = _checked_images(where, arrays, "", labels[0], data.layout)
     if has_test:
         train, test = everything, _checked_images(where, arrays, "test_", labels[1], data.layout)
-        if train.images.shape[1:] != test.images.shape[1:] or train.images.dtype != test.images.dtype:
+        kinds = [jax.tree.map(lambda rows: f"{rows.shape[1:]} {rows.dtype}", part.images) for part in (train, test)]
+        if kinds[0] != kinds[1]:
             raise ValueError(
-                f"{path}: images and test_images must have one shape and dtype, but are "
-                f"{train.images.shape[1:]} {train.images.dtype} and {test.images.shape[1:]} {test.images.dtype}."
+                f"{path}: {kind} and test_{kind} must have one shape and dtype, but are {kinds[0]} and {kinds[1]}."
             )
         shared = sorted(set(train.ids.tolist()) & set(test.ids.tolist()))
         if shared:
@@ -73,7 +84,9 @@ def _read(data: Data, progress: Progress) -> Source:
             f"{path}: the labels go up to {classes - 1}, but no training image has label {without_images[0]}; number the "
             "classes 0, 1, 2, ... without a gap, as np.unique(labels, return_inverse=True)[1] does."
         )
-    if train.images.dtype == np.uint8:
+    if others:
+        mean = std = np.zeros(0, np.float32)
+    elif train.images.dtype == np.uint8:
         mean, std = pixel_statistics(train)
     else:
         channels = train.images.shape[3]
@@ -121,22 +134,23 @@ def _texts(where: str, values: np.ndarray) -> np.ndarray:
 
 
 def _checked_images(where: str, arrays: dict[str, np.ndarray], prefix: str, labels: np.ndarray, layout: str) -> Images:
-    """Images, labels and ids of a user's file, after saying what is wrong with them."""
-    images = _channels_last(f"{where}: {prefix}images", arrays[f"{prefix}images"], labels, layout)
-    if images.dtype != np.uint8:
-        images = _preprocessed(f"{where}: {prefix}images", images)
-    if labels.shape != images.shape[:1]:
-        column = f"; give {prefix}labels[:, 0]" if labels.shape == (len(images), 1) else ""
+    """Images (or other inputs), labels and ids of a user's file, after saying what is wrong with them."""
+    if f"{prefix}images" in arrays:
+        images = _channels_last(f"{where}: {prefix}images", arrays[f"{prefix}images"], labels, layout)
+        images = images if images.dtype == np.uint8 else _preprocessed(f"{where}: {prefix}images", images)
+        n, each = len(images), "an image"
+    else:
+        images = checked_inputs(where, arrays, prefix)
+        n, each = len(jax.tree.leaves(images)[0]), "a row"
+    if labels.shape != (n,):
+        column = f"; give {prefix}labels[:, 0]" if labels.shape == (n, 1) else ""
         raise ValueError(
-            f"{where}: {prefix}labels must be [{len(images)}] integers, one an image, but is {labels.shape} "
-            f"{labels.dtype}{column}."
+            f"{where}: {prefix}labels must be [{n}] integers, one {each}, but is {labels.shape} {labels.dtype}{column}."
         )
     labels = checked_labels(f"{where}: {prefix}labels", labels)
-    ids = arrays.get(f"{prefix}ids")
-    if ids is None:
-        ids = numbered_ids(prefix.rstrip("_") or "train", len(images))
-    else:
-        ids = _checked_ids(f"{where}: {prefix}ids", ids, len(images))
+    given = arrays.get(f"{prefix}ids")
+    numbered = numbered_ids(prefix.rstrip("_") or "train", n)
+    ids = numbered if given is None else _checked_ids(f"{where}: {prefix}ids", given, n)
     return Images(images, labels, ids)
 
 

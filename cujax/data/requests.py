@@ -210,7 +210,7 @@ def make_split(
     source: Source,
     request: Request,
     previously_forgotten_ids: Sequence[str] = (),
-    validation: Validation = "tenth",
+    validation: Validation | float | np.ndarray = "tenth",
 ) -> Split:
     """Divides a source by a deletion request.
 
@@ -221,8 +221,8 @@ def make_split(
         source: The data set.
         request: What to forget.
         previously_forgotten_ids: What earlier requests, on the model at hand, made it forget.
-        validation: "tenth", or, for a model that was trained elsewhere: "none", or the file that names the images that it
-            has not seen.
+        validation: "tenth", or another fraction; or, for a model that was trained elsewhere: "none", or what it has not
+            seen: the file that names the images, or their rows.
 
     Raises:
         ValueError: if the request names a class or ids that do not exist, ids that are in the validation part or
@@ -233,7 +233,7 @@ def make_split(
     train = source.train
     is_previous = is_among(train.ids, previously_forgotten_ids)
     is_validation = np.zeros(len(train), bool)
-    is_validation[_validation_rows(source, validation)] = True
+    is_validation[validation_rows(source, validation)] = True
     is_validation &= ~is_previous
     previous = train.ids[is_previous].tolist()
     unknown = set(previously_forgotten_ids) - {*previous, *map(hashed_id, previous)}
@@ -252,7 +252,7 @@ def make_split(
         raise ValueError(
             f"{len(copies)} images that would be retained have the same pixels as one to be forgotten, such as "
             f"{train.ids[copies[0]]}: the model, and every retrained one, would go on training on them. Forget them, too, "
-            "with --forget.copies with, or keep them with --forget.copies keep."
+            'with --forget.copies with (copies="with"), or keep them with --forget.copies keep (copies="keep").'
         )
     is_forget[copies] = request.copies == "with"
     is_retain = available & ~is_forget
@@ -290,18 +290,21 @@ def _copies(train: Images, is_forget: np.ndarray, is_other: np.ndarray) -> np.nd
     return np.flatnonzero(is_copy).astype(np.int32)
 
 
-def _validation_rows(source: Source, validation: Validation) -> np.ndarray:
+def validation_rows(source: Source, validation: Validation | float | np.ndarray) -> np.ndarray:
     """The rows of `source.train` that no model trains on."""
     train = source.train
+    if isinstance(validation, np.ndarray):
+        return validation
     if validation == "none":
         return np.array([], int)
-    if validation != "tenth":
+    if isinstance(validation, str) and validation != "tenth":
         return rows_of_file(Path(validation).expanduser(), source)
+    fraction = validation if isinstance(validation, float) else VALIDATION_FRACTION
     digests = np.array([hashlib.sha256(name.encode()).hexdigest() for name in train.ids.tolist()])
     chosen = []
     for label in np.unique(train.labels):
         rows = np.flatnonzero(train.labels == label)
-        chosen.append(rows[np.argsort(digests[rows])[: round(VALIDATION_FRACTION * len(rows))]])
+        chosen.append(rows[np.argsort(digests[rows])[: round(fraction * len(rows))]])
     return np.concatenate(chosen)
 
 

@@ -42,7 +42,7 @@ def check_folder(name: str, folder: Path) -> None:
 def check_num_classes(model: Model, like: Variables, source: Source) -> None:
     """Raises ValueError if a network has fewer logits than the data has classes, or seems to give them first."""
     num_classes, where = source.num_classes, source.name
-    width = abstract_outputs(model, like, source.train.images.shape[1:]).embedding.shape[1]
+    width = abstract_outputs(model, like, source.input_shapes).embedding.shape[1]
     if width == num_classes != model.num_classes and getattr(model, "outputs", ()) is None:
         raise ValueError(
             f"the network returns a pair of widths {width} and {model.num_classes}. Read as (embedding, logits) it has "

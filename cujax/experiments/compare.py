@@ -17,10 +17,10 @@ from cujax.audit.rows import audit_row
 from cujax.audit.verdict_words import ON_ANSWERS
 from cujax.data.images import Source
 from cujax.data.requests import Request, Split
-from cujax.experiments.audit import verdict_on_answers
 from cujax.experiments.change import is_unchanged, parameter_change
 from cujax.experiments.config import Experiment
 from cujax.experiments.identity import describe
+from cujax.experiments.judging import verdict_on_answers
 from cujax.experiments.request_words import describe_request, request_in_words
 from cujax.experiments.run import Run
 from cujax.experiments.sweep import ReadySweep, SeveralRuns, Sweep, slug

@@ -32,8 +32,9 @@ class Setup:
 
     Attributes:
         data: Which images to learn from.
-        network: "small_cnn", "cnn", "resnet18" or another of cujax.networks (a wrong name lists them), or your own as
-            PATH.py:FUNCTION, where FUNCTION(num_classes) makes a cujax Model.
+        network: "small_cnn" (for tables, series and other inputs that are no images "mlp" takes its place), "cnn",
+            "resnet18" or another of cujax.networks (a wrong name lists them), or your own as PATH.py:FUNCTION, where
+            FUNCTION(num_classes) makes a cujax Model.
         dtype: What the networks of cujax compute in; parameters, statistics and losses stay float32. "bfloat16" is
             faster on GPU and TPU, and slower on CPU.
         training: How the original and the retrained models are trained.

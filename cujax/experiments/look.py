@@ -17,10 +17,9 @@ from cujax.audit.relearning import relearn
 from cujax.audit.representation import divide_for_probes, linear_probe
 from cujax.audit.residual import share_correct_under_noise
 from cujax.data.requests import ids_digest
+from cujax.experiments.case import Candidate, Case, Keep, keep_nothing
 from cujax.experiments.identity import describe, digest_of
-from cujax.experiments.run import Run
 from cujax.model import Variables
-from cujax.storage.checkpoints import Checkpoint
 from cujax.storage.records import Kind, kept_record
 from cujax.training.predict import Predictions, correct, nearest_class_mean, predict
 from cujax.training.supervised import fresh_variables
@@ -32,6 +31,15 @@ _UNTRAINED = 4
 EVIDENCE = Kind("evidence", schema=2, computed_by=2)
 _LINE_SAMPLES = 1000
 CLOSER = Kind("closer evidence", schema=1, computed_by=1)
+
+
+def kept_in(home: epath.Path) -> Keep:
+    """Keeps what is found as files in a folder."""
+
+    def keep(kind: Kind, asked: dict[str, Any], compute: Callable[[], Any]) -> Any:
+        return kept_record(home / "evidence" / f"{digest_of(asked)[:20]}.json", kind, compute)
+
+    return keep
 
 
 class Rows(NamedTuple):
@@ -52,9 +60,9 @@ class Rows(NamedTuple):
     noisy: np.ndarray
 
     @classmethod
-    def of(cls, run: Run) -> "Rows":
-        """The rows of a run's split."""
-        split, source = run.split, run.source
+    def of(cls, case: Case) -> "Rows":
+        """The rows of a split."""
+        split = case.split
         rng = np.random.default_rng(0)
 
         def some(rows: np.ndarray, count: int) -> np.ndarray:
@@ -65,7 +73,7 @@ class Rows(NamedTuple):
         return cls(
             some(known, _PROBE_SAMPLES),
             some(forgotten, _HELD_OUT_SAMPLES),
-            some(test[np.isin(source.test.labels[test], split.forgotten_classes)], _HELD_OUT_SAMPLES),
+            some(test[np.isin(case.labels(train=False)[test], split.forgotten_classes)], _HELD_OUT_SAMPLES),
             some(split.test.indices, _REFERENCE_SAMPLES),
             some(split.forget.indices, _NOISY_SAMPLES),
         )
@@ -77,51 +85,57 @@ class Rows(NamedTuple):
 
 @dataclass
 class Look:
-    """Looks into models of a run's split.
+    """Looks into models of a split.
 
     Attributes:
-        run: Whose split, network and images.
-        home: The folder in which what was found is kept.
+        case: The split, the network and the samples.
         target: The forget accuracy at which a model counts as having learned the forget set again.
         original: The model before, where models are to be looked at closely: with batch statistics of retained data,
             after fine-tuning on the retain set, on the line to the original, and by few labelled samples. None: not so.
+        keep: Gives what was found before.
     """
 
-    run: Run
-    home: epath.Path
+    case: Case
     target: float
-    original: Checkpoint | None = None
+    original: Candidate | None = None
+    keep: Keep = keep_nothing
 
     @cached_property
     def rows(self) -> Rows:
         """Which images are read."""
-        return Rows.of(self.run)
+        return Rows.of(self.case)
 
-    def into(self, checkpoint: Checkpoint) -> Evidence:
+    def into(self, model: Candidate) -> Evidence:
         """What is known of one model."""
-        masked = checkpoint.metadata.record.get("masked_classes", ())
         kept = self._kept(
-            {"model": checkpoint.digest, "target": self.target, "noise": [_NOISE, _DRAWS]},
-            lambda: self._everything(checkpoint.variables),
+            {"model": model.digest, "target": self.target, "noise": [_NOISE, _DRAWS]},
+            lambda: self._everything(model.variables),
         )
-        shares = np.array(kept["shares_under_noise"])
-        shares[np.isin(self.run.source.train.labels[self.rows.noisy], masked)] = 0.0
+        shares = None
+        if kept["shares_under_noise"] is not None:
+            shares = np.array(kept["shares_under_noise"])
+            shares[np.isin(self.case.labels(train=True)[self.rows.noisy], model.masked_classes)] = 0.0
         return Evidence(
-            self.run.answers(checkpoint),
-            features=self._predict(checkpoint.variables, self.rows.reference, train=False).features,
+            self.case.answers(model),
+            features=self._predict(model.variables, self.rows.reference, train=False).features,
             probes={depth: np.array(right, bool) for depth, right in kept["probes"].items()},
             nearest_mean=np.array(kept["nearest_mean"], bool),
             relearning=Relearning(**kept["relearning"]),
             shares_under_noise=shares,
-            **self._closely(checkpoint),
+            **self._closely(model),
         )
 
-    def _closely(self, checkpoint: Checkpoint) -> dict[str, Any]:
+    def at_answers_and_probes(self, model: Candidate) -> Evidence:
+        """What is known of one model that is to be judged without retrained ones."""
+        probes = {depth: np.array(right, bool) for depth, right in self._probes(model.variables)["probes"].items()}
+        return Evidence(self.case.answers(model), probes=probes)
+
+    def _closely(self, candidate: Candidate) -> dict[str, Any]:
         """The fields of evidence that only a closer look gives; none where the level leaves it out."""
-        original = self.original
-        if original is None:
+        original, case, recipe = self.original, self.case, self.case.recipe
+        if original is None or recipe is None:
             return {}
-        run, split, variables = self.run, self.run.split, checkpoint.variables
+        split, variables, images = case.split, candidate.variables, case.train_images
         rng = np.random.default_rng(0)
         forget, retain = (
             np.sort(rng.choice(part.indices, min(_LINE_SAMPLES, len(part)), replace=False))
@@ -129,19 +143,17 @@ class Look:
         )
 
         def look() -> dict[str, Any]:
-            renewed = recalibrate(run.model, variables, run.train_images, split.retain.indices)
-            right = [] if renewed is None else correct(predict(run.model, renewed, run.train_images, forget)).tolist()
-            course = look_from_retain(
-                run.model, variables, run.train_images, forget, split.retain.indices, run.experiment.training
-            )
+            renewed = recalibrate(case.model, variables, images, split.retain.indices)
+            right = [] if renewed is None else correct(predict(case.model, renewed, images, forget)).tolist()
+            course = look_from_retain(case.model, variables, images, forget, split.retain.indices, recipe)
             return {"recalibrated": right, "from_retain": asdict(course), "few_shot": self._few_shot(variables)}
 
-        model = {"model": checkpoint.digest}
-        recipe = {"training": describe(run.experiment.training), "retain": ids_digest(split.retain.ids.tolist())}
-        found = self._kept(model | recipe, look, CLOSER)
+        model = {"model": candidate.digest}
+        trained = {"training": describe(recipe), "retain": ids_digest(split.retain.ids.tolist())}
+        found = self._kept(model | trained, look, CLOSER)
         line = self._kept(
             model | {"line_to": original.digest},
-            lambda: asdict(straight_line(run.model, variables, original.variables, run.train_images, forget, retain)),
+            lambda: asdict(straight_line(case.model, variables, original.variables, images, forget, retain)),
             CLOSER,
         )
         right = found["from_retain"]
@@ -161,7 +173,7 @@ class Look:
 
     def _few_shot(self, variables: Variables) -> dict[str, list[float]]:
         """By number of labelled samples, how often a new classifier of embeddings is right on each held-out one."""
-        classes = self.run.split.forgotten_classes
+        classes = self.case.split.forgotten_classes
         if not classes:
             return {}
         learned, asked = self._learned_and_asked(variables)
@@ -177,23 +189,24 @@ class Look:
 
     def untrained_probes(self) -> dict[str, list[float]]:
         """By depth, how often probes of some networks with random weights are right: what the images alone give away."""
-        run = self.run
+        case = self.case
 
         def probe() -> dict[str, list[float]]:
             keys = jax.random.split(jax.random.key(0), _UNTRAINED)
-            found = [self._probes(fresh_variables(run.model, run.train_images, key))["probes"] for key in keys]
+            found = [self._probes(fresh_variables(case.model, case.train_images, key))["probes"] for key in keys]
             return {depth: [float(np.mean(one[depth])) for one in found] for depth in found[0]}
 
-        return self._kept({"untrained": _UNTRAINED, "network": run.experiment.network, "run": run.identity}, probe)
+        return self._kept({"untrained": _UNTRAINED} | case.described, probe)
 
     def _everything(self, variables: Variables) -> dict[str, Any]:
         """Probes, relearning and noise, as plain data."""
-        run, rows = self.run, self.rows
+        case, rows = self.case, self.rows
         shares = share_correct_under_noise(
-            run.model, variables, run.train_images, rows.noisy, norm=_NOISE, draws=_DRAWS, key=jax.random.key(0)
+            case.model, variables, case.train_images, rows.noisy, norm=_NOISE, draws=_DRAWS, key=jax.random.key(0)
         )
-        course = relearn(run.model, variables, run.train_images, run.split.forget.indices, self.target)
-        return self._probes(variables) | {"relearning": asdict(course), "shares_under_noise": shares.tolist()}
+        course = relearn(case.model, variables, case.train_images, case.split.forget.indices, self.target)
+        noisy = None if shares is None else shares.tolist()
+        return self._probes(variables) | {"relearning": asdict(course), "shares_under_noise": noisy}
 
     def _probes(self, variables: Variables) -> dict[str, Any]:
         """Whether probes, and nearest class means of embeddings, are right on held-out forgotten samples."""
@@ -210,9 +223,8 @@ class Look:
         }
 
     def _kept(self, asked: dict[str, Any], compute: Callable[[], Any], kind: Kind = EVIDENCE) -> Any:
-        digest = digest_of(asked | {"rows": self.rows.described()})
-        return kept_record(self.home / "evidence" / f"{digest[:20]}.json", kind, compute)
+        return self.keep(kind, asked | {"rows": self.rows.described()}, compute)
 
     def _predict(self, variables: Variables, rows: np.ndarray, *, train: bool) -> Predictions:
-        images = self.run.train_images if train else self.run.test_images
-        return predict(self.run.model, variables, images, rows, taps=True)
+        images = self.case.train_images if train else self.case.test_images
+        return predict(self.case.model, variables, images, rows, taps=True)

@@ -16,7 +16,7 @@ from etils import epath
 from filelock import FileLock
 
 from cujax.audit.evidence import Answers
-from cujax.data.batches import ImageSet, to_device
+from cujax.data.batches import ImageSet, check_augmentation, to_device
 from cujax.data.id_lists import hashed_id, is_among
 from cujax.data.images import Source
 from cujax.data.requests import (
@@ -28,12 +28,13 @@ from cujax.data.requests import (
     with_numbers,
 )
 from cujax.data.sources import load_source
+from cujax.experiments.case import Candidate, Case
 from cujax.experiments.checks import check_batch_sizes, check_extras, check_num_classes, check_trained_on
 from cujax.experiments.config import Experiment, Setup
 from cujax.experiments.identity import describe, digest_of, identity, normalised
 from cujax.experiments.model_store import ModelStore
 from cujax.experiments.request_words import describe_request
-from cujax.experiments.user_files import abstract_arrays, build_model
+from cujax.experiments.user_files import abstract_arrays, build_model, network_for
 from cujax.methods.base import Loop, Method, Unlearned, check_fits, method_name, with_recipe
 from cujax.methods.mask_logit import MaskedModel
 from cujax.methods.stop_rules import STOP_RULES
@@ -53,7 +54,7 @@ from cujax.storage.lineage import Deletion, deletions
 from cujax.storage.metrics_writer import MetricsWriter
 from cujax.storage.preemption import Interruption
 from cujax.storage.workdir import Notify, claim
-from cujax.training.predict import Predictions, predict
+from cujax.training.predict import Predictions
 from cujax.training.resume import ResumePoint
 from cujax.training.supervised import Trained, Trainer
 
@@ -110,7 +111,7 @@ class Run:
     @property
     def like(self) -> Variables:
         """Names, shapes and dtypes of the model's arrays."""
-        return abstract_variables(self.model, self.source.train.images.shape[1:])
+        return abstract_variables(self.model, self.source.input_shapes)
 
     @cached_property
     def store(self) -> ModelStore:
@@ -191,22 +192,25 @@ class Run:
 
     def answers(self, checkpoint: Checkpoint) -> Answers:
         """What a model answers on each part of the split."""
-        return Answers(
-            forget=self.predictions(checkpoint, self.split.forget),
-            # No metric or figure reads where the network puts retained training samples, and they are the most.
-            retain=self._predictions(checkpoint, self.train_images, self.split.retain, embeddings=False),
-            validation=self.predictions(checkpoint, self.split.validation),
-            test=self._predictions(checkpoint, self.test_images, self.split.test),
-        )
+        return self.case.answers(candidate_of(checkpoint))
 
     def predictions(self, checkpoint: Checkpoint, part: Part) -> Predictions:
         """What a model answers on some training images."""
-        return self._predictions(checkpoint, self.train_images, part)
+        return self.case.predictions(candidate_of(checkpoint), part)
 
-    def _predictions(self, checkpoint: Checkpoint, images: ImageSet, part: Part, *, embeddings: bool = True) -> Predictions:
-        predictions = predict(self.model, checkpoint.variables, images, part.indices, embeddings=embeddings)
-        masked_classes = checkpoint.metadata.record.get("masked_classes")
-        return predictions.masked(masked_classes) if masked_classes else predictions
+    @property
+    def case(self) -> Case:
+        """What its models are judged on."""
+        return Case(
+            self.model,
+            self.split,
+            self.train_images,
+            self.test_images,
+            self.experiment.training,
+            bool(self.source.redrawn_ids),
+            {"network": self.experiment.network, "run": self.identity},
+            self.progress,
+        )
 
     def earlier_requests(self) -> list[tuple[Deletion, Part]]:
         """What the given original was made to forget, request by request."""
@@ -284,6 +288,12 @@ class Run:
         )
 
 
+def candidate_of(checkpoint: Checkpoint) -> Candidate:
+    """The model of a checkpoint, to be looked at."""
+    masked = tuple(checkpoint.metadata.record.get("masked_classes") or ())
+    return Candidate(checkpoint.variables, masked, checkpoint.digest)
+
+
 def prepare(
     experiment: Experiment,
     progress: Progress = silent,
@@ -327,6 +337,8 @@ def _prepare(
     check_extras(experiment)
     experiment = replace(experiment, method=with_recipe(experiment.method, experiment.training))
     source = load_source(experiment.data, progress) if source is None else source
+    experiment = replace(experiment, network=network_for(experiment.network, source))
+    check_augmentation(experiment.training.augmentation, are_images=source.are_images)
     model = build_model(experiment.network, source.num_classes, experiment.dtype)
     like = abstract_arrays(model, experiment.network, source)
     check_num_classes(model, like, source)

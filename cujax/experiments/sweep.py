@@ -15,7 +15,7 @@ from cujax.experiments.config import Experiment, Setup
 from cujax.experiments.identity import digest_of, identity
 from cujax.experiments.request_words import parse_request
 from cujax.experiments.run import Run, load_given_original, prepare
-from cujax.experiments.user_files import abstract_arrays, build_model
+from cujax.experiments.user_files import abstract_arrays, build_model, network_for
 from cujax.methods.base import Method, check_fits
 from cujax.methods.retrain import Retrain
 from cujax.model import Model, Variables
@@ -77,7 +77,7 @@ class Sweep:
     @cached_property
     def model(self) -> Model:
         """The network of all runs."""
-        return build_model(self.setup.network, self.source.num_classes, self.setup.dtype)
+        return build_model(network_for(self.setup.network, self.source), self.source.num_classes, self.setup.dtype)
 
     @cached_property
     def like(self) -> Variables:

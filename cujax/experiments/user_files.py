@@ -11,7 +11,9 @@ from typing import Any
 
 from cujax.data.images import Source
 from cujax.model import Model, Variables, abstract_variables
-from cujax.networks.registry import make_network
+from cujax.networks.registry import MODULES, make_network
+
+_DEFAULT = "small_cnn"
 
 
 def split_network(network: str) -> tuple[Path | None, str]:
@@ -42,6 +44,22 @@ def build_model(network: str, num_classes: int, dtype: str = "float32") -> Model
             f"(from_linen, from_nnx or from_function), but it gives {type(model).__name__}."
         )
     return model
+
+
+def network_for(network: str, source: Source) -> str:
+    """The network of an experiment on some data: where its inputs are no images, "mlp" stands for the default.
+
+    Raises:
+        ValueError: if a network of cujax takes images, and the inputs are others.
+    """
+    if source.are_images or network not in MODULES or network == "mlp":
+        return network
+    if network == _DEFAULT:
+        return "mlp"
+    raise ValueError(
+        f"network {network} takes images [H, W, C], but {source.name} has {source.input_words}; give --network mlp, or your "
+        "own as PATH.py:FUNCTION."
+    )
 
 
 def load_python_file(path: Path) -> Any:
@@ -78,14 +96,13 @@ def abstract_arrays(model: Model, network: str, source: Source) -> Variables:
     """Names, shapes and dtypes of a network's arrays.
 
     Raises:
-        ValueError: if it cannot be applied to the images.
+        ValueError: if it cannot be applied to the inputs.
     """
     path, _ = split_network(network)
-    shape = source.train.images.shape[1:]
     if path is None:
-        return abstract_variables(model, shape)
-    with _of_the_user(path, f" when applied to images {list(shape)}"):
-        return abstract_variables(model, shape)
+        return abstract_variables(model, source.input_shapes)
+    with _of_the_user(path, f" when applied to {source.input_words}"):
+        return abstract_variables(model, source.input_shapes)
 
 
 @contextlib.contextmanager

@@ -91,8 +91,8 @@ class _Teachers(NamedTuple):
 def _objective(
     model: Model, variables: Variables, batch: Batch, teachers: _Teachers, key: jax.Array
 ) -> tuple[jax.Array, PyTree]:
-    bad, _ = model.apply(*teachers.random, batch.forget.images, train=False)
-    good, _ = model.apply(*teachers.original, batch.retain.images, train=False)
+    bad, _ = model.apply(*teachers.random, batch.forget.inputs, train=False)
+    good, _ = model.apply(*teachers.original, batch.retain.inputs, train=False)
     forget, retain, model_state = apply_to_batch(model, *variables, batch, key, "joint")
     student, teacher, mask = (
         jnp.concatenate(rows)

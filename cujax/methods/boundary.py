@@ -9,6 +9,7 @@ import numpy as np
 
 from cujax._ranges import Count, NotNegative, Positive
 from cujax.batch import Examples
+from cujax.data.batches import check_float_inputs
 from cujax.data.requests import Split
 from cujax.losses import cross_entropy
 from cujax.methods.base import Loop, Unlearned
@@ -32,7 +33,7 @@ class BoundaryShrink(Descent):
     FGSM in eval mode. A pass is a pass over the forget set; the retain set is not looked at.
 
     Attributes:
-        bound: Of the step, in pixels of range 0 to 1.
+        bound: Of the step, in pixels of range 0 to 1; of inputs that are no images, in their own units.
     """
 
     learning_rate: Positive = 1e-5
@@ -59,7 +60,9 @@ class BoundaryShrink(Descent):
         self.check(split)
         classes = np.unique(labels[split.retain.indices])
         stays = jnp.zeros(model.num_classes, bool).at[classes].set(True)
-        step = self.step(model, _to_nearest, _Neighbour(original, stays, self.bound / loop.images.std))
+        check_float_inputs(loop.images, "boundary_shrink moves inputs along a gradient")
+        bound = self.bound / loop.images.std if len(loop.images.std) else jnp.float32(self.bound)
+        step = self.step(model, _to_nearest, _Neighbour(original, stays, bound))
         passes = self.passes_over(split.forget, step, batch_key)
         return self.run(model, original, split, passes, key=state_key, loop=loop)
 
@@ -80,14 +83,15 @@ def nearest_other_labels(
         variables: Its arrays.
         batch: The samples, preprocessed.
         classes: `[C]` bool, True for those that may be answered.
-        bound: `[channels]` size of the step, in units of the preprocessed images.
+        bound: `[channels]` size of the step, in units of the preprocessed images, or a scalar for other inputs.
     """
 
-    def loss(images: jax.Array) -> jax.Array:
-        outputs, _ = model.apply(*variables, images, train=False)
+    def loss(inputs: PyTree) -> jax.Array:
+        outputs, _ = model.apply(*variables, inputs, train=False)
         return cross_entropy(outputs.logits, batch.labels, batch.mask)
 
-    moved = batch.images + bound[None, None, None, :] * jnp.sign(jax.grad(loss)(batch.images))
+    size = bound[None, None, None, :] if bound.ndim else bound
+    moved = jax.tree.map(lambda leaf, slope: leaf + size * jnp.sign(slope), batch.inputs, jax.grad(loss)(batch.inputs))
     outputs, _ = model.apply(*variables, moved, train=False)
     is_own = batch.labels[:, None] == jnp.arange(len(classes))[None, :]
     return jnp.argmax(jnp.where(classes[None, :] & ~is_own, outputs.logits, -jnp.inf), axis=1).astype(jnp.int32)
@@ -97,7 +101,7 @@ def _to_nearest(
     model: Model, variables: Variables, batch: Examples, terms: _Neighbour, key: jax.Array
 ) -> tuple[jax.Array, PyTree]:
     labels = nearest_other_labels(model, terms.original, batch, terms.stays, terms.bound)
-    outputs, model_state = model.apply(*variables, batch.images, train=True, key=key)
+    outputs, model_state = model.apply(*variables, batch.inputs, train=True, key=key)
     return cross_entropy(outputs.logits, labels, batch.mask), model_state
 
 
@@ -153,6 +157,6 @@ class _Widened(Model):
 
 def _to_shadow(model: Model, variables: Variables, batch: Examples, terms: Any, key: jax.Array) -> tuple[jax.Array, PyTree]:
     del terms
-    outputs, model_state = model.apply(*variables, batch.images, train=True, key=key)
+    outputs, model_state = model.apply(*variables, batch.inputs, train=True, key=key)
     shadow = jnp.full_like(batch.labels, outputs.logits.shape[1] - 1)
     return cross_entropy(outputs.logits, shadow, batch.mask), model_state

@@ -8,7 +8,7 @@ import jax
 import optax
 
 from cujax._ranges import Count, CountOrZero, NotNegative, Positive, ProportionBelowOne, check_fields
-from cujax.data.batches import check_retain_batch_size, gather, image_shape, paired_batches
+from cujax.data.batches import check_retain_batch_size, gather, input_shapes, paired_batches
 from cujax.data.requests import Split
 from cujax.embedding_queue import keep_embeddings
 from cujax.losses import Denominator
@@ -124,7 +124,7 @@ class ContrastiveUnlearning:
         """
         width = None
         if self.queue_size:
-            width = abstract_outputs(model, original, image_shape(loop.images)).embedding.shape[1]
+            width = abstract_outputs(model, original, input_shapes(loop.images)).embedding.shape[1]
         tx = self.optimizer(width)
         state_key, batch_key = jax.random.split(key)
         state = UnlearnState.create(*original, tx, state_key)

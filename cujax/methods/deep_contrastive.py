@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from cujax._ranges import Count, NotNegative, Positive
 from cujax.batch import Batch
-from cujax.data.batches import ImageSet, check_retain_batch_size, gather, image_shape, paired_batches
+from cujax.data.batches import ImageSet, check_retain_batch_size, gather, input_shapes, noise_like, paired_batches
 from cujax.data.requests import Split
 from cujax.losses import cross_entropy, nearest_contrastive_loss
 from cujax.methods.base import Loop, Unlearned
@@ -79,7 +79,7 @@ class DeepContrastiveUnlearning(Descent):
             ValueError: if the retain batch is larger than the retain set, or a class is to be forgotten by a network that
                 does not name its layers.
         """
-        if not abstract_outputs(model, original, image_shape(loop.images)).taps:
+        if not abstract_outputs(model, original, input_shapes(loop.images)).taps:
             warnings.warn(
                 "the network gives no features below its embedding (Outputs.taps), so DeepContrastiveUnlearning acts on the "
                 "embedding alone.",
@@ -154,7 +154,7 @@ def layers_above(model: Model, variables: Variables, images: ImageSet) -> list[s
     """
     *layers, _ = named_layers(model, variables.params, "DeepContrastiveUnlearning")
     image_key, weight_key = jax.random.split(jax.random.key(0))
-    noise = jax.random.normal(image_key, (2, *image_shape(images)))
+    noise = noise_like(image_key, input_shapes(images, 2))
 
     def combined(params: PyTree) -> jax.Array:
         outputs, _ = model.apply(params, variables.model_state, noise, train=False)

@@ -46,7 +46,7 @@ class Delete(Descent):
 def _objective(
     model: Model, variables: Variables, batch: Examples, teacher: Variables, key: jax.Array
 ) -> tuple[jax.Array, PyTree]:
-    answers, _ = model.apply(*teacher, batch.images, train=False)
+    answers, _ = model.apply(*teacher, batch.inputs, train=False)
     is_true = batch.labels[:, None] == jnp.arange(answers.logits.shape[1])[None, :]
-    outputs, model_state = model.apply(*variables, batch.images, train=True, key=key)
+    outputs, model_state = model.apply(*variables, batch.inputs, train=True, key=key)
     return distillation(outputs.logits, jnp.where(is_true, -jnp.inf, answers.logits), batch.mask), model_state

@@ -56,5 +56,5 @@ def retain_objective(
 ) -> tuple[jax.Array, PyTree]:
     """The cross-entropy of a batch of samples to keep, in train mode."""
     del terms
-    outputs, model_state = model.apply(*variables, batch.images, train=True, key=key)
+    outputs, model_state = model.apply(*variables, batch.inputs, train=True, key=key)
     return cross_entropy(outputs.logits, batch.labels, batch.mask), model_state

@@ -94,15 +94,15 @@ def fisher_sum(model: Model, variables: Variables, batch: Examples, answer: jax.
         answer: int32 scalar, the class that is answered.
     """
 
-    def of_one(image: jax.Array) -> PyTree:
+    def of_one(row: PyTree) -> PyTree:
         def log_probability(params: PyTree) -> jax.Array:
-            outputs, _ = model.apply(params, variables.model_state, image[None], train=False)
+            outputs, _ = model.apply(params, variables.model_state, jax.tree.map(lambda leaf: leaf[None], row), train=False)
             return jax.nn.log_softmax(outputs.logits[0].astype(jnp.float32))[answer]
 
         logarithm, gradient = jax.value_and_grad(log_probability)(variables.params)
         return jax.tree.map(lambda leaf: jnp.exp(logarithm) * jnp.square(leaf), gradient)
 
-    return sum_of_counted(jax.vmap(of_one)(batch.images), batch)
+    return sum_of_counted(jax.vmap(of_one)(batch.inputs), batch)
 
 
 def variance(fisher: PyTree, head: PyTree, alpha: float) -> PyTree:

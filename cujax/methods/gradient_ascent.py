@@ -43,5 +43,5 @@ class GradientAscent(Descent):
 
 def _objective(model: Model, variables: Variables, batch: Examples, terms: Any, key: jax.Array) -> tuple[jax.Array, PyTree]:
     del terms
-    outputs, model_state = model.apply(*variables, batch.images, train=True, key=key)
+    outputs, model_state = model.apply(*variables, batch.inputs, train=True, key=key)
     return -cross_entropy(outputs.logits, batch.labels, batch.mask), model_state

@@ -40,10 +40,11 @@ def squared_gradient_sum(model: Model, variables: Variables, batch: Examples, te
     """The sum over the rows that count of the square of each one's gradient; holds the gradients of all rows at once."""
     del terms
 
-    def of_one(params: PyTree, image: jax.Array, label: jax.Array) -> jax.Array:
-        return _loss(model, Variables(params, variables.model_state), Examples(image[None], label[None]))
+    def of_one(params: PyTree, row: PyTree, label: jax.Array) -> jax.Array:
+        example = Examples(jax.tree.map(lambda leaf: leaf[None], row), label[None])
+        return _loss(model, Variables(params, variables.model_state), example)
 
-    gradients = jax.vmap(jax.grad(of_one), in_axes=(None, 0, 0))(variables.params, batch.images, batch.labels)
+    gradients = jax.vmap(jax.grad(of_one), in_axes=(None, 0, 0))(variables.params, batch.inputs, batch.labels)
     return sum_of_counted(jax.tree.map(jnp.square, gradients), batch)
 
 
@@ -58,7 +59,7 @@ def sum_of_counted(by_row: PyTree, batch: Examples) -> PyTree:
 
 
 def _loss(model: Model, variables: Variables, batch: Examples) -> jax.Array:
-    outputs, _ = model.apply(*variables, batch.images, train=False)
+    outputs, _ = model.apply(*variables, batch.inputs, train=False)
     return cross_entropy(outputs.logits, batch.labels, batch.mask)
 
 

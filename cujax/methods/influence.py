@@ -96,7 +96,7 @@ def fisher_product(model: Model, variables: Variables, batch: Examples, vector: 
     """The sum over the rows that count of `g (g · vector)`, g the gradient of each one's cross-entropy."""
 
     def losses(params: PyTree) -> jax.Array:
-        outputs, _ = model.apply(params, variables.model_state, batch.images, train=False)
+        outputs, _ = model.apply(params, variables.model_state, batch.inputs, train=False)
         one_by_one: Callable[..., jax.Array] = jax.vmap(lambda logits, label: cross_entropy(logits[None], label[None]))
         return jnp.where(batch.counts, one_by_one(outputs.logits, batch.labels), 0.0)
 

@@ -15,7 +15,7 @@ from scipy.stats import rankdata
 
 from cujax._ranges import Count, Positive, ProportionBelowOne, ProportionBetween, Range, check_fields
 from cujax.batch import Examples
-from cujax.data.batches import examples_at
+from cujax.data.batches import check_float_inputs, examples_at, is_float, noise_like
 from cujax.data.requests import Split
 from cujax.losses import cross_entropy
 from cujax.methods.base import Loop, Unlearned
@@ -84,6 +84,7 @@ class LCodec:
             ValueError: if there are too many samples, or the network does not name its layers.
         """
         self.check(split)
+        check_float_inputs(loop.images, "l_codec perturbs inputs")
         head = named_layers(model, original.params, "LCodec")[-1]
         retain_key, key = jax.random.split(key)
         drawn = np.asarray(jax.random.permutation(retain_key, split.retain.indices))[: self.samples]
@@ -146,8 +147,13 @@ def _on_host(tree: PyTree) -> PyTree:
 def _answers(
     model: Model, variables: Variables, example: Examples, key: jax.Array, n: int, scale: float
 ) -> tuple[jax.Array, jax.Array]:
-    images = example.images[:1] + scale * jax.random.normal(key, (n, *example.images.shape[1:]))
-    outputs, _ = model.apply(*variables, images, train=False)
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((n, *leaf.shape[1:]), leaf.dtype), example.inputs)
+    inputs = jax.tree.map(
+        lambda leaf, noise: leaf[:1] + scale * noise if is_float(leaf) else jnp.broadcast_to(leaf[:1], noise.shape),
+        example.inputs,
+        noise_like(key, like),
+    )
+    outputs, _ = model.apply(*variables, inputs, train=False)
     logits = outputs.logits.astype(jnp.float32)
     return logits, -jax.nn.log_softmax(logits)[:, example.labels[0]]
 
@@ -179,7 +185,7 @@ def _newton_step(
         )
 
     def loss(weights: jax.Array, examples: Examples) -> jax.Array:
-        outputs, _ = model.apply(params_with(weights), variables.model_state, examples.images, train=False)
+        outputs, _ = model.apply(params_with(weights), variables.model_state, examples.inputs, train=False)
         return cross_entropy(outputs.logits, examples.labels, examples.mask)
 
     hessian = jax.hessian(loss)(weights, retain) + l2 * jnp.eye(len(weights))

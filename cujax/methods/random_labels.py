@@ -121,5 +121,5 @@ def _objective(
 ) -> tuple[jax.Array, PyTree]:
     label_key, dropout_key = jax.random.split(key)
     labels = random_labels(label_key, batch.labels, *terms)
-    outputs, model_state = model.apply(*variables, batch.images, train=True, key=dropout_key)
+    outputs, model_state = model.apply(*variables, batch.inputs, train=True, key=dropout_key)
     return cross_entropy(outputs.logits, labels, batch.mask), model_state

@@ -129,14 +129,14 @@ class _Terms(NamedTuple):
 
 
 def _depart(model: Model, variables: Variables, batch: Examples, terms: _Terms, key: jax.Array) -> tuple[jax.Array, PyTree]:
-    teacher, _ = model.apply(*terms.teacher, batch.images, train=False)
-    student, model_state = model.apply(*variables, batch.images, train=True, key=key)
+    teacher, _ = model.apply(*terms.teacher, batch.inputs, train=False)
+    student, model_state = model.apply(*variables, batch.inputs, train=True, key=key)
     return -distillation(student.logits, teacher.logits, batch.mask, temperature=terms.temperature), model_state
 
 
 def _stay(model: Model, variables: Variables, batch: Examples, terms: _Terms, key: jax.Array) -> tuple[jax.Array, PyTree]:
-    teacher, _ = model.apply(*terms.teacher, batch.images, train=False)
-    student, model_state = model.apply(*variables, batch.images, train=True, key=key)
+    teacher, _ = model.apply(*terms.teacher, batch.inputs, train=False)
+    student, model_state = model.apply(*variables, batch.inputs, train=True, key=key)
     agreement = distillation(student.logits, teacher.logits, batch.mask, temperature=terms.temperature)
     loss = terms.gamma * cross_entropy(student.logits, batch.labels, batch.mask) + terms.alpha * agreement
     return loss, model_state

@@ -9,14 +9,14 @@ import numpy as np
 
 from cujax._ranges import Count, Positive
 from cujax.batch import Batch, Examples, Rows
-from cujax.data.batches import batches_of_all, image_shape, preprocess
+from cujax.data.batches import batches_of_all, check_float_inputs, input_shapes, noise_like, preprocess
 from cujax.data.requests import Split, check_whole_classes
 from cujax.losses import cross_entropy
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent
 from cujax.methods.fine_tune import retain_objective
 from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, LogUniform, Reproduction, SearchSpace
-from cujax.model import Model, PyTree, Variables
+from cujax.model import Model, PyTree, Variables, num_rows
 from cujax.step import Metrics, UnlearnState, apply_to_batch
 from cujax.training.loop import Cost, Phase, Stepper
 from cujax.training.supervised import OptimizerName
@@ -73,6 +73,7 @@ class Unsir(Descent):
             NotFiniteError: if the noise is not finite.
         """
         self.check(split)
+        check_float_inputs(loop.images, "unsir learns noise in place of inputs")
         state_key, noise_key, retain_key, batch_key = jax.random.split(key, 4)
         noise, cost = self.learn_noise(model, original, split, noise_key, loop)
         retain = _some_of_each_class(split.retain.indices, np.asarray(loop.images.labels), self.retain_per_class, retain_key)
@@ -108,7 +109,7 @@ class Unsir(Descent):
         labels = np.resize(np.asarray(split.forgotten_classes), self.noise_batch_size)
         # The step is driven by rows of the classes: it takes their labels, and leaves the images alone.
         rows = np.array([split.forget.indices[np.flatnonzero(own == label)[0]] for label in labels], np.int32)
-        noise = jax.random.normal(key, (self.noise_batch_size, *image_shape(loop.images)))
+        noise = noise_like(key, input_shapes(loop.images, self.noise_batch_size))
         maker = Descent(optimizer="adamw", learning_rate=_NOISE_LEARNING_RATE)
         step = maker.step(model, _noise_objective, original)
         stepper = Stepper(loop.images, lambda record: None, loop.steps_per_call)
@@ -121,11 +122,11 @@ def _noise_objective(
     model: Model, noise: Variables, batch: Examples, original: Variables, key: jax.Array
 ) -> tuple[jax.Array, PyTree]:
     del key
-    images = noise.params
-    outputs, _ = model.apply(*original, images, train=False)
+    inputs = noise.params
+    outputs, _ = model.apply(*original, inputs, train=False)
     # Rows that fill the batch for several devices have no noise of their own.
-    size = jnp.mean(jnp.sum(jnp.square(images), axis=(1, 2, 3)))
-    return -cross_entropy(outputs.logits, batch.labels[: len(images)]) + _NOISE_PENALTY * size, {}
+    size = sum(jnp.mean(jnp.sum(jnp.square(leaf), axis=tuple(range(1, leaf.ndim)))) for leaf in jax.tree.leaves(inputs))
+    return -cross_entropy(outputs.logits, batch.labels[: num_rows(inputs)]) + _NOISE_PENALTY * size, {}
 
 
 def _impair(

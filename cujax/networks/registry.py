@@ -10,11 +10,12 @@ from cujax.adapters import from_linen
 from cujax.model import Model
 from cujax.networks.cnn import CNN
 from cujax.networks.heads import Head
+from cujax.networks.mlp import MLP
 from cujax.networks.resnet import ResNet
 from cujax.networks.vit import ViT
 from cujax.registry import Registry
 
-_MakeModule = functools.partial[CNN] | functools.partial[ResNet] | functools.partial[ViT]
+_MakeModule = functools.partial[CNN] | functools.partial[MLP] | functools.partial[ResNet] | functools.partial[ViT]
 
 _HEADS: tuple[tuple[str, Head], ...] = (("", "official"), ("_linear", "linear"))
 _RESNETS: dict[str, _MakeModule] = {
@@ -41,6 +42,7 @@ _IMAGENET_RESNETS: dict[str, _MakeModule] = {
 MODULES: dict[str, _MakeModule] = {
     "cnn": functools.partial(CNN),
     "small_cnn": functools.partial(CNN, features=(32, 64)),
+    "mlp": functools.partial(MLP),
     **{
         f"{name}{suffix}": functools.partial(make, head=head)
         for name, make in (_RESNETS | _IMAGENET_RESNETS | _VITS).items()

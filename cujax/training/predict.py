@@ -111,7 +111,7 @@ def predict(
 def _forward(model: Model, variables: Variables, arrays: DeviceImages, rows: Rows) -> Outputs:
     # Evaluation never augments, so no randomness is drawn.
     examples = preprocess(arrays, rows, jax.random.key(0))
-    outputs, _ = model.apply(*variables, examples.images, train=False)
+    outputs, _ = model.apply(*variables, examples.inputs, train=False)
     gathered: Outputs = whole(outputs)
     return gathered
 

@@ -11,7 +11,15 @@ import optax
 
 from cujax._ranges import Count, NotNegative, Positive, check_fields
 from cujax.batch import Examples
-from cujax.data.batches import Augmentation, ImageSet, batches_of_all, image_shape, preprocess
+from cujax.data.batches import (
+    Augmentation,
+    DeviceImages,
+    ImageSet,
+    batches_of_all,
+    check_augmentation,
+    input_shapes,
+    preprocess,
+)
 from cujax.losses import cross_entropy
 from cujax.model import Model, PyTree, Variables
 from cujax.progress import Progress, silent
@@ -84,6 +92,10 @@ def make_optimizer(
     return optax.chain(decay, optax.sgd(learning_rate, momentum=momentum))
 
 
+# The public name: cujax.TrainingRecipe.
+TrainingRecipe = Training
+
+
 def make_train_step(model: Model, tx: optax.GradientTransformation) -> Step:
     """The pure supervised update: `step(state, examples) -> (state, metrics)`, on the masked cross-entropy."""
     return jax.tree_util.Partial(_TrainStep(model, tx))
@@ -98,7 +110,7 @@ class _TrainStep:
         key = jax.random.fold_in(state.key, state.step)
 
         def objective(params: PyTree) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
-            outputs, model_state = self.model.apply(params, state.model_state, examples.images, train=True, key=key)
+            outputs, model_state = self.model.apply(params, state.model_state, examples.inputs, train=True, key=key)
             loss = cross_entropy(outputs.logits, examples.labels, examples.mask)
             metrics = {"loss": loss, "accuracy": accuracy(outputs.logits, examples)}
             return loss, (model_state, metrics)
@@ -108,8 +120,8 @@ class _TrainStep:
 
 
 def fresh_variables(model: Model, images: ImageSet, key: jax.Array) -> Variables:
-    """A new initialisation of the model, for images like these."""
-    return model.init(key, jnp.zeros((1, *image_shape(images))))
+    """A new initialisation of the model, for inputs like these."""
+    return model.init(key, jax.tree.map(lambda one: jnp.zeros(one.shape, one.dtype), input_shapes(images)))
 
 
 @dataclass(frozen=True)
@@ -147,10 +159,12 @@ class Trainer:
         """Trains fresh parameters on the images at `indices`; initialisation and order both come from `key`.
 
         Raises:
-            ValueError: if the batch is larger than the number of images.
+            ValueError: if the batch is larger than the number of images, or inputs that are no images are to be augmented.
             FloatingPointError: if the loss stops being finite.
         """
         recipe = self.recipe
+        are_images = not isinstance(self.images, DeviceImages) or self.images.are_images
+        check_augmentation(recipe.augmentation, are_images=are_images)
         if recipe.batch_size > len(indices):
             raise ValueError(
                 f"training.batch_size is {recipe.batch_size}, but there are only {len(indices)} images to train on; "

@@ -89,22 +89,22 @@ def test_pixels_are_normalised_per_channel():
     arrays = device_images()
     examples = jax.jit(preprocess)(arrays, ROWS, KEY)
     pixels = np.asarray(arrays.images, np.float64)[ROWS.indices] / 255
-    np.testing.assert_allclose(examples.images, (pixels - [0.2, 0.4]) / [0.5, 0.25], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(examples.inputs, (pixels - [0.2, 0.4]) / [0.5, 0.25], rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(examples.labels, [3, 3, 17])
     np.testing.assert_array_equal(examples.mask, ROWS.mask)
-    assert examples.images.dtype == jnp.float32
+    assert examples.inputs.dtype == jnp.float32
 
 
 def test_preprocessed_images_are_left_alone():
     arrays = device_images(np.float32)
-    np.testing.assert_array_equal(preprocess(arrays, ROWS, KEY).images, arrays.images[ROWS.indices])
+    np.testing.assert_array_equal(preprocess(arrays, ROWS, KEY).inputs, arrays.images[ROWS.indices])
 
 
 def test_gathering_a_pair_gathers_both_sides():
     arrays = device_images()
     other = Rows(np.array([0, 5], np.int32), np.ones(2, bool))
     batch = jax.jit(gather)(arrays, IndexBatch(ROWS, other), KEY)
-    np.testing.assert_allclose(batch.forget.images, preprocess(arrays, ROWS, KEY).images, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(batch.forget.inputs, preprocess(arrays, ROWS, KEY).inputs, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(batch.retain.labels, [0, 5])
 
 
@@ -112,11 +112,11 @@ def test_gathering_a_pair_gathers_both_sides():
 def test_augmentation_gives_shifted_and_mirrored_crops_by_sample_and_key(augmentation):
     arrays = device_images(np.float32, augmentation)
     rows = Rows(np.full(64, 3, np.int32), np.ones(64, bool))
-    augmented = np.asarray(jax.jit(preprocess)(arrays, rows, KEY).images)
+    augmented = np.asarray(jax.jit(preprocess)(arrays, rows, KEY).inputs)
     padded = np.pad(np.asarray(arrays.images[3]), [(1, 1), (1, 1), (0, 0)])
     crops = [padded[y : y + 8, x : x + 8] for y in range(3) for x in range(3)]
     allowed = crops + ([crop[:, ::-1] for crop in crops] if augmentation == "crop_flip" else [])
     found = [next(n for n, crop in enumerate(allowed) if np.array_equal(crop, image)) for image in augmented]
     assert len(set(found)) > len(allowed) / 2
-    np.testing.assert_array_equal(preprocess(arrays, rows, KEY).images, augmented)
-    assert not np.array_equal(preprocess(arrays, rows, jax.random.key(9)).images, augmented)
+    np.testing.assert_array_equal(preprocess(arrays, rows, KEY).inputs, augmented)
+    assert not np.array_equal(preprocess(arrays, rows, jax.random.key(9)).inputs, augmented)

@@ -192,10 +192,10 @@ def test_views_are_two_and_of_the_same_samples():
     rows = Rows(np.arange(8, dtype=np.int32), np.ones(8, bool))
     pair = jax.jit(TwoViews("crop"))(arrays, rows, KEY)
     np.testing.assert_array_equal(pair.forget.labels, pair.retain.labels)
-    assert (np.abs(pair.forget.images - pair.retain.images).max(axis=(1, 2, 3)) > 0).sum() > 4
+    assert (np.abs(pair.forget.inputs - pair.retain.inputs).max(axis=(1, 2, 3)) > 0).sum() > 4
     plain = TwoViews("none")(arrays, rows, KEY)
     chex.assert_trees_all_equal(plain.forget, plain.retain)
-    np.testing.assert_array_equal(plain.forget.images, images[:8])
+    np.testing.assert_array_equal(plain.forget.inputs, images[:8])
     assert TwoViews("crop") == TwoViews("crop") != TwoViews("crop_flip")
 
 

@@ -84,8 +84,8 @@ def test_masked_rows_count_in_no_loss(method):
 
             def swapped(examples):
                 """Other images in the masked rows."""
-                images = jnp.where(examples.mask[:, None, None, None], examples.images, 7.0)
-                return dataclasses.replace(examples, images=images, labels=jnp.where(examples.mask, examples.labels, 0))
+                images = jnp.where(examples.mask[:, None, None, None], examples.inputs, 7.0)
+                return dataclasses.replace(examples, inputs=images, labels=jnp.where(examples.mask, examples.labels, 0))
 
             other = jax.tree.map(swapped, batch, is_leaf=lambda node: hasattr(node, "mask"))
             chex.assert_trees_all_equal(
@@ -113,7 +113,7 @@ def test_a_step_that_is_not_finite_leaves_the_state_as_it_was():
     recorder = record(FineTune())
     (phase,) = recorder.phases(0)
     batch = phase.prepare(IMAGES, next(iter(phase.batches)), KEY)
-    broken = dataclasses.replace(batch, images=batch.images.at[0].set(jnp.nan))
+    broken = dataclasses.replace(batch, inputs=batch.inputs.at[0].set(jnp.nan))
     state, metrics = advance(phase.step, recorder.state, broken)
     assert not metrics["finite"]
     chex.assert_trees_all_equal(state.params, recorder.state.params)

@@ -224,7 +224,7 @@ def test_every_perturbed_copy_is_another_in_whatever_batches_they_are_answered(m
 def test_images_are_taken_as_they_are():
     rows = np.array([7, 2, 2])
     found = examples_at(dataclasses.replace(IMAGES, augmentation="crop_flip"), rows)
-    np.testing.assert_array_equal(found.images, IMAGES.images[rows])
+    np.testing.assert_array_equal(found.inputs, IMAGES.images[rows])
     np.testing.assert_array_equal(found.labels, Y[rows])
     assert found.mask.all()
 

@@ -55,8 +55,8 @@ def test_noise_maximises_the_loss_of_the_class_that_it_is_labelled_with(split, l
     """Trap: noise labelled with another class."""
     noise, cost = noise_of(Unsir(noise_batch_size=4), split)
     np.testing.assert_array_equal(noise.labels, labels)
-    start = jax.random.normal(KEY, noise.images.shape)
-    assert (loss_for(noise.images, labels) > loss_for(start, labels)).all()
+    start = jax.random.normal(KEY, noise.inputs.shape)
+    assert (loss_for(noise.inputs, labels) > loss_for(start, labels)).all()
     assert (cost.steps, cost.samples) == (0, 40 * 4)
     assert cost.flops > 0
 
@@ -66,7 +66,7 @@ def test_noise_is_forty_steps_of_adam(steps, tolerance, monkeypatch):
     if steps != 40:
         monkeypatch.setattr("cujax.methods.unsir._NOISE_STEPS", steps)
     noise, _ = noise_of(Unsir(noise_batch_size=4), CLASS_SPLIT)
-    images = {"noise": np.asarray(jax.random.normal(KEY, noise.images.shape), np.float64)}
+    images = {"noise": np.asarray(jax.random.normal(KEY, noise.inputs.shape), np.float64)}
     settings = dataclasses.replace(Unsir(), learning_rate=0.1)
     descend = Descent(settings)
     for _ in range(steps):
@@ -74,7 +74,7 @@ def test_noise_is_forty_steps_of_adam(steps, tolerance, monkeypatch):
         d_x = backward_to_pixels(START, x, np.exp(log_softmax(forward(START, x)[1])) - np.eye(3)[[0] * 4])
         gradient = {"noise": (-d_x / 4 + 0.1 * 2 * x / 4).reshape(images["noise"].shape)}
         images = descend(images, gradient)
-    np.testing.assert_allclose(noise.images, images["noise"], rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(noise.inputs, images["noise"], rtol=tolerance, atol=tolerance)
 
 
 def test_both_phases_each_with_an_optimiser_of_its_own():
@@ -82,7 +82,7 @@ def test_both_phases_each_with_an_optimiser_of_its_own():
     recorder = record(method, CLASS_SPLIT)
     impair, repair = (phase._replace(batches=list(phase.batches)) for phase in recorder.phases(0))
     noise, _ = noise_of(method, CLASS_SPLIT, jax.random.split(KEY, 4)[1])
-    seen = np.asarray(noise.images, np.float64).reshape(2, -1)
+    seen = np.asarray(noise.inputs, np.float64).reshape(2, -1)
 
     def union_gradient(params, rows):
         x = np.concatenate([seen, X[counted(rows)]])

@@ -183,7 +183,7 @@ class Files:
 @pytest.mark.parametrize("steps_per_call", [None, 4])
 def test_streamed_images_give_the_same_steps_and_are_read_a_batch_at_a_time(steps_per_call):
     def step(state: UnlearnState, batch: Batch):
-        total = jnp.sum(batch.forget.images) + 2 * jnp.sum(batch.retain.images) + jnp.sum(batch.retain.labels)
+        total = jnp.sum(batch.forget.inputs) + 2 * jnp.sum(batch.retain.inputs) + jnp.sum(batch.retain.labels)
         state = UnlearnState(state.step + 1, state.params + total, {}, state.opt_state, state.key)
         return state, {"loss": total, "finite": jnp.bool_(True)}
 
@@ -228,7 +228,7 @@ def test_what_is_drawn_depends_on_the_key_and_the_step_alone():
 def matrix_product(state, batch):
     """One product of known size; forget and retain rows together."""
     images = [batch] if isinstance(batch, Examples) else [batch.forget, batch.retain]
-    flat = jnp.concatenate([part.images.reshape(part.images.shape[0], -1) for part in images])
+    flat = jnp.concatenate([part.inputs.reshape(part.inputs.shape[0], -1) for part in images])
     loss = jnp.max(flat @ state.params)
     return state, {"loss": loss, "finite": jnp.isfinite(loss)}
 
@@ -259,7 +259,7 @@ def test_the_step_gets_the_images_at_the_indices():
 
     def step(state: UnlearnState, batch: Batch):
         metrics = {"finite": jnp.bool_(True), "loss": jnp.float32(0)}
-        metrics |= {"forget": jnp.sum(batch.forget.images), "retain": jnp.sum(batch.retain.images)}
+        metrics |= {"forget": jnp.sum(batch.forget.inputs), "retain": jnp.sum(batch.retain.inputs)}
         return state, metrics
 
     batches = [IndexBatch(rows(2, 9), rows(4, 0, 3))]

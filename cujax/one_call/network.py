@@ -1,0 +1,122 @@
+"""The network and its arrays as people have them, as a `Model` and its `Variables`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from flax import nnx
+from flax.core import FrozenDict, unfreeze
+
+from cujax.adapters import from_linen, from_nnx
+from cujax.model import Inputs, Model, PyTree, Variables, abstract_variables
+
+
+def as_model(model_or_module: Any, *, embedding: str | None = None) -> Model:
+    """A `Model` of a network.
+
+    Args:
+        model_or_module: A `Model`, a flax.linen module, or a flax.nnx module.
+        embedding: Of a module that returns logits alone: the submodule that computes them, whose input is the embedding.
+
+    Raises:
+        ValueError: if `embedding` is given beside a `Model`.
+        TypeError: if it is no network.
+    """
+    if isinstance(model_or_module, Model):
+        if embedding is not None:
+            raise ValueError(
+                f"embedding is {embedding!r}, but the model has its embedding; give it where the model is made: "
+                f"cujax.from_linen(module, embedding={embedding!r})."
+            )
+        return model_or_module
+    options: dict[str, Any] = {} if embedding is None else {"embedding": embedding}
+    if isinstance(model_or_module, nn.Module):
+        return from_linen(model_or_module, **options)
+    if isinstance(model_or_module, nnx.Module):
+        return from_nnx(model_or_module, **options)
+    raise TypeError(
+        f"model_or_module is {type(model_or_module).__name__}, but must be a cujax.Model, a flax.linen or a flax.nnx "
+        "module; cujax.from_function makes a Model of two functions."
+    )
+
+
+def as_variables(given: Any, model: Model, inputs: Inputs, *, name: str = "variables") -> Variables:
+    """The arrays of a network, checked against what it takes; on the host, so that nothing of the caller's is donated.
+
+    Args:
+        given: A `Variables`; what `module.init` gives, `{"params": ..., "batch_stats": ...}`; a tree of parameters alone;
+            a train state with `params`, and `batch_stats` or `model_state` where the network has them; or an nnx module.
+        model: The network.
+        inputs: Rows that it takes.
+        name: What to call it in messages.
+
+    Raises:
+        ValueError: if arrays are missing, are too many, have other shapes than the network's, or are not finite.
+    """
+    variables = jax.tree.map(np.asarray, _taken_apart(given, model))
+    like = abstract_variables(model, inputs)
+    _check_same_arrays(name, variables, like)
+    for path, leaf in jax.tree_util.tree_flatten_with_path(variables)[0]:
+        if np.issubdtype(leaf.dtype, np.inexact) and not np.isfinite(leaf).all():
+            raise ValueError(f"{name}{_path(path)} holds NaN or infinity; give the arrays of a network that works.")
+    return variables
+
+
+def _taken_apart(given: Any, model: Model) -> Variables:
+    if isinstance(given, nnx.Module) and hasattr(model, "variables_of"):
+        return Variables(*model.variables_of(given))
+    if isinstance(given, Variables):
+        return Variables(_plain(given.params), _plain(given.model_state))
+    if not isinstance(given, Mapping) and hasattr(given, "params"):
+        state = getattr(given, "model_state", None)
+        if state is None:
+            statistics = getattr(given, "batch_stats", None)
+            state = {} if statistics is None else {"batch_stats": statistics}
+        inner = _plain(given.params)
+        if isinstance(inner, dict) and "params" in inner and not state:
+            return _taken_apart(inner, model)
+        return Variables(inner, _plain(state))
+    if isinstance(given, Mapping) and "params" in given:
+        collections = dict(_plain(given))
+        return Variables(collections.pop("params"), collections)
+    return Variables(_plain(given), {})
+
+
+def _plain(tree: Any) -> PyTree:
+    return unfreeze(tree) if isinstance(tree, FrozenDict | dict) else tree
+
+
+def in_form_of(variables: Variables, given: Any) -> Any:
+    """Arrays in the form in which others were given: a `Variables` for a `Variables`, else a flax dict of collections."""
+    if isinstance(given, Variables):
+        return variables
+    return {"params": variables.params, **variables.model_state}
+
+
+def _check_same_arrays(name: str, found: Variables, like: Variables) -> None:
+    shapes, expected = (
+        {_path(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+        for tree in (found, like)
+    )
+    missing, extra = sorted(expected.keys() - shapes.keys()), sorted(shapes.keys() - expected.keys())
+    if missing or extra:
+        raise ValueError(
+            f"{name} are not those of the network: "
+            + "; ".join(
+                f"{what} {', '.join(paths[:5])}"
+                for what, paths in (("missing are", missing), ("too many are", extra))
+                if paths
+            )
+            + ". Give what its init gives: a cujax.Variables, or {'params': ..., 'batch_stats': ...}."
+        )
+    for path, shape in expected.items():
+        if shapes[path] != shape:
+            raise ValueError(
+                f"{name}{path} is {shapes[path]}, but the network has {shape} there; give arrays of this network."
+            )
+
+
+def _path(path: Any) -> str:
+    return jax.tree_util.keystr(path)

@@ -1,0 +1,50 @@
+"""A run of the command on a table and on a series: the default network reads both, and the report is whole."""
+
+import json
+
+import numpy as np
+import pytest
+
+import cujax
+from cujax.experiments.audit import Audit
+from cujax.experiments.config import Experiment
+from cujax.experiments.run import prepare
+from cujax.training.supervised import Training
+
+RNG = np.random.default_rng(0)
+LABELS = np.arange(150) % 3
+
+
+def experiment(tmp_path, rows, **settings):
+    np.savez(tmp_path / "own.npz", labels=LABELS, **rows)
+    method = cujax.ContrastiveUnlearning(max_passes=1, retain_batch_size=32, forget_batch_size=32)
+    common = {"training": Training(epochs=2, batch_size=32), "method": method}
+    common |= {"forget": cujax.ForgetClass(1), "retrained": 0, "workdir": str(tmp_path / "run")} | settings
+    return Experiment(data=cujax.Data(str(tmp_path / "own.npz")), **common)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        {"inputs": RNG.normal(size=(150, 5)) + LABELS[:, None]},
+        {"inputs/heart": RNG.normal(size=(150, 8, 2)) + LABELS[:, None, None], "inputs/age": RNG.normal(size=(150, 1))},
+    ],
+    ids=["table", "series"],
+)
+def test_a_run_ends_in_a_verdict(tmp_path, rows):
+    run = prepare(experiment(tmp_path, rows))
+    assert run.experiment.network == "mlp"
+    unlearned = run.unlearned()
+    findings = Audit(run, "quick").findings(run.original(), unlearned, None)
+    assert findings.verdict.n_retrained == 0
+    assert unlearned.metadata.method == "ContrastiveUnlearning"
+    described = json.loads((tmp_path / "run" / "config.json").read_text("utf-8"))
+    assert described["network"] == "mlp"
+
+
+def test_networks_for_images_and_augmentation_are_refused(tmp_path):
+    rows = {"inputs": RNG.normal(size=(150, 5))}
+    with pytest.raises(ValueError, match=r"network cnn takes images .*--network mlp"):
+        prepare(experiment(tmp_path, rows, network="cnn"))
+    with pytest.raises(ValueError, match="augmentation is 'crop'"):
+        prepare(experiment(tmp_path, rows, training=Training(augmentation="crop")))
