@@ -157,8 +157,8 @@ def unlearn_step(
         The new state and the metrics of `make_unlearn_step`.
 
     Raises:
-        ValueError: if a label of a row that counts is no class of the network (-1, or C and above). Only labels in the host's
-            memory are looked at, so that the call waits for no accelerator; elsewhere such a row does not count.
+        ValueError: if a label of a row that counts is no class of the network (-1, or C and above). Only labels in the
+            host's memory are looked at, so that the call waits for no accelerator; elsewhere such a row does not count.
     """
     step = make_unlearn_step(model, tx, config)
     with on_mesh(mesh_of(batch.forget.images)):
@@ -344,8 +344,8 @@ def update(
         if "value_fn" not in str(error):
             raise
         raise ValueError(
-            "the optimiser is a line search: it evaluates the loss again at other parameters (value_fn), which a step on one "
-            "batch does not offer. Use one that takes the gradient alone, such as optax.sgd or optax.adam."
+            "the optimiser is a line search: it evaluates the loss again at other parameters (value_fn), which a step on "
+            "one batch does not offer. Use one that takes the gradient alone, such as optax.sgd or optax.adam."
         ) from error
     params = model.keep_frozen(optax.apply_updates(state.params, updates), state.params)
     stepped = UnlearnState(state.step + 1, params, model_state, opt_state, state.key)

@@ -141,7 +141,7 @@ def test_statistics_move_where_they_are_trainable(kind):
     assert_kept(after, before, statistics=False)
     dense = before.params["backbone"]["dense"]
     mean = (np.asarray(IMAGES.reshape(24, -1)) @ np.asarray(dense["kernel"]) + np.asarray(dense["bias"])).mean(0)
-    found = {name: value for name, value in _leaves(after.model_state)}["mean"]
+    found = dict(_leaves(after.model_state))["mean"]
     np.testing.assert_allclose(found, 0.5 * 0.5 + 0.5 * mean, rtol=1e-4, atol=1e-5)
 
 

@@ -78,10 +78,8 @@ def batch(forget=(0, 1, 2, 0), retain=(1, 2, 0, 1), masks=(None, None), array=jn
 @pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
 def test_a_step_refuses_them(wrong, array):
     model, tx, state = start()
-    for which, examples in (
-        ("forget", batch(forget=(0, wrong, 2, 0), array=array)),
-        ("retain", batch(retain=(1, 2, 0, wrong))),
-    ):
+    batches = {"forget": batch(forget=(0, wrong, 2, 0), array=array), "retain": batch(retain=(1, 2, 0, wrong), array=array)}
+    for which, examples in batches.items():
         with pytest.raises(ValueError, match=rf"{which} labels must be from 0 to 2, but 1 of 4 are not, such as {wrong}"):
             unlearn_step(state, examples, model=model, tx=tx, config=CONFIG)
     kept = np.array([True, False, True, True])

@@ -173,9 +173,8 @@ class Streams(nn.Module):
 def test_streams_are_the_key_folded_with_their_names():
     model = from_linen(Streams(), rng_streams=("dropout", "drop_path"))
     variables = model.init(jax.random.key(0), IMAGES)
-    first, again, other = (
-        model.apply(*variables, IMAGES, train=True, key=jax.random.key(s))[0].embedding for s in (1, 1, 2)
-    )
+    keys = map(jax.random.key, (1, 1, 2))
+    first, again, other = (model.apply(*variables, IMAGES, train=True, key=key)[0].embedding for key in keys)
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
     alone = from_linen(Streams(), rng_streams=["drop_path"])
@@ -313,9 +312,10 @@ class DeterministicField(nn.Module):
         return x, nn.Dense(3)(nn.Dropout(0.5, deterministic=self.deterministic)(x))
 
 
-@pytest.mark.parametrize(
-    "model", [from_linen(TrainField()), from_linen(DeterministicField(), train_argument="deterministic")]
-)
+BY_FIELD = [from_linen(TrainField()), from_linen(DeterministicField(), train_argument="deterministic")]
+
+
+@pytest.mark.parametrize("model", BY_FIELD)
 def test_a_field_may_be_the_mode(model):
     variables = model.init(jax.random.key(0), IMAGES)
     flat = np.asarray(IMAGES, np.float64).reshape(16, -1)

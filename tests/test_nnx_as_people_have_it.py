@@ -114,9 +114,8 @@ def test_rngs_may_be_an_argument_of_the_call_and_so_may_the_mode():
     model = from_nnx(CallTime, embedding="head", train_argument="deterministic")
     variables = model.init(jax.random.key(0), IMAGES)
     np.testing.assert_array_equal(model.apply(*variables, IMAGES, train=False)[0].embedding, flat(IMAGES) + 3)
-    first, again, other = (
-        model.apply(*variables, IMAGES, train=True, key=jax.random.key(s))[0].embedding for s in (1, 1, 2)
-    )
+    keys = map(jax.random.key, (1, 1, 2))
+    first, again, other = (model.apply(*variables, IMAGES, train=True, key=key)[0].embedding for key in keys)
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
     assert (np.asarray(first) == 0).any()
@@ -149,7 +148,7 @@ def test_only_parameters_are_trained_and_sown_values_are_no_state(trainable):
     assert set(variables.model_state) == {"base"}
     state = UnlearnState.create(*variables, tx, jax.random.key(1))
     for _ in range(2):
-        state, metrics = unlearn_step(state, batch(), model=model, tx=tx, config=SETTINGS)
+        state, _ = unlearn_step(state, batch(), model=model, tx=tx, config=SETTINGS)
     np.testing.assert_array_equal(state.model_state["base"], variables.model_state["base"])
     for name in ("lora_a", "lora_b"):
         assert not np.array_equal(state.params["adapter"][name], variables.params["adapter"][name])

@@ -58,6 +58,7 @@ def logits_of(result: Any, computed: Any, embedding: str) -> Any:
 
 
 def output_names(outputs: Sequence[str] | None) -> OutputNames | None:
+    """What a pair holds, in order; raises ValueError for other names."""
     if outputs is not None and sorted(outputs) != ["embedding", "logits"]:
         raise ValueError(f'outputs must be ("embedding", "logits") or ("logits", "embedding"), but is {outputs!r}.')
     return None if outputs is None else (outputs[0], outputs[1])

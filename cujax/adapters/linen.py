@@ -150,7 +150,7 @@ def _frozen(value: Any, seen: dict[int, int]) -> Any:
         if id(value) in seen:
             return ("again", seen[id(value)])
         seen[id(value)] = len(seen)
-        own = [field.name for field in fields(value) if field.name != "parent"]  # type: ignore[arg-type]
+        own = [field.name for field in fields(value) if field.name != "parent"]
         return (type(value), tuple((name, _frozen(getattr(value, name), seen)) for name in own))
     if isinstance(value, list | tuple):
         return (type(value), tuple(_frozen(entry, seen) for entry in value))
@@ -217,7 +217,7 @@ class _LinenModel(Model):
         """What the module returns, its collections of state, the record of its embedding, and which submodules it called."""
         module, mode = self._with_mode(train)
         if self.axis_name is not None and hasattr(module, "axis_name"):
-            module = module.clone(axis_name=self.axis_name)  # type: ignore[arg-type]
+            module = module.clone(axis_name=self.axis_name)
         seen: list[str] = []
         averaged = [""] if hasattr(module, "axis_name") else []
         within: list[str] = []
@@ -313,9 +313,9 @@ def _check_averaged(name: str, model_state: Mapping[str, Any], averaged: list[st
     alone = [path for path in paths if not any(not layer or path.startswith(f"{layer}/") for layer in averaged)]
     if alone:
         raise ValueError(
-            f"{name} keeps {', '.join(alone[:3])}, which must be averaged over the device axis {axis_name!r}, but the layer "
-            "that keeps it has no field axis_name: add `axis_name: str | None = None` to it and average over that axis where "
-            "it is given, as flax's BatchNorm does."
+            f"{name} keeps {', '.join(alone[:3])}, which must be averaged over the device axis {axis_name!r}, but the "
+            "layer that keeps it has no field axis_name: add `axis_name: str | None = None` to it and average over that "
+            "axis where it is given, as flax's BatchNorm does."
         )
 
 

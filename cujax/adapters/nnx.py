@@ -96,7 +96,8 @@ def from_nnx(
 
 def _split(module: nnx.Module) -> Any:
     """Graph definition, parameters, state of random number generators, and all other state but sown intermediates."""
-    graph, params, rngs, _, rest = nnx.split(module, nnx.Param, nnx.RngState, nnx.Intermediate, ...)
+    parts: Any = nnx.split(module, nnx.Param, nnx.RngState, nnx.Intermediate, ...)
+    graph, params, rngs, _, rest = parts
     return graph, params, rngs, rest
 
 
@@ -197,9 +198,9 @@ class NnxModel(Model):
         del images  # an nnx module knows its shapes
         if self.constructor is None:
             raise ValueError(
-                "the model was made of an nnx module, which cannot be initialised again: training anew needs fresh parameters. "
-                "Give from_nnx(module, constructor=...) the function or class that builds it from nnx.Rngs; for the arrays "
-                "that the module has, use model.variables_of(module)."
+                "the model was made of an nnx module, which cannot be initialised again: training anew needs fresh "
+                "parameters. Give from_nnx(module, constructor=...) the function or class that builds it from nnx.Rngs; "
+                "for the arrays that the module has, use model.variables_of(module)."
             )
         _, params, _, rest = _split(self.constructor(nnx.Rngs(key)))
         return Variables(_with_string_keys(params), _with_string_keys(rest))
@@ -211,7 +212,7 @@ class NnxModel(Model):
 
     def _apply(self, variables: Variables, images: jax.Array, train: bool, key: jax.Array | None) -> tuple[Any, PyTree]:
         structure = self._structure
-        module: nnx.Module = nnx.merge(
+        module: Any = nnx.merge(
             structure.graph,
             _like(structure.params, variables.params),
             self._rng_state(jax.random.key(0) if key is None else key),
@@ -227,7 +228,7 @@ class NnxModel(Model):
                 continue
             if self.axis_name is not None:
                 layer.axis_name = self.axis_name
-            if self.freezes and not self.is_trainable("/".join(map(str, (*path, "mean")))):
+            if self.freezes and not self.is_trainable(f"{_joined(path)}/mean"):
                 layer.use_running_average = True
         result = self._call(module, images, train, key)
         nnx.pop(module, nnx.Intermediate)
@@ -242,15 +243,15 @@ class NnxModel(Model):
             arguments["rngs"] = nnx.Rngs(jax.random.key(0) if key is None else key)
         if self.embedding is None:
             return named_outputs(module(images, **arguments), self.outputs)
-        by_path = {"/".join(map(str, path)): layer for path, layer in nnx.iter_modules(module) if path}
-        head = by_path.get(self.embedding)
+        by_path = {_joined(path): layer for path, layer in nnx.iter_modules(module) if path}
+        head: Any = by_path.get(self.embedding)
         if head is None:
             raise ValueError(f"embedding={self.embedding!r} must name a submodule; the submodules are {list(by_path)}.")
-        kind = type(head)
+        kind: Any = type(head)
         object.__setattr__(head, "__class__", _recording(kind))
         result = module(images, **arguments)
         object.__setattr__(head, "__class__", kind)
-        inputs = head.cujax_input.get_value() if hasattr(head, "cujax_input") else ()
+        inputs: Any = head.cujax_input.get_value() if hasattr(head, "cujax_input") else ()
         if len(inputs) != 1:
             raise ValueError(
                 f"embedding={self.embedding!r} must name a submodule called once, but it is called {len(inputs)} times; the "
@@ -262,11 +263,15 @@ class NnxModel(Model):
         return Outputs(flat, logits_of(result, head.cujax_result.get_value()[0], self.embedding))
 
 
+def _joined(path: Sequence[Any]) -> str:
+    return "/".join(map(str, path))
+
+
 @functools.cache
 def _recording(kind: type[Any]) -> type[Any]:
     """A kind of module that keeps what it is given and what it gives, as variables: nnx's transforms carry those out."""
 
-    class Recording(kind):
+    class Recording(kind):  # type: ignore[misc]
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             result = super().__call__(*args, **kwargs)
             given = args[0] if args else next(iter(kwargs.values()))

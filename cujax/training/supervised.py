@@ -169,8 +169,8 @@ class Trainer:
             )
         if model.freezes and frozen is None:
             raise ValueError(
-                f"{description}: the network freezes parameters (trainable=...), which would stay at a random initialisation. "
-                "Give the original that has them (--original), or train all of the network."
+                f"{description}: the network freezes parameters (trainable=...), which would stay at a random "
+                "initialisation. Give the original that has them (--original), or train all of the network."
             )
         init_key, state_key, order_key = jax.random.split(key, 3)
         tx = recipe.make_optimizer(recipe.epochs * -(-len(indices) // recipe.batch_size))
