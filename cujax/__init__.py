@@ -26,10 +26,11 @@ from cujax.storage.checkpoints import (
     Checkpoint,
     CheckpointError,
     Metadata,
-    import_checkpoint,
     load_checkpoint,
     save_checkpoint,
 )
+from cujax.storage.exports import export_weights
+from cujax.storage.imports import import_checkpoint, read_import
 from cujax.storage.lineage import describe_lineage
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "compute_embeddings",
     "contrastive_unlearning_loss",
     "describe_lineage",
+    "export_weights",
     "from_function",
     "from_linen",
     "from_nnx",
@@ -69,6 +71,7 @@ __all__ = [
     "make_unlearn_step",
     "paired_batches",
     "pmap_unlearn_step",
+    "read_import",
     "save_checkpoint",
     "unlearn_step",
 ]
