@@ -15,8 +15,8 @@ from cujax.storage.orbax import absolute, by_path, write_tree
 def export_weights(source: Checkpoint | Variables, path: str | PathLike[str]) -> None:
     """Writes the arrays of a network, bit by bit, as other programs read them; `import_checkpoint` reads them back.
 
-    Names are those of flax: `{"params": ..., "batch_stats": ...}`. What a checkpoint knows of itself, its lineage and what it
-    forgot, does not go along.
+    Names are those of flax: `{"params": ..., "batch_stats": ...}`. What a checkpoint knows of itself, its lineage and what
+    it forgot, does not go along.
 
     Args:
         source: A checkpoint or variables.
@@ -52,7 +52,9 @@ def export_weights(source: Checkpoint | Variables, path: str | PathLike[str]) ->
 def _as_flax_has_it(variables: Variables) -> dict[str, Any]:
     """One dict of collections, unless the state is something else."""
     state = variables.model_state
-    collections = isinstance(state, Mapping) and "params" not in state and all(isinstance(v, Mapping) for v in state.values())
+    collections = (
+        isinstance(state, Mapping) and "params" not in state and all(isinstance(v, Mapping) for v in state.values())
+    )
     return {"params": variables.params, **(state if collections else {"model_state": state})}
 
 

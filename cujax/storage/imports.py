@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from etils.epath import Path
@@ -63,8 +62,8 @@ def import_checkpoint(
         model: The network they are for.
         image_shape: `(H, W, C)` of its images.
         step: Which step of a CheckpointManager; the latest where not given.
-        cast: Whether floating-point arrays become the network's dtype, as from bfloat16 to float32. If not, their dtypes must
-            be the network's.
+        cast: Whether floating-point arrays become the network's dtype, as from bfloat16 to float32. If not, their dtypes
+            must be the network's.
 
     Returns:
         Variables of the model. Nothing vouches for them: there was no digest to verify.
@@ -114,8 +113,8 @@ def _read(path: Path, step: int | None) -> tuple[str, Any]:
         raise FileNotFoundError(f"checkpoint {path} does not exist.")
     if path.suffix in _PICKLED:
         raise CheckpointError(
-            f"{path} may be pickled, and pickles are never opened: reading one can run code. Save the tree that it holds with "
-            "flax.serialization.to_bytes, Orbax or safetensors."
+            f"{path} may be pickled, and pickles are never opened: reading one can run code. Save the tree that it holds "
+            "with flax.serialization.to_bytes, Orbax or safetensors."
         )
     return str(path), _read_safetensors(path) if path.suffix == ".safetensors" else _read_msgpack(path)
 
@@ -128,7 +127,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         tensors = load_file(str(path))
     except SafetensorError as error:
         raise CheckpointError(
-            f"{path} cannot be read as safetensors ({error}); it is damaged, cut off or something else. Restore it from a copy."
+            f"{path} cannot be read as safetensors ({error}); it is damaged or something else. Restore it from a copy."
         ) from error
     separator = "/" if any("/" in name for name in tensors) else "."
     tree: dict[str, Any] = {}
@@ -148,11 +147,13 @@ def _read_msgpack(path: Path) -> Any:
         tree = serialization.msgpack_restore(path.read_bytes())
     except Exception as error:  # msgpack raises many types
         raise CheckpointError(
-            f"{path} cannot be read as what flax.serialization.to_bytes makes ({type(error).__name__}: {str(error)[:200]}); it "
-            "is cut off, or something else. Give that, an Orbax directory or a .safetensors file."
+            f"{path} cannot be read as what flax.serialization.to_bytes makes ({type(error).__name__}: {str(error)[:200]}); "
+            "it is cut off, or something else. Give that, an Orbax directory or a .safetensors file."
         ) from error
     if not isinstance(tree, Mapping):
-        raise CheckpointError(f"{path} holds {type(tree).__name__}, not a tree of arrays as flax.serialization.to_bytes makes.")
+        raise CheckpointError(
+            f"{path} holds {type(tree).__name__}, not a tree of arrays as flax.serialization.to_bytes makes."
+        )
     return tree
 
 
@@ -307,7 +308,8 @@ def check_logits(model: Model, variables: Variables, path: str | PathLike[str], 
     largest = float(differences[row])
     if not largest <= tolerance:
         raise ValueError(
-            f"the logits differ from those in {name} by up to {largest:.3g} (input {row}), more than {tolerance}: the weights, "
-            "the network's settings (heads, epsilon, activation) or the preprocessing of the inputs are not those of the source."
+            f"the logits differ from those in {name} by up to {largest:.3g} (input {row}), more than {tolerance}: the "
+            "weights, the network's settings (heads, epsilon, activation) or the preprocessing of the "
+            "inputs are not those of the source."
         )
     return largest

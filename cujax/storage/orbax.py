@@ -70,8 +70,8 @@ def read_tree(path: Path, item: str | None = None) -> tuple[Any, dict[str, Any] 
         found = ocp.metadata(path, **name)
     except Exception as error:  # Orbax raises many types, and hides the cause behind some of them
         raise CheckpointError(
-            f"{path} cannot be read as an Orbax checkpoint ({type(error).__name__}: {str(error)[:200]}); it is incomplete or "
-            "something else. Restore it from a copy, or move it away and run again."
+            f"{path} cannot be read as an Orbax checkpoint ({type(error).__name__}: {str(error)[:200]}); it is incomplete "
+            "or something else. Restore it from a copy, or move it away and run again."
         ) from error
     try:
         tree = ocp.load(path, jax.tree.map(abstract, found.metadata), **name)
