@@ -203,9 +203,11 @@ def pmap_unlearn_step(
         `step(state, batch) -> (state, metrics)`. The state is not stacked and not donated. Each array of the batch has a
         leading device axis: images `[devices, B / devices, H, W, C]`, labels and masks `[devices, B / devices]`.
 
+    Rows whose label is no class of the network do not count.
+
     Raises:
-        ValueError: from the first call, if the network has batch statistics and cannot average them over devices: a
-            linen module needs a field `axis_name`, a function an argument of this name.
+        ValueError: from the first call, if the network has statistics and cannot average them over devices: flax's BatchNorm
+            does, another linen layer needs a field `axis_name`, a function an argument of this name.
     """
     step: Step = jax.pmap(_make_step(model, tx, config, axis_name), axis_name, in_axes=(None, 0), out_axes=None)
     return step
