@@ -61,9 +61,15 @@ from .storage.checkpoints import (
     Checkpoint,
     CheckpointError,
     Metadata,
-    import_checkpoint,
     load_checkpoint,
     save_checkpoint,
+)
+from .storage.exports import (
+    export_weights,
+)
+from .storage.imports import (
+    import_checkpoint,
+    read_import,
 )
 from .storage.lineage import (
     describe_lineage,
@@ -102,6 +108,7 @@ __all__ = [
     "compute_embeddings",
     "contrastive_unlearning_loss",
     "describe_lineage",
+    "export_weights",
     "from_function",
     "from_linen",
     "from_nnx",
@@ -113,6 +120,7 @@ __all__ = [
     "make_unlearn_step",
     "paired_batches",
     "pmap_unlearn_step",
+    "read_import",
     "save_checkpoint",
     "unlearn",
     "unlearn_step",

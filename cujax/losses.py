@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from cujax.labels import counted_labels
+
 Denominator = Literal["paper", "official"]
 
 # Embeddings with no entry larger than this count as zero: below it 1 / norm, times 1 / temperature, leaves float32.
@@ -66,6 +68,7 @@ def contrastive_unlearning_loss(
     | case | contribution |
     |---|---|
     | anchor or retain row masked out | exactly 0, whatever it holds, NaN included |
+    | a negative label | refused where labels are concrete; where they are traced, as a row masked out |
     | no negatives in the retain batch | the anchor contributes 0 and does not count |
     | no anchor that counts | the loss is 0 |
     | embedding of zero norm | similarity 0, gradient 0 |
@@ -87,7 +90,8 @@ def contrastive_unlearning_loss(
         A float32 scalar.
 
     Raises:
-        ValueError: if shapes do not fit, `temperature` is a Python number and not positive, or `denominator` is unknown.
+        ValueError: if shapes do not fit, a label of a row that counts is negative, `temperature` is a Python number and not
+            positive, or `denominator` is unknown.
 
     Reference:
         Lee et al., "Contrastive Unlearning: A Contrastive Approach to Machine Unlearning", IJCAI 2025,
@@ -179,6 +183,7 @@ def nearest_contrastive_loss(
     | case | contribution |
     |---|---|
     | anchor or retain row masked out | exactly 0, whatever it holds, NaN included |
+    | a negative label | refused where labels are concrete; where they are traced, as a row masked out |
     | no negatives in the retain batch | the anchor contributes 0 and does not count |
     | no anchor that counts | the loss is 0 |
     | embedding of zero norm | similarity 0, gradient 0 |
@@ -199,7 +204,8 @@ def nearest_contrastive_loss(
         A float32 scalar.
 
     Raises:
-        ValueError: if shapes do not fit, or `temperature` is a Python number and not positive.
+        ValueError: if shapes do not fit, a label of a row that counts is negative, or `temperature` is a Python number and
+            not positive.
 
     >>> retain, labels = jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([3, 7])
     >>> loss = lambda forget: nearest_contrastive_loss(forget, jnp.array([3]), retain, labels)
@@ -330,20 +336,23 @@ def cross_entropy(
 
     Args:
         logits: `[B, C]`, any floating dtype.
-        labels: `[B]` integer in `[0, C)`.
+        labels: `[B]` integer in `[0, C)`. Where they are traced, rows of other labels do not count.
         mask: `[B]` bool, True where the row counts; all rows where not given. Other rows may hold NaN.
         axis_name: As in `masked_mean`.
 
     Returns:
         A float32 scalar, in nats.
 
+    Raises:
+        ValueError: if shapes do not fit, or a label of a row that counts is not in `[0, C)`, where labels are concrete.
+
     >>> print(cross_entropy(jnp.array([[0.0, 0.0], [jnp.nan, 0.0]]), jnp.array([1, 0]), jnp.array([True, False])))
     0.6931472
     """
     logits, labels = jnp.asarray(logits), jnp.asarray(labels)
-    counts = _mask_or_ones("cross-entropy", logits, labels, mask)
+    counts = _mask_or_ones("cross-entropy", logits, labels, mask, logits.shape[-1])
     log_probabilities = jax.nn.log_softmax(jnp.where(counts[:, None], logits, 0).astype(jnp.float32))
-    losses = -jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)[:, 0]
+    losses = -jnp.take_along_axis(log_probabilities, jnp.where(counts, labels, 0)[:, None], axis=1)[:, 0]
     return masked_mean(losses, counts, axis_name)
 
 
@@ -358,8 +367,10 @@ def masked_mean(values: jax.Array, counts: jax.Array, axis_name: str | None = No
     return total / jnp.maximum(n, 1).astype(jnp.float32)
 
 
-def _mask_or_ones(name: str, rows: jax.Array, labels: jax.Array, mask: ArrayLike | None) -> jax.Array:
-    """The mask as an array, all True where it is not given, after checking that rows, labels and mask fit."""
+def _mask_or_ones(
+    name: str, rows: jax.Array, labels: jax.Array, mask: ArrayLike | None, classes: int | None = None
+) -> jax.Array:
+    """Which rows count, as `counted_labels` has it, after checking that rows, labels and mask fit."""
     mask = jnp.ones(labels.shape, bool) if mask is None else jnp.asarray(mask)
     if rows.ndim != 2 or labels.shape != rows.shape[:1] or mask.shape != labels.shape:
         raise ValueError(
@@ -368,4 +379,4 @@ def _mask_or_ones(name: str, rows: jax.Array, labels: jax.Array, mask: ArrayLike
         )
     if mask.dtype != jnp.bool_:
         raise ValueError(f"the {name} mask must be bool (True where a row counts), but is {mask.dtype}.")
-    return mask
+    return counted_labels(name, labels, mask, classes)

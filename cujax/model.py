@@ -7,6 +7,7 @@ can be a static argument of a compiled step. Equal arguments make equal models, 
 import functools
 from abc import ABC, abstractmethod
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Self
 
@@ -55,11 +56,14 @@ class Model(ABC):
         declared_num_classes: The number of classes if it was given; read `num_classes`.
         layers: Parameter-path prefixes ("encoder/stage_1") in order of depth; the last is the head.
         axis_name: The mapped device axis over which batch statistics are averaged, if any.
+        trainable: Whether a parameter may move, by its path ("encoder/conv/kernel"); None: all may. It is asked for batch
+            statistics, too ("encoder/norm/mean").
     """
 
     declared_num_classes: int | None
     layers: tuple[str, ...]
     axis_name: str | None
+    trainable: Callable[[str], bool] | None = field(default=None, kw_only=True)
 
     @abstractmethod
     def _init(self, key: jax.Array, inputs: Inputs) -> Variables: ...
@@ -111,6 +115,8 @@ class Model(ABC):
         """
         inputs = as_inputs("Model.apply", inputs, images)
         batch = (num_rows(inputs),)
+        if self.freezes:
+            params = self._chosen(params, jax.lax.stop_gradient, params)
         result, new_state = self._apply(Variables(params, model_state), inputs, train, key)
         if isinstance(result, tuple) and len(result) == 2:
             result = Outputs(*result)
@@ -129,7 +135,9 @@ class Model(ABC):
         if self.declared_num_classes not in (None, classes):
             raise ValueError(f"num_classes is {self.declared_num_classes}, but the network returns {classes} logits.")
         _seen_num_classes[replace(self, axis_name=None)] = classes
-        return result, new_state if train else model_state
+        if not train:
+            return result, model_state
+        return result, self.keep_frozen_state(new_state, model_state)
 
     @property
     def num_classes(self) -> int:
@@ -138,13 +146,66 @@ class Model(ABC):
         Raises:
             ValueError: if it was not declared and the model has not been called yet.
         """
-        classes = self.declared_num_classes or _seen_num_classes.get(replace(self, axis_name=None))
+        classes = self._num_classes()
         if classes is None:
             raise ValueError(
                 "num_classes is not known before the first init or apply of this model; give num_classes=... "
                 "where the model is made."
             )
         return classes
+
+    @property
+    def knows_num_classes(self) -> bool:
+        """Whether `num_classes` is known."""
+        return self._num_classes() is not None
+
+    def _num_classes(self) -> int | None:
+        return self.declared_num_classes or _seen_num_classes.get(replace(self, axis_name=None))
+
+    @property
+    def freezes(self) -> bool:
+        """Whether some parameters or statistics may not move."""
+        return self.trainable is not None
+
+    def is_trainable(self, path: str) -> bool:
+        """Whether the parameter or statistic at this path may move."""
+        return self.trainable is None or bool(self.trainable(path))
+
+    def keep_frozen(self, params: PyTree, before: PyTree) -> PyTree:
+        """The parameters, but those that are frozen as they were before, bit by bit."""
+        return self._chosen(params, lambda leaf: leaf, before) if self.freezes else params
+
+    def keep_frozen_state(self, model_state: PyTree, before: PyTree) -> PyTree:
+        """The model state, but what is frozen of it as it was before."""
+        return self._chosen(model_state, lambda leaf: leaf, before, self._state_path) if self.freezes else model_state
+
+    def keep_frozen_variables(self, variables: "Variables", before: "Variables") -> "Variables":
+        """Both."""
+        params = self.keep_frozen(variables.params, before.params)
+        return Variables(params, self.keep_frozen_state(variables.model_state, before.model_state))
+
+    def _state_path(self, path: str) -> str:
+        """The path of a statistic as `trainable` is asked for it."""
+        return path
+
+    def _chosen(
+        self,
+        tree: PyTree,
+        frozen: Callable[[PyTree], PyTree],
+        before: PyTree,
+        rename: Callable[[str], str] = str,
+    ) -> PyTree:
+        """`tree` where it is trainable, and `frozen` of `before` elsewhere."""
+
+        def choose(path: tuple[Any, ...], leaf: PyTree, old: PyTree) -> PyTree:
+            return leaf if self.is_trainable(rename(jax.tree_util.keystr(path, simple=True, separator="/"))) else frozen(old)
+
+        return jax.tree_util.tree_map_with_path(choose, tree, before)
+
+    def abstract_init(self, images: PyTree) -> "Variables":
+        """The shapes and dtypes of the variables for such images; nothing is computed."""
+        variables: Variables = jax.eval_shape(self.init, jax.random.key(0), images)
+        return variables
 
     def with_axis_name(self, name: str) -> Self:
         """This model with its batch statistics averaged over the mapped device axis `name`."""
@@ -203,8 +264,7 @@ def abstract_variables(model: Model, inputs: tuple[int, ...] | Inputs) -> Variab
         model: The network.
         inputs: The shape of one sample, such as `(H, W, C)`, of float32; or a batch (or its shapes and dtypes).
     """
-    variables: Variables = jax.eval_shape(model.init, jax.random.key(0), abstract_inputs(inputs))
-    return variables
+    return model.abstract_init(abstract_inputs(inputs))
 
 
 def abstract_outputs(model: Model, variables: Variables, inputs: tuple[int, ...] | Inputs) -> Outputs:

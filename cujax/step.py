@@ -8,7 +8,7 @@ the same, compiled, with its state donated. On many devices `unlearn_step` takes
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import jax
@@ -17,8 +17,9 @@ import optax
 
 from cujax.batch import Batch, Examples
 from cujax.embedding_queue import LabelledEmbeddings, queue_of
+from cujax.labels import check_labels, counted_labels
 from cujax.losses import Denominator, anchor_losses, cross_entropy, masked_mean
-from cujax.model import Model, Outputs, PyTree, num_rows
+from cujax.model import Model, Outputs, PyTree, Variables, num_rows
 from cujax.sharding import mesh_of, on_mesh, traced_num_shards, whole, with_auto_axes
 
 BatchNorm = Literal["joint", "retain_only", "frozen"]
@@ -85,6 +86,13 @@ class UnlearnState:
         params, model_state, opt_state = jax.tree.map(_owned, (params, model_state, tx.init(params)))
         return cls(jnp.zeros((), jnp.int32), params, model_state, opt_state, jnp.array(key, copy=True))
 
+    def with_frozen_of(self, variables: Variables, model: Model) -> Self:
+        """This state, but what the model freezes as it is in `variables`; copied, as in `create`."""
+        if not model.freezes:
+            return self
+        kept = model.keep_frozen_variables(Variables(self.params, self.model_state), variables)
+        return replace(self, **jax.tree.map(_owned, kept)._asdict())
+
 
 def _owned(leaf: jax.Array) -> jax.Array:
     """A copy that nobody else holds, of the type that a step gives back: a weak type would compile twice."""
@@ -111,7 +119,8 @@ def make_unlearn_step(model: Model, tx: optax.GradientTransformation, config: St
     Returns:
         `step(state, batch) -> (state, metrics)`. Metrics are float32 scalars: `loss`, `contrastive_loss`,
         `retain_loss`, `forget_accuracy`, `retain_accuracy` (of the batch, before the update), `gradient_norm`, and
-        `finite`, bool: where the loss or a gradient is not finite, the state is returned as it was.
+        `finite`, bool: where the loss or a gradient is not finite, the state is returned as it was. Compiled, rows whose
+        label is no class of the network (-1, or C and above) do not count; otherwise they are refused with a ValueError.
 
         It is a `jax.tree_util.Partial`: passed to a compiled function as an argument, its weights and temperature are
         traced, and the rest is compared by value.
@@ -146,9 +155,18 @@ def unlearn_step(
 
     Returns:
         The new state and the metrics of `make_unlearn_step`.
+
+    Raises:
+        ValueError: if a label of a row that counts is no class of the network (-1, or C and above). Only labels in the
+            host's memory are looked at, so that the call waits for no accelerator; elsewhere such a row does not count.
     """
+    step = make_unlearn_step(model, tx, config)
     with on_mesh(mesh_of(jax.tree.leaves(batch.forget.inputs)[0])):
-        result: tuple[UnlearnState, Metrics] = _jitted(make_unlearn_step(model, tx, config), state, batch)
+        if not model.knows_num_classes:
+            _jitted.trace(step, state, batch)  # the call below uses this trace
+        for name, examples in (("forget", batch.forget), ("retain", batch.retain)):
+            check_labels(name, examples.labels, examples.mask, model.num_classes, wait=False)
+        result: tuple[UnlearnState, Metrics] = _jitted(step, state, batch)
         return result
 
 
@@ -185,9 +203,11 @@ def pmap_unlearn_step(
         `step(state, batch) -> (state, metrics)`. The state is not stacked and not donated. Each array of the batch has a
         leading device axis: images `[devices, B / devices, H, W, C]`, labels and masks `[devices, B / devices]`.
 
+    Rows whose label is no class of the network do not count.
+
     Raises:
-        ValueError: from the first call, if the network has batch statistics and cannot average them over devices: a
-            linen module needs a field `axis_name`, a function an argument of this name.
+        ValueError: from the first call, if the network has statistics and cannot average them over devices: flax's BatchNorm
+            does, another linen layer needs a field `axis_name`, a function an argument of this name.
     """
     step: Step = jax.pmap(_make_step(model, tx, config, axis_name), axis_name, in_axes=(None, 0), out_axes=None)
     return step
@@ -217,7 +237,9 @@ class _UnlearnStep:
 
         def objective(params: PyTree) -> tuple[jax.Array, tuple[PyTree, Metrics, LabelledEmbeddings]]:
             forget, retain, model_state = apply_to_batch(model, params, state.model_state, batch, key, self.batch_norm)
-            seen = self._of_all_devices(LabelledEmbeddings(retain.embedding, batch.retain.labels, batch.retain.counts))
+            classes = retain.logits.shape[1]
+            retain_counts = counted_labels("retain", batch.retain.labels, batch.retain.mask, classes)
+            seen = self._of_all_devices(LabelledEmbeddings(retain.embedding, batch.retain.labels, retain_counts))
             others = seen.followed_by(queue)
             losses, counts = anchor_losses(
                 forget.embedding,
@@ -226,7 +248,7 @@ class _UnlearnStep:
                 others.labels,
                 temperature=weights.temperature,
                 denominator=self.denominator,
-                forget_mask=batch.forget.mask,
+                forget_mask=counted_labels("forget", batch.forget.labels, batch.forget.mask, classes),
                 retain_mask=others.mask,
             )
             contrastive_loss = masked_mean(losses, counts, self.axis_name)
@@ -244,7 +266,7 @@ class _UnlearnStep:
         gradients, (model_state, metrics, seen) = jax.grad(objective, has_aux=True)(state.params)
         if self.axis_name is not None:
             gradients, metrics = jax.lax.psum((gradients, metrics), self.axis_name)
-        return update(self.tx, state, gradients, model_state, metrics, seen=seen)
+        return update(self.tx, state, gradients, model_state, metrics, model=model, seen=seen)
 
     def _of_all_devices(self, rows: PyTree) -> PyTree:
         return whole(rows) if self.axis_name is None else jax.lax.all_gather(rows, self.axis_name, tiled=True)
@@ -303,19 +325,35 @@ def update(
     gradients: PyTree,
     model_state: PyTree,
     metrics: Metrics,
+    *,
+    model: Model,
     **extra: Any,
 ) -> tuple[UnlearnState, Metrics]:
     """Takes one optimiser step, unless `metrics["loss"]` or a gradient is not finite: then the state stays as it was.
 
-    Further arguments go to those parts of the optimiser that take them.
+    What the model freezes stays, whatever the optimiser makes of it: weight decay and momentum move no frozen parameter.
+    Further arguments go to those parts of the optimiser that take them, and so does the loss, as `value`.
 
     Returns:
         The state, and the metrics with `gradient_norm` and `finite` added.
+
+    Raises:
+        ValueError: if the optimiser is a line search, which evaluates the loss again at other parameters (`value_fn`).
     """
     leaves = [metrics["loss"], *jax.tree.leaves(gradients)]
     finite = functools.reduce(jnp.logical_and, [jnp.all(jnp.isfinite(leaf)) for leaf in leaves])
-    updates, opt_state = optax.with_extra_args_support(tx).update(gradients, state.opt_state, state.params, **extra)
-    params = optax.apply_updates(state.params, updates)
+    try:
+        updates, opt_state = optax.with_extra_args_support(tx).update(
+            gradients, state.opt_state, state.params, value=metrics["loss"], **extra
+        )
+    except TypeError as error:
+        if "value_fn" not in str(error):
+            raise
+        raise ValueError(
+            "the optimiser is a line search: it evaluates the loss again at other parameters (value_fn), which a step on "
+            "one batch does not offer. Use one that takes the gradient alone, such as optax.sgd or optax.adam."
+        ) from error
+    params = model.keep_frozen(optax.apply_updates(state.params, updates), state.params)
     stepped = UnlearnState(state.step + 1, params, model_state, opt_state, state.key)
     state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), stepped, state)
     return state, {**metrics, "gradient_norm": optax.tree.norm(gradients), "finite": finite}
@@ -324,5 +362,4 @@ def update(
 def accuracy(logits: jax.Array, examples: Examples, axis_name: str | None = None) -> jax.Array:
     """The share of rows that count whose largest logit is their label's; `axis_name` as in `losses.masked_mean`."""
     correct = jnp.argmax(logits, axis=1) == examples.labels
-    mask = jnp.ones_like(correct) if examples.mask is None else examples.mask
-    return masked_mean(correct, mask, axis_name)
+    return masked_mean(correct, counted_labels("batch", examples.labels, examples.mask, logits.shape[1]), axis_name)

@@ -301,7 +301,7 @@ def test_unhashable_fields_are_told():
             return images, images
 
     with pytest.raises(ValueError, match="not hashable"):
-        from_linen(Listed([1, np.zeros(2)]))
+        from_linen(Listed([1, {2}]))
 
 
 def test_batch_statistics_move_in_train_mode_alone():
@@ -530,7 +530,11 @@ def test_taps_keep_their_order_through_jit():
     assert list(outputs.taps) == ["zebra", "ape"]
 
 
-@pytest.mark.parametrize("model", [from_linen(Normed(), embedding="head"), from_nnx(NnxNet)], ids=["linen", "nnx"])
+@pytest.mark.parametrize(
+    "model",
+    [from_linen(Normed(), embedding="head"), from_linen(WithoutAxisName()), from_nnx(NnxNet)],
+    ids=["linen", "linen_without_axis_name", "nnx"],
+)
 def test_batch_statistics_are_averaged_over_the_named_axis(model):
     _, variables = make(model)
     named = model.with_axis_name("devices")
@@ -545,11 +549,23 @@ def test_batch_statistics_are_averaged_over_the_named_axis(model):
         chex.assert_trees_all_close(jax.tree.map(lambda leaf, d=device: leaf[d], mapped), whole, rtol=1e-4, atol=1e-6)
 
 
-def test_batch_norm_without_an_axis_name_is_told():
-    model, variables = make(from_linen(WithoutAxisName()))
-    advice = r"WithoutAxisName keeps \['batch_stats'\].*'devices'.*no field axis_name: add `axis_name"
-    with pytest.raises(ValueError, match=advice):
-        model.with_axis_name("devices").apply(*variables, IMAGES, train=True)
+class Counting(nn.Module):
+    """State of its own, which nothing averages."""
+
+    @nn.compact
+    def __call__(self, images, train):
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (16,))
+        if train:
+            mean.value = flat(images).mean(axis=0)
+        return flat(images), nn.Dense(3)(flat(images))
+
+
+def test_state_that_no_layer_averages_is_told():
+    model, variables = make(from_linen(Counting()))
+    with pytest.raises(ValueError, match=r"Counting keeps mean, .*'devices'.*no field axis_name: add `axis_name"):
+        jax.vmap(lambda part: model.with_axis_name("devices").apply(*variables, part, train=True)[1], axis_name="devices")(
+            IMAGES.reshape(4, 2, *IMAGES.shape[1:])
+        )
 
 
 def test_embeddings_are_those_of_eval_mode_and_compile_once():

@@ -121,7 +121,8 @@ def masked(batch):
 
 def of_another_class(batch):
     """No forget row finds a positive: a whole class is forgotten."""
-    return dataclasses.replace(batch, forget=dataclasses.replace(batch.forget, labels=batch.forget.labels * 0 + 3))
+    forget = dataclasses.replace(batch.forget, labels=batch.forget.labels * 0 + 2)
+    return Batch(forget, dataclasses.replace(batch.retain, labels=batch.retain.labels % 2))
 
 
 @pytest.mark.parametrize("change", [lambda batch: batch, masked, of_another_class], ids=["plain", "masked", "class"])

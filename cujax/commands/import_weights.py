@@ -1,20 +1,26 @@
-"""Turns weights that PyTorch trained into an original checkpoint, from which cujax unlearn starts with --original.
+"""Turns weights that other programs trained into an original checkpoint, from which cujax unlearn starts.
 
-Takes a safetensors file with the names of the paper's code, torchvision's ResNets or timm's vision transformers, and
-compares every name and shape with the network's. What does not match is listed, and nothing is written.
+Of PyTorch it takes a safetensors file with the names of the paper's code, torchvision's ResNets or timm's vision
+transformers. With --num-classes and --image-shape it takes what flax users save: an Orbax directory or the root of a
+CheckpointManager, a file of flax.serialization.to_bytes, a safetensors file with flax's names. Every name and shape is
+compared with the network's. What does not match is listed, and nothing is written.
 """
 
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import tyro
 
+from cujax.experiments.user_files import build_model
+from cujax.model import Model, Variables
+from cujax.networks.registry import make_network
 from cujax.networks.torch_weights import import_weights
 from cujax.storage.checkpoints import Metadata, save_checkpoint
+from cujax.storage.imports import check_logits, read_import
 
 
 @dataclass(frozen=True)
@@ -22,32 +28,76 @@ class Import:
     """What to import.
 
     Attributes:
-        file: A .safetensors file. One that PyTorch pickled (.pt, .pth) is never opened; the error says how to convert it.
+        file: A file or directory. One that PyTorch pickled (.pt, .pth) is never opened; the error says how to convert it.
         directory: Where the checkpoint goes; it must not exist yet.
         network: The network it is of, such as resnet18 (the paper's head) or resnet18_linear (torchvision's); a wrong
-            name lists all.
+            name lists all. Or your own, as PATH.py:FUNCTION.
+        num_classes: Of weights that flax saved: how many classes the network has.
+        image_shape: Of weights that flax saved: height, width and channels of its images.
+        step: Which step of a CheckpointManager; the latest where not given.
+        cast: Bring floating-point arrays that flax saved to the network's dtype.
+        check: An .npz file with inputs [n, H, W, C], as the network takes them, and the logits [n, C] that the program they
+            come from gave. Nothing is written if a logit differs by more than 0.001.
     """
 
     file: Annotated[Path, tyro.conf.Positional]
     directory: Annotated[Path, tyro.conf.Positional]
     network: str = "resnet18"
+    num_classes: int | None = None
+    image_shape: tuple[int, int, int] | None = None
+    step: int | None = None
+    cast: bool = False
+    check: Path | None = None
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What was read: the model, its arrays, where they come from, and what is to be said of it."""
+
+    model: Model
+    variables: Variables
+    origin: dict[str, Any]
+    notes: list[str]
+
+
+def _read_torch(asked: Import) -> _Read:
+    if asked.step is not None or asked.cast:
+        raise ValueError("--step and --cast are for weights that flax saved; give --num-classes and --image-shape.")
+    if asked.file.is_dir() or asked.file.suffix == ".msgpack":
+        raise ValueError(f"{asked.file} is no PyTorch file; for what flax saved give --num-classes and --image-shape.")
+    weights = import_weights(asked.file, asked.network)
+    notes = [f"The prefix {weights.prefix!r} of all names is left out."] * bool(weights.prefix)
+    origin = {"file": asked.file.name, "sha256": weights.digest}
+    return _Read(make_network(asked.network, weights.num_classes), weights.variables, origin, notes)
+
+
+def _read_flax(asked: Import) -> _Read:
+    if asked.num_classes is None or asked.image_shape is None:
+        raise ValueError("--num-classes and --image-shape go together: both are needed for weights that flax saved.")
+    model = build_model(asked.network, asked.num_classes)
+    found = read_import(asked.file, model, asked.image_shape, step=asked.step, cast=asked.cast)
+    notes = [f"Read from {found.where}."] + [f"Left out: {', '.join(found.left_out)}."] * bool(found.left_out)
+    return _Read(model, found.variables, {"file": Path(found.where).name}, notes)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Imports, says what it was, and gives the exit status: 0, or 2 for bad input."""
     asked = tyro.cli(Import, args=arguments, description=__doc__)
     try:
-        weights = import_weights(asked.file, asked.network)
-        config = {"network": asked.network, "imported_from": {"file": asked.file.name, "sha256": weights.digest}}
-        checkpoint = save_checkpoint(asked.directory, weights.variables, Metadata("original", config=config))
+        read = _read_torch(asked) if asked.num_classes is None and asked.image_shape is None else _read_flax(asked)
+        if asked.check is not None:
+            largest = check_logits(read.model, read.variables, asked.check)
+            read.notes.append(f"The logits are those in {asked.check}: the largest difference is {largest:.2g}.")
+        config = {"network": asked.network, "imported_from": read.origin}
+        checkpoint = save_checkpoint(asked.directory, read.variables, Metadata("original", config=config))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    leaves = jax.tree.leaves(weights.variables.params)
+    leaves = jax.tree.leaves(read.variables.params)
+    classes = read.model.num_classes
     print(
-        f"The prefix {weights.prefix!r} of all names is left out.\n"
-        * bool(weights.prefix)
-        + f"{asked.file} is {asked.network} with {weights.num_classes} classes: {len(leaves)} tensors, "
+        "".join(f"{note}\n" for note in read.notes)
+        + f"{asked.file} is {asked.network} with {classes} classes: {len(leaves)} tensors, "
         f"{sum(leaf.size for leaf in leaves):,} parameters, every name and shape as the network's.\n"
         f"Original checkpoint {checkpoint.digest[:12]}: {asked.directory}\n"
         "Unlearn from it with the data and the normalisation that it was trained with:\n"

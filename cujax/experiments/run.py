@@ -264,7 +264,8 @@ class Run:
         """A fresh network, trained by the experiment's recipe on some training images."""
         recipe, steps_per_call = self.experiment.training, self.experiment.steps_per_call
         trainer = Trainer(recipe, self.train_images, self.progress, log, steps_per_call, resume_point)
-        return trainer.train(self.model, indices, key, description=f"training {name}")
+        frozen = self.given_original.variables if self.given_original else None
+        return trainer.train(self.model, indices, key, description=f"training {name}", frozen=frozen)
 
     def _metadata(self, kind: Kind, record: dict[str, Any]) -> Metadata:
         ids = list(self.given_original.metadata.forgotten_ids) if self.given_original else []

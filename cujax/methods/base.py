@@ -157,6 +157,8 @@ def check_fits(method: Method, split: Split, model: Model, like: Variables) -> N
 class Loop:
     """What every run of a method shares: the images, when to stop, and where progress and metrics go.
 
+    Whatever a method makes of them, parameters and statistics that the model freezes are returned as they were.
+
     Two comparisons are fair: all methods end by one rule, as soon as it holds; or each makes a number of passes that was
     chosen for it beforehand, which does not cut short a method that harms first and repairs after. `stop_early` chooses
     between them for all methods alike.
@@ -220,6 +222,7 @@ class Loop:
             original: What the run is compared with, and falls back to, where `state` is no longer that.
         """
         before = Variables(state.params, state.model_state) if original is None else original
+        state = state.with_frozen_of(before, model)
         kept = self.resume_point.resume({"state": state, "good": Variables(state.params, state.model_state)})
         if kept is None:
             observed = self._observe(model, before, split, 0, forgotten_accuracy, lowest_target=0.0)
@@ -327,6 +330,7 @@ class Loop:
         with self.progress("unlearning", 1) as advance:
             try:
                 made, cost = make()
+                made = made_model.keep_frozen_variables(made, original)
                 if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(made.params)):
                     raise NotFiniteError("the new parameters are not finite.", cost)
             except NotFiniteError as error:

@@ -138,6 +138,16 @@ class _Widened(Model):
     model: Model
     shadow: bool
 
+    @property
+    def freezes(self) -> bool:
+        return self.model.freezes
+
+    def is_trainable(self, path: str) -> bool:
+        return path.startswith("shadow/") or self.model.is_trainable(path.removeprefix("network/"))
+
+    def _state_path(self, path: str) -> str:
+        return self.model._state_path(path)
+
     def _init(self, key: jax.Array, images: jax.Array) -> Variables:
         network_key, shadow_key = jax.random.split(key)
         params, model_state = self.model.init(network_key, images)

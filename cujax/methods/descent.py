@@ -124,7 +124,7 @@ class _Step:
 
         (loss, model_state), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
         tx = _optimizer(self.optimizer, traced.learning_rate, traced.momentum, traced.weight_decay, traced.mask)
-        return update(tx, state, gradients, model_state, {"loss": loss})
+        return update(tx, state, gradients, model_state, {"loss": loss}, model=self.model)
 
 
 def mask_updates(mask: PyTree) -> optax.GradientTransformation:

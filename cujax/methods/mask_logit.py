@@ -47,6 +47,16 @@ class MaskedModel(Model):
     model: Model
     masked_classes: tuple[int, ...]
 
+    @property
+    def freezes(self) -> bool:
+        return self.model.freezes
+
+    def is_trainable(self, path: str) -> bool:
+        return self.model.is_trainable(path)
+
+    def _state_path(self, path: str) -> str:
+        return self.model._state_path(path)
+
     def _init(self, key: jax.Array, images: jax.Array) -> Variables:
         return self.model.init(key, images)
 

@@ -38,7 +38,7 @@ class Retrain:
         )
 
         def make() -> tuple[Variables, Cost]:
-            trained = trainer.train(model, split.retain.indices, key, description="retraining")
+            trained = trainer.train(model, split.retain.indices, key, description="retraining", frozen=original)
             return trained.variables, trained.cost
 
         return loop.once(model, original, make, split, forgotten_accuracy=0.0, by_construction=True)

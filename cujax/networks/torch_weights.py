@@ -63,8 +63,8 @@ def import_weights(path: str | Path, network: str) -> ImportedWeights:
     """Reads a safetensors file as the weights of a reference network.
 
     What training tools put before all names ("module.", "_orig_mod.", "model.", ...) is left out, whatever it is; so is
-    "encoder." before some. Half-precision weights become float32. PyTorch's counters of
-    batches (`num_batches_tracked`) have no place here and are left out.
+    "encoder." before some. Half-precision weights become float32, and a last layer without a bias has one of zeros.
+    PyTorch's counters of batches (`num_batches_tracked`) have no place here and are left out.
 
     Args:
         path: The file, written by `safetensors.torch.save_file(model.state_dict(), path)` or the like.
@@ -87,6 +87,9 @@ def import_weights(path: str | Path, network: str) -> ImportedWeights:
         raise ValueError(f"{path} holds several tensors for one place in the network, among them {', '.join(twice[:5])}.")
 
     arrays = {place: array for place, (_, array) in named.items()}
+    if "params/head/kernel" in arrays and "params/head/bias" not in arrays:  # a last layer without a bias has one of zeros
+        arrays["params/head/bias"] = np.zeros(arrays["params/head/kernel"].shape[1], np.float32)
+        named["params/head/bias"] = ("the last layer's bias", arrays["params/head/bias"])
     num_classes, image_shape = _sizes(path, arrays)
     like = abstract_variables(make_network(network, num_classes), image_shape)
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
@@ -173,7 +176,7 @@ def _sizes(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[int, tuple[int
     if first is None or head is None or first.ndim != 4:
         raise ValueError(
             f"{path} is not of a network that can be read: it needs a first convolution (conv1 or patch_embed.proj) and a "
-            "last layer with a bias (fc, fc.1 or head). Its names must be those of the paper's code, torchvision or timm."
+            "last layer (fc, fc.1 or head). Its names must be those of the paper's code, torchvision or timm."
         )
     side = 64
     if "params/positions" in arrays:

@@ -19,7 +19,7 @@ import numpy as np
 from etils.epath import Path
 
 from cujax.data.requests import ids_digest
-from cujax.model import Model, PyTree, Variables, abstract_variables
+from cujax.model import PyTree, Variables
 from cujax.storage.orbax import (
     CheckpointError,
     absolute,
@@ -312,35 +312,3 @@ def check_is_original(checkpoint: Checkpoint, where: str) -> None:
         raise CheckpointError(
             f"{where} was made by mask_logit: its parameters have forgotten nothing; give the model it was made from."
         )
-
-
-def import_checkpoint(
-    source: str | PathLike[str] | Mapping[str, Any], model: Model, image_shape: tuple[int, int, int]
-) -> Variables:
-    """Admits parameters that this library did not write, after comparing names and shapes with the model's own.
-
-    Args:
-        source: An Orbax directory, or a tree: `{"params": ..., "model_state": ...}`, flax's
-            `{"params": ..., "batch_stats": ...}`, or the parameters alone if the network keeps no other state.
-        model: The network they are for.
-        image_shape: `(H, W, C)` of its images.
-
-    Returns:
-        Variables of the model. Nothing vouches for them: there was no digest to verify.
-
-    Raises:
-        FileNotFoundError: if the directory does not exist.
-        CheckpointError: if it cannot be read, or a name or shape does not fit; the message lists them.
-    """
-    where = "the given tree"
-    if isinstance(source, str | PathLike):
-        where = str(absolute(source))
-        source, _ = read_tree(absolute(source))
-    like = abstract_variables(model, image_shape)
-    tree: Any = source._asdict() if isinstance(source, Variables) else source
-    if "params" not in tree:
-        tree = {"params": tree}
-    state = tree.get("model_state")
-    if state is None:
-        state = {name: value for name, value in tree.items() if name in like.model_state}
-    return conform(Variables(tree["params"], state), like, where)

@@ -45,21 +45,40 @@ def absolute(directory: str | PathLike[str]) -> Path:
     return path if "://" in str(path) else path.absolute()
 
 
-def read_tree(path: Path) -> tuple[Any, dict[str, Any] | None]:
-    """The arrays of an Orbax directory, and what `save_checkpoint` stored beside them, if it wrote it."""
+def read_tree(path: Path, item: str | None = None) -> tuple[Any, dict[str, Any] | None]:
+    """The arrays of an Orbax directory, and what `save_checkpoint` stored beside them, if it wrote it.
+
+    Args:
+        path: The directory.
+        item: The part of it to read, where it holds several.
+
+    Raises:
+        FileNotFoundError: if it does not exist.
+        CheckpointError: if it is no Orbax checkpoint, or cannot be read.
+    """
     from orbax.checkpoint import v1 as ocp
 
     if not path.is_dir():
         raise FileNotFoundError(f"checkpoint {path} does not exist or is not a directory.")
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def abstract(leaf: Any) -> Any:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device) if hasattr(leaf, "shape") else leaf
+
+    name = {} if item is None else {"checkpointable_name": item}
     try:
-        found = ocp.metadata(path)
-        abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), found.metadata)
-        tree = ocp.load(path, abstract)
+        found = ocp.metadata(path, **name)
     except Exception as error:  # Orbax raises many types, and hides the cause behind some of them
         raise CheckpointError(
-            f"{path} cannot be read as an Orbax checkpoint ({type(error).__name__}: {str(error)[:200]}); it is damaged, "
-            "incomplete or something else. Restore it from a copy, or move it away and run again."
+            f"{path} cannot be read as an Orbax checkpoint ({type(error).__name__}: {str(error)[:200]}); it is incomplete "
+            "or something else. Restore it from a copy, or move it away and run again."
+        ) from error
+    try:
+        tree = ocp.load(path, jax.tree.map(abstract, found.metadata), **name)
+    except Exception as error:  # as above
+        raise CheckpointError(
+            f"{path} cannot be read as an Orbax checkpoint ({type(error).__name__}: {str(error)[:200]}); it is damaged. "
+            "Restore it from a copy, or move it away and run again."
         ) from error
     stored = (found.custom_metadata or {}).get(_METADATA_KEY)
     if stored is None:
@@ -105,28 +124,41 @@ def conform(tree: PyTree, like: PyTree, where: str) -> Any:
         if name in found and (found[name].shape, found[name].dtype) != (leaf.shape, leaf.dtype)
     ]
     if missing or surplus or differing:
+        dtypes_alone = not missing and not surplus and all(found[name].shape == leaf.shape for name, leaf in wanted.items())
         lines = [f"{where} is of another network than the one given:"]
         lines += [f"  missing: {', '.join(missing[:5])} ({len(missing)} in all)"] if missing else []
         lines += [f"  unknown to the network: {', '.join(surplus[:5])} ({len(surplus)} in all)"] if surplus else []
         lines += [f"  {line}" for line in differing[:5]]
+        if dtypes_alone:
+            lines.append("Floating-point arrays are brought to the network's dtype with cast=True (--cast).")
         raise CheckpointError("\n".join([*lines, "Give the network (--network) and data that it was trained with."]))
     leaves = [jnp.asarray(found[name]) for name in wanted]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
-def write_tree(path: Path, tree: PyTree, stored: dict[str, Any]) -> None:
+def write_tree(path: Path, tree: PyTree, stored: dict[str, Any] | None) -> None:
     """Writes arrays, and plain data beside them, whole or not at all.
+
+    Args:
+        path: Where; it must not exist.
+        tree: The arrays.
+        stored: The plain data. None: arrays alone, in the layout that Orbax's StandardCheckpointer reads.
 
     Raises:
         OSError: if it cannot be written, because the disk is full or access is denied. Nothing is left of it then.
     """
+    from orbax.checkpoint import StandardCheckpointer
     from orbax.checkpoint import v1 as ocp
 
     _check_space(path, tree)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _SAVING:
-            ocp.save(path, tree, custom_metadata={_METADATA_KEY: stored})
+            if stored is None:
+                with StandardCheckpointer() as checkpointer:
+                    checkpointer.save(path, tree)
+            else:
+                ocp.save(path, tree, custom_metadata={_METADATA_KEY: stored})
     except Exception as error:  # Orbax raises many types where a disk is full or access is denied
         remove_leftovers(path.parent, path.name)
         raise OSError(

@@ -116,7 +116,7 @@ class _TrainStep:
             return loss, (model_state, metrics)
 
         gradients, (model_state, metrics) = jax.grad(objective, has_aux=True)(state.params)
-        return update(self.tx, state, gradients, model_state, metrics)
+        return update(self.tx, state, gradients, model_state, metrics, model=self.model)
 
 
 def fresh_variables(model: Model, images: ImageSet, key: jax.Array) -> Variables:
@@ -155,11 +155,22 @@ class Trainer:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def train(self, model: Model, indices: np.ndarray, key: jax.Array, *, description: str = "training") -> Trained:
+    def train(
+        self,
+        model: Model,
+        indices: np.ndarray,
+        key: jax.Array,
+        *,
+        description: str = "training",
+        frozen: Variables | None = None,
+    ) -> Trained:
         """Trains fresh parameters on the images at `indices`; initialisation and order both come from `key`.
 
+        What the model freezes is taken from `frozen`, the arrays of a network that has it.
+
         Raises:
-            ValueError: if the batch is larger than the number of images, or inputs that are no images are to be augmented.
+            ValueError: if the batch is larger than the number of images, inputs that are no images are to be augmented, or the
+                model freezes parameters and `frozen` is not given: those would stay at their initialisation.
             FloatingPointError: if the loss stops being finite.
         """
         recipe = self.recipe
@@ -170,9 +181,16 @@ class Trainer:
                 f"training.batch_size is {recipe.batch_size}, but there are only {len(indices)} images to train on; "
                 f"make it at most {len(indices)}."
             )
+        if model.freezes and frozen is None:
+            raise ValueError(
+                f"{description}: the network freezes parameters (trainable=...), which would stay at a random "
+                "initialisation. Give the original that has them (--original), or train all of the network."
+            )
         init_key, state_key, order_key = jax.random.split(key, 3)
         tx = recipe.make_optimizer(recipe.epochs * -(-len(indices) // recipe.batch_size))
-        state = UnlearnState.create(*fresh_variables(model, self.images, init_key), tx, state_key)
+        fresh = fresh_variables(model, self.images, init_key)
+        start = fresh if frozen is None else model.keep_frozen_variables(fresh, frozen)
+        state = UnlearnState.create(*start, tx, state_key)
         images = replace(self.images, augmentation=recipe.augmentation)
         step = make_train_step(model, tx)
         position, cost = Position(), NOTHING_YET

@@ -252,6 +252,15 @@ def test_bfloat16_weights_become_float32(tmp_path):
     np.testing.assert_array_equal(kernel, tensors["fc.1.weight"].astype(np.float32).T)
 
 
+@pytest.mark.parametrize("prefix", ["", "module._orig_mod.", "model.net."])
+def test_a_last_layer_without_a_bias_has_one_of_zeros(prefix, tmp_path):
+    tensors = small_tensors()
+    biased = tensors | {"fc.1.bias": np.zeros_like(tensors["fc.1.bias"])}
+    without = {f"{prefix}{name}": tensor for name, tensor in tensors.items() if name != "fc.1.bias"}
+    found = import_weights(written(tmp_path, without), "resnet8")
+    chex.assert_trees_all_equal(found.variables, import_weights(written(tmp_path, biased), "resnet8").variables)
+
+
 def refused(path, network="resnet8"):
     with pytest.raises(ValueError) as error:
         import_weights(path, network)

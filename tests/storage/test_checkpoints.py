@@ -23,13 +23,13 @@ from cujax.storage.checkpoints import (
     Ancestor,
     CheckpointError,
     Metadata,
-    import_checkpoint,
     load_checkpoint,
     load_progress,
     save_checkpoint,
     save_progress,
     to_plain,
 )
+from cujax.storage.imports import import_checkpoint
 from cujax.storage.lineage import describe_lineage
 
 # When a load fails half-way, Orbax leaves coroutines of its own unawaited.

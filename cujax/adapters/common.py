@@ -1,0 +1,89 @@
+"""What the three kinds of adapters share: names of outputs and layers, and what a network's call takes."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+
+from cujax.model import Outputs
+
+# What a network returns in a pair, in order.
+OutputNames = tuple[str, str]
+
+# Whether a parameter may move, by its path.
+Trainable = Callable[[str], bool]
+
+INVERTED_TRAIN_ARGUMENTS = ("deterministic", "use_running_average")
+
+
+def keywords(called: Any) -> tuple[list[str], bool]:
+    """Which arguments a module or function takes beside the images, and whether it takes any keyword beside these."""
+    while isinstance(called, nn.Sequential) and called.layers:
+        called = called.layers[0]  # it is given all keywords of the call
+    function = type(called).__call__ if isinstance(called, nn.Module) else called
+    try:
+        signature = inspect.signature(function).parameters
+    except ValueError:  # a function without a signature, as some in C are
+        return [], False
+    skipped = 2 if isinstance(called, nn.Module) else 1  # self, images
+    kinds = {name: parameter.kind for name, parameter in list(signature.items())[skipped:]}
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in signature.values())
+    return [name for name, kind in kinds.items() if kind not in variable], takes_any
+
+
+def layer_names(layers: Sequence[str] | str) -> tuple[str, ...]:
+    """The prefixes as a tuple; a string is one prefix, not a sequence of letters."""
+    names = (layers,) if isinstance(layers, str) else tuple(layers)
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError(f"layers must be names of parameter-path prefixes, such as ('encoder', 'head'), but is {names}.")
+    return names
+
+
+def logits_of(result: Any, computed: Any, embedding: str) -> Any:
+    """The logits among what a module returns, whose last layer computed some: they are the same array, or its shape."""
+    if not isinstance(result, tuple | list):
+        return result
+    same = [entry for entry in result if entry is computed]
+    alike = [entry for entry in result if getattr(entry, "shape", None) == getattr(computed, "shape", ())]
+    for found in (same, alike):
+        if len(found) == 1:
+            return found[0]
+    shapes = [getattr(entry, "shape", type(entry).__name__) for entry in result]
+    raise ValueError(
+        f"the network returns {shapes}, and which of them are the logits that {embedding!r} computes cannot be seen; return "
+        "the logits alone, or cujax.Outputs(embedding, logits)."
+    )
+
+
+def output_names(outputs: Sequence[str] | None) -> OutputNames | None:
+    """What a pair holds, in order; raises ValueError for other names."""
+    if outputs is not None and sorted(outputs) != ["embedding", "logits"]:
+        raise ValueError(f'outputs must be ("embedding", "logits") or ("logits", "embedding"), but is {outputs!r}.')
+    return None if outputs is None else (outputs[0], outputs[1])
+
+
+def named_outputs(result: Any, names: OutputNames | None) -> Any:
+    """What a network returned, as `Outputs` if it is a pair.
+
+    Args:
+        result: What it returned. In a pair the embedding may lie in a dict, under that name.
+        names: What a pair holds; None for `("embedding", "logits")`, unless a dict shows otherwise.
+
+    Raises:
+        ValueError: if a dict has no embedding.
+    """
+    if not isinstance(result, tuple) or isinstance(result, Outputs) or len(result) != 2:
+        return result
+    dicts = [position for position, entry in enumerate(result) if isinstance(entry, Mapping)]
+    if len(dicts) == 1:
+        inner, logits = result[dicts[0]], result[1 - dicts[0]]
+        if "embedding" not in inner:
+            raise ValueError(
+                f'the network returns logits and a dict of {sorted(inner)}; name the embedding in it "embedding", or give '
+                "embedding=NAME, the submodule that computes the logits."
+            )
+        return Outputs(inner["embedding"], logits)
+    found = dict(zip(names or ("embedding", "logits"), result, strict=True))
+    return Outputs(found["embedding"], found["logits"])

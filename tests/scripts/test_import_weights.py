@@ -1,0 +1,95 @@
+"""The script that imports weights: what flax users save, and the comparison with logits of the source."""
+
+import importlib.util
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import serialization
+
+from cujax import export_weights, load_checkpoint
+from cujax.networks import make_network
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "import_weights.py"
+NETWORK = """
+import flax.linen as nn
+import cujax
+
+class Small(nn.Module):
+    num_classes: int
+    @nn.compact
+    def __call__(self, images):
+        return nn.Dense(self.num_classes, name="head")(nn.relu(nn.Dense(5)(images.reshape(len(images), -1))))
+
+def small(num_classes):
+    return cujax.from_linen(Small(num_classes), embedding="head")
+"""
+
+
+@pytest.fixture
+def main(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    spec = importlib.util.spec_from_file_location("import_weights", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    (tmp_path / "nets.py").write_text(NETWORK)
+    return lambda *arguments: module.main(list(arguments))
+
+
+def parameters():
+    rng = np.random.default_rng(0)
+    dense = {"kernel": rng.normal(size=(16, 5)), "bias": rng.normal(size=5)}
+    head = {"kernel": rng.normal(size=(5, 3)), "bias": rng.normal(size=3)}
+    return jax.tree.map(np.float32, {"Dense_0": dense, "head": head})
+
+
+def logits_of(params, inputs):
+    hidden = np.maximum(inputs.reshape(len(inputs), -1) @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"], 0)
+    return hidden @ params["head"]["kernel"] + params["head"]["bias"]
+
+
+FLAX = ("--network", "nets.py:small", "--num-classes", "3", "--image-shape", "4", "4", "1")
+
+
+def test_what_flax_saved_becomes_an_original_whose_logits_are_those_of_the_source(main, capsys):
+    params, inputs = parameters(), np.random.default_rng(1).normal(size=(6, 4, 4, 1)).astype(np.float32)
+    state = {"step": 7, "params": params, "opt_state": {"count": np.zeros(())}}
+    Path("net.msgpack").write_bytes(serialization.to_bytes(state))
+    np.savez("right.npz", inputs=inputs, logits=logits_of(params, inputs))
+    np.savez("wrong.npz", inputs=inputs, logits=logits_of(params, inputs) + 0.01)
+    assert main("net.msgpack", "wrong", *FLAX, "--check", "wrong.npz") == 2
+    assert "more than 0.001" in capsys.readouterr().err
+    assert not Path("wrong").exists()
+    assert main("net.msgpack", "original", *FLAX, "--check", "right.npz") == 0
+    said = capsys.readouterr().out
+    assert "Left out: opt_state, step." in said
+    assert "3 classes" in said
+    loaded = load_checkpoint("original")
+    np.testing.assert_array_equal(loaded.variables.params["head"]["kernel"], params["head"]["kernel"])
+    assert loaded.metadata.config["imported_from"] == {"file": "net.msgpack"}
+
+
+def test_what_is_missing_is_told(main, capsys):
+    Path("net.msgpack").write_bytes(serialization.to_bytes({"params": parameters()}))
+    for arguments, message in (
+        (("net.msgpack", "out"), "give --num-classes and --image-shape"),
+        (("net.msgpack", "out", "--num-classes", "3"), "go together"),
+        (("net.safetensors", "out", "--step", "3"), "weights that flax saved"),
+        (("nothing.msgpack", "out", *FLAX), "does not exist"),
+        (("net.msgpack", "out", *FLAX[:2], "--num-classes", "4", *FLAX[4:]), "params/head/bias is float32 (3,)"),
+    ):
+        assert main(*arguments) == 2
+        assert message in capsys.readouterr().err
+        assert not Path("out").exists()
+
+
+def test_a_reference_network_that_was_exported_is_imported_again(main, capsys):
+    model = make_network("cnn", 3)
+    variables = model.init(jax.random.key(0), np.zeros((1, 16, 16, 3), np.float32))
+    export_weights(variables, "net.safetensors")
+    assert (
+        main("net.safetensors", "original", "--network", "cnn", "--num-classes", "3", "--image-shape", "16", "16", "3") == 0
+    )
+    for one, other in zip(*map(jax.tree.leaves, (load_checkpoint("original").variables, variables)), strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -1,0 +1,132 @@
+"""Optimisers of optax that take more than gradients, or less often than every step."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from optax import contrib
+
+from cujax import Batch, ContrastiveUnlearning, Examples, UnlearnState, from_function, make_unlearn_step, unlearn_step
+
+CONFIG = ContrastiveUnlearning(temperature=0.5)
+IMAGES = np.random.default_rng(1).normal(size=(8, 2, 2, 1)).astype(np.float32)
+BATCH = Batch(Examples(IMAGES[:4], jnp.array([0, 1, 2, 0])), Examples(IMAGES[4:], jnp.array([1, 2, 0, 1])))
+
+
+def init(key, images):
+    keys = jax.random.split(key)
+    return {"hidden": jax.random.normal(keys[0], (4, 5)), "head": jax.random.normal(keys[1], (5, 3))}, {}
+
+
+def apply(params, model_state, images, *, train, key):
+    embedding = jnp.tanh(images.reshape(len(images), -1) @ params["hidden"])
+    return (embedding, embedding @ params["head"]), model_state
+
+
+MODEL = from_function(init, apply)
+
+
+def run(tx, steps=1):
+    """The parameters after each step, the first first, and the losses."""
+    state = UnlearnState.create(*MODEL.init(jax.random.key(0), IMAGES), tx, jax.random.key(1))
+    params, losses = [jax.tree.map(np.asarray, state.params)], []
+    for _ in range(steps):
+        state, metrics = unlearn_step(state, BATCH, model=MODEL, tx=tx, config=CONFIG)
+        params.append(jax.tree.map(np.asarray, state.params))
+        losses.append(float(metrics["loss"]))
+    return params, losses, state
+
+
+def gradient():
+    """Of the first step, from plain gradient descent at rate 1."""
+    before, after = run(optax.sgd(1.0))[0]
+    return jax.tree.map(lambda one, other: one - other, before, after)
+
+
+def norm(tree):
+    return np.sqrt(sum((np.asarray(leaf, np.float64) ** 2).sum() for leaf in jax.tree.leaves(tree)))
+
+
+def test_reduce_on_plateau_sees_the_loss():
+    tx = optax.chain(optax.sgd(0.0), contrib.reduce_on_plateau(factor=0.5, patience=2, cooldown=0))
+    _, losses, state = run(tx, 8)
+    assert len(set(losses)) == 1  # the rate is 0: a plateau
+    scale, best, waited = 1.0, np.inf, 0
+    for loss in losses:
+        improved = loss < (1 - 1e-4) * best if loss > 0 else loss < best
+        best, waited = (loss, 0) if improved else (best, waited + 1)
+        if waited == 2:
+            scale, waited = scale * 0.5, 0
+    assert float(optax.tree.get(state.opt_state, "scale")) == scale < 1
+
+
+def test_polyaks_step_is_that_of_the_loss():
+    (before, after), (loss,), _ = run(optax.polyak_sgd(max_learning_rate=100.0))
+    step = gradient()
+    expected = jax.tree.map(lambda leaf, slope: leaf - max(loss, 0) / norm(step) ** 2 * slope, before, step)
+    chex.assert_trees_all_close(after, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("tx", [optax.lbfgs(), optax.chain(optax.sgd(0.1), optax.scale_by_backtracking_linesearch(5))])
+def test_line_searches_are_refused(tx):
+    with pytest.raises(ValueError, match=r"line search.*value_fn.*optax\.sgd"):
+        run(tx)
+
+
+def test_multi_steps_move_with_the_mean_gradient_every_other_step():
+    tx = optax.MultiSteps(optax.sgd(1.0), 2).gradient_transformation()
+    params, _, _ = run(tx, 2)
+    chex.assert_trees_all_equal(params[0], params[1])
+    chex.assert_trees_all_close(params[2], run(optax.sgd(1.0))[0][1], rtol=1e-5, atol=1e-6)
+
+
+def test_hyperparameters_that_are_injected_follow_their_schedule():
+    tx = optax.inject_hyperparams(optax.sgd)(learning_rate=optax.piecewise_constant_schedule(1.0, {1: 0.0}))
+    params, _, state = run(tx, 2)
+    chex.assert_trees_all_close(params[1], run(optax.sgd(1.0))[0][1])
+    chex.assert_trees_all_equal(params[2], params[1])
+    assert float(state.opt_state.hyperparams["learning_rate"]) == 0.0
+
+
+def test_gradients_are_clipped_to_their_norm():
+    (before, after), _, _ = run(optax.chain(optax.clip_by_global_norm(0.01), optax.sgd(1.0)))
+    np.testing.assert_allclose(norm(jax.tree.map(np.subtract, before, after)), 0.01, rtol=1e-3)
+    chex.assert_trees_all_close(
+        jax.tree.map(np.subtract, before, after),
+        jax.tree.map(lambda leaf: leaf * 0.01 / norm(gradient()), gradient()),
+        atol=1e-6,
+    )
+
+
+def test_a_scan_over_steps_is_the_plain_steps_and_seeds_may_be_mapped():
+    tx = optax.sgd(0.1)
+    step = make_unlearn_step(MODEL, tx, CONFIG)
+    params, losses, _ = run(tx, 3)
+    state = UnlearnState.create(*MODEL.init(jax.random.key(0), IMAGES), tx, jax.random.key(1))
+    with jax.debug_nans(True):
+        scanned, metrics = jax.jit(lambda state: jax.lax.scan(lambda state, _: step(state, BATCH), state, length=3))(state)
+    chex.assert_trees_all_close(scanned.params, params[3], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(metrics["loss"], losses, rtol=1e-5)
+
+    def first_loss(key):
+        state = UnlearnState.create(*init(key, IMAGES), tx, key)
+        return step(state, BATCH)[1]["loss"]
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    np.testing.assert_allclose(jax.vmap(first_loss)(keys), [jax.jit(first_loss)(key) for key in keys], rtol=1e-5)
+
+
+def test_a_step_moves_nothing_between_host_and_device_unasked():
+    tx = optax.sgd(0.1)
+    batch = jax.device_put(BATCH)
+    state = UnlearnState.create(*MODEL.init(jax.random.key(0), IMAGES), tx, jax.random.key(1))
+    state, _ = unlearn_step(state, batch, model=MODEL, tx=tx, config=CONFIG)
+    step = jax.jit(functools.partial(make_unlearn_step(MODEL, tx, CONFIG)))
+    state, _ = step(state, batch)
+    with jax.transfer_guard("disallow"):
+        state, metrics = step(state, batch)
+    assert metrics["finite"]
