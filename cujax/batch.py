@@ -62,13 +62,20 @@ class Batch:
     retain: Examples
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=("indices", "mask"), meta_fields=())
+@functools.partial(jax.tree_util.register_dataclass, data_fields=("indices", "mask", "values"), meta_fields=())
 @dataclass(frozen=True)
 class Rows:
-    """`indices` `[B]` int32 of samples, and `mask` `[B]` bool, False where a row only fills a short batch."""
+    """Samples by their place.
+
+    Attributes:
+        indices: `[B]` int32.
+        mask: `[B]` bool, False where a row only fills a short batch.
+        values: `[B]` float32, what a method wants of each row; None where it wants nothing.
+    """
 
     indices: jax.Array | np.ndarray
     mask: jax.Array | np.ndarray
+    values: jax.Array | np.ndarray | None = None
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("forget", "retain"), meta_fields=())

@@ -21,8 +21,8 @@ from cujax.experiments.config import Experiment, Setup
 from cujax.experiments.run import prepare
 from cujax.experiments.sweep import SeveralRuns
 from cujax.experiments.user_files import load_python_file
-from cujax.methods.base import method_name
 from cujax.methods.registry import find_method, method_names
+from cujax.methods.traits import method_name
 from cujax.progress import bar, silent
 from cujax.sharding import MultihostError, is_first_host, start_multihost, unused_accelerator
 from cujax.storage.preemption import Interruption, Preempted

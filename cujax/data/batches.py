@@ -165,7 +165,9 @@ def placed(images: ImageSet, batches: Iterable[Any]) -> Iterator[tuple[DeviceIma
         indices = np.concatenate(by_part, axis=1)[own]
         ends = np.cumsum([part.shape[1] for part in by_part])
         positions = np.split(np.arange(ends[-1], dtype=np.int32), ends[:-1])
-        numbered = [Rows(np.tile(position, parts), rows.mask) for position, rows in zip(positions, leaves, strict=True)]
+        numbered = [
+            replace(rows, indices=np.tile(position, parts)) for position, rows in zip(positions, leaves, strict=True)
+        ]
         pixels = files.read(indices.reshape(-1)).reshape(*indices.shape, *files.image_shape)
         return pixels, labels[indices], jax.tree.unflatten(structure, numbered)
 
@@ -185,6 +187,7 @@ def _filled(rows: Rows, multiple: int) -> Rows:
     return Rows(
         np.concatenate([rows.indices, np.resize(rows.indices, n_more)]),
         np.concatenate([rows.mask, np.zeros(n_more, bool)]),
+        None if rows.values is None else np.resize(rows.values, len(rows.values) + n_more),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from cujax._ranges import Seed
+from cujax._ranges import ProportionAboveZero, Seed
 from cujax.audit.evidence import Answers, Evidence
 from cujax.audit.metric import MetricContext
 from cujax.audit.rows import audit_row
@@ -28,7 +28,7 @@ from cujax.experiments.tune import read_settings
 from cujax.failures import Failure, attempt
 from cujax.methods.base import Method
 from cujax.methods.registry import chosen_methods, make_method
-from cujax.methods.retrain import Retrain
+from cujax.methods.retrain import Retrain, RetrainShort
 from cujax.progress import Progress, silent
 from cujax.storage.checkpoints import installed_versions
 from cujax.storage.preemption import Interruption
@@ -50,12 +50,14 @@ class Comparison(SeveralRuns):
         seeds: Seeds of originals, retrained models and methods; by default --seed alone.
         settings: Files of settings that cujax tune wrote, one a request; methods that they do not name, and requests
             without one, have the methods' defaults.
+        controls: Shares of the epochs of retraining cut short, the control that every comparison shows as a curve.
     """
 
     requests: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     seeds: tuple[Seed, ...] = ()
     settings: tuple[str, ...] = ()
+    controls: tuple[ProportionAboveZero, ...] = (0.1, 0.2, 0.4, 0.6)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -141,6 +143,7 @@ class ComparisonRun(ReadySweep):
             "split": {part: len(getattr(task.split, part)) for part in ("forget", "retain", "validation", "test")}
             | {"digest": task.split.digest},
             "settings": {name: describe(method) for name, method in task.methods.items()},
+            "controls": [name for name, method in task.methods.items() if isinstance(method, RetrainShort)],
             "tuned": task.tuned,
             "left_out": task.left_out,
             "references": reference_rows,
@@ -267,6 +270,7 @@ def prepare_comparison(
         FileNotFoundError: if data, settings or a file of ids are not there.
     """
     kinds = chosen_methods(comparison.methods)
+    controls = {_control_name(share): RetrainShort(share) for share in comparison.controls}
     found = {}
     for name in comparison.settings:
         settings = read_settings(Path(name))
@@ -286,10 +290,14 @@ def prepare_comparison(
     if unasked:
         raise ValueError(f"settings are given for {', '.join(unasked)}; the requests are {', '.join(words)}.")
     tasks = [
-        _task(word, cells, _with_settings(kinds, found.get(word)) if given is None else given, found.get(word))
+        _task(word, cells, (_with_settings(kinds, found.get(word)) | controls) if given is None else given, found.get(word))
         for word in words
     ]
     return ComparisonRun(cells, comparison, tasks)
+
+
+def _control_name(share: float) -> str:
+    return f"retrain_short_{100 * share:g}"
 
 
 def _with_settings(kinds: Mapping[str, type[Method]], found: dict[str, Any] | None) -> dict[str, Method]:

@@ -21,7 +21,8 @@ from cujax.experiments.identity import describe, described_setup, digest_of, nor
 from cujax.experiments.model_store import ModelStore
 from cujax.experiments.request_words import describe_request
 from cujax.experiments.run import Run
-from cujax.methods.base import Method, method_name
+from cujax.methods.base import Method
+from cujax.methods.traits import method_name
 from cujax.model import Variables
 from cujax.sharding import is_first_host
 from cujax.storage.checkpoints import Ancestor, Checkpoint, Kind, Metadata

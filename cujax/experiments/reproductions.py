@@ -13,8 +13,9 @@ from cujax.data.images import Source
 from cujax.experiments.compare import Comparison, ComparisonRun, prepare_comparison
 from cujax.experiments.config import Experiment
 from cujax.experiments.user_files import load_python_file
-from cujax.methods.base import Method, reproduction_settings
+from cujax.methods.base import Method
 from cujax.methods.registry import find_method, make_method
+from cujax.methods.traits import reproduction_settings
 from cujax.progress import Progress, silent
 from cujax.storage.preemption import Interruption
 from cujax.storage.workdir import Notify

@@ -35,9 +35,10 @@ from cujax.experiments.identity import describe, digest_of, identity, normalised
 from cujax.experiments.model_store import ModelStore
 from cujax.experiments.request_words import describe_request
 from cujax.experiments.user_files import abstract_arrays, build_model, network_for
-from cujax.methods.base import Loop, Method, Unlearned, check_fits, method_name, with_recipe
+from cujax.methods.base import Loop, Method, Unlearned, check_fits
 from cujax.methods.mask_logit import MaskedModel
 from cujax.methods.stop_rules import STOP_RULES
+from cujax.methods.traits import method_name, with_recipe
 from cujax.model import Model, Variables, abstract_variables
 from cujax.progress import Progress, silent
 from cujax.sharding import check_same_on_all_hosts, data_mesh, is_first_host

@@ -25,10 +25,11 @@ from cujax.experiments.request_words import request_in_words
 from cujax.experiments.run import Run
 from cujax.experiments.sweep import ReadySweep, SeveralRuns, Sweep, slug
 from cujax.failures import Failure, attempt
-from cujax.methods.base import Method, published_settings, reproduction_settings, search_space_of
+from cujax.methods.base import Method
 from cujax.methods.registry import chosen_methods, make_method
 from cujax.methods.retrain import Retrain
 from cujax.methods.search_space import SearchSpace, places_of, settings_at
+from cujax.methods.traits import published_settings, reproduction_settings, search_space_of
 from cujax.progress import Progress, silent
 from cujax.storage.checkpoints import Checkpoint, installed_versions
 from cujax.storage.preemption import Interruption

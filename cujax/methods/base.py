@@ -2,9 +2,9 @@
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, Protocol, cast, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -12,7 +12,6 @@ import numpy as np
 from cujax._ranges import Count, Finite, check_fields
 from cujax.data.batches import ImageSet
 from cujax.data.requests import Split
-from cujax.methods.search_space import SearchSpace
 from cujax.methods.snapshot import Snapshot
 from cujax.methods.stop_rules import (
     AccuracyRule,
@@ -35,6 +34,8 @@ from cujax.training.resume import NO_RESUME_POINT, Position, ResumePoint
 _RETAINED_SAMPLES = 2000
 _NONE_HELD_OUT = "no sample is held out for the stop rule to compare the forget set with"
 
+# How to look at a network before a pass, and the shapes of what that gives.
+BeforePass = tuple[Callable[[Variables], tuple[PyTree, Cost]], PyTree]
 EndedBy = Literal["stop_rule", "max_passes", "retain_tolerance", "not_finite"]
 
 
@@ -76,7 +77,7 @@ class Unlearned:
 class Method(Protocol):
     """How to forget: a frozen dataclass of hyper-parameters that is called on a model, or a plain function.
 
-    What it may have beside, each read by one function of this module:
+    What it may have beside (`cujax.methods.traits` reads it):
         check: `check(split)` raises ValueError where the method does not fit what is to be forgotten; called before
             anything is computed.
         search_space: Where tuning looks for its settings (class attribute); without it there is nothing to tune.
@@ -99,43 +100,6 @@ class Method(Protocol):
             loop: The images and the run: a method hands its passes to `loop.run`, or its one result to `loop.once`.
         """
         ...
-
-
-def search_space_of(kind: type[Method]) -> SearchSpace | None:
-    """Where tuning looks for the settings of a method; None where there is nothing to tune."""
-    return getattr(kind, "search_space", None)
-
-
-def published_settings(kind: type[Method], task: Literal["class", "samples"]) -> dict[str, Any]:
-    """The published settings of a method where they differ from its defaults."""
-    official: Callable[[str], Method] | None = getattr(kind, "official", None)
-    if official is None:
-        return {}
-    settings, defaults = (asdict(cast(Any, method)) for method in (official(task), kind()))
-    return {name: value for name, value in settings.items() if value != defaults[name]}
-
-
-def reproduction_settings(kind: type[Method], task: Literal["class", "samples"]) -> Mapping[str, Any] | None:
-    """The settings of a method's reproduction on a task, where they differ from its defaults; None where it has none."""
-    by_task: Mapping[str, Mapping[str, Any]] = getattr(kind, "reproduction", {})
-    return by_task.get(task)
-
-
-def with_recipe(method: Method, training: Any) -> Method:
-    """The method, with the original's recipe where it trains anew and was given none."""
-    if getattr(method, "training", training) is not None:
-        return method
-    return cast(Method, replace(cast(Any, method), training=training))
-
-
-def is_reference(kind: type[Method]) -> bool:
-    """Whether other methods are compared with this one, so that it is no row of its own."""
-    return getattr(kind, "is_reference", False)
-
-
-def method_name(method: Method) -> str:
-    """The name of a method's class, or of the function that it is."""
-    return getattr(method, "__qualname__", type(method).__name__)
 
 
 def check_fits(method: Method, split: Split, model: Model, like: Variables) -> None:
@@ -191,7 +155,7 @@ class Loop:
         self,
         model: Model,
         state: UnlearnState,
-        phases: Callable[[int], Iterable[Phase]],
+        phases: Callable[..., Iterable[Phase]],
         split: Split,
         *,
         max_passes: int,
@@ -201,6 +165,7 @@ class Loop:
         repairs: bool = False,
         spent: Cost = NOTHING_YET,
         original: Variables | None = None,
+        before_pass: BeforePass | None = None,
     ) -> Unlearned:
         """Runs passes until the stop rule holds, which is looked at after each, on validation data.
 
@@ -210,7 +175,7 @@ class Loop:
         Args:
             model: The network.
             state: Before the first step; it is used up.
-            phases: What pass 0, 1, ... consists of.
+            phases: What pass 0, 1, ... consists of: `phases(number)`, or with `before_pass` `phases(number, known)`.
             split: What is forgotten and what is retained.
             max_passes: When to end at the latest.
             forgotten_accuracy: Class task: accuracy at which the class counts as forgotten; None for 1 / classes.
@@ -220,10 +185,13 @@ class Loop:
             repairs: A pass outside the retain tolerance does not end the run: later ones repair what the first ones harm.
             spent: What was computed before the first step, on the same account.
             original: What the run is compared with, and falls back to, where `state` is no longer that.
+            before_pass: What a pass needs to know of the network as it is before it: a function from its arrays to that and
+                what it took, and a tree of the same shapes. It is kept with the progress.
         """
         before = Variables(state.params, state.model_state) if original is None else original
         state = state.with_frozen_of(before, model)
-        kept = self.resume_point.resume({"state": state, "good": Variables(state.params, state.model_state)})
+        look, known = before_pass or (None, ())
+        kept = self.resume_point.resume({"state": state, "good": Variables(state.params, state.model_state), "known": known})
         if kept is None:
             observed = self._observe(model, before, split, 0, forgotten_accuracy, lowest_target=0.0)
             checks = [_checked(observed, self.stop_rule)]
@@ -231,7 +199,7 @@ class Loop:
             good, position, cost, checking = Snapshot.of(before, 0), Position(), NOTHING_YET, 0.0
         else:
             tree, record = kept
-            state, good = tree["state"], Snapshot(record["good_step"], tree["good"])
+            state, known, good = tree["state"], tree["known"], Snapshot(record["good_step"], tree["good"])
             checks = [Check(**check) for check in record["checks"]]
             position, cost, checking = Position(**record["position"]), Cost(**record["cost"]), record["checking"]
             named = {"own": self.stop_rule, "loss": LossRule(), "probe": ProbeRule(), "none": NoRule()}
@@ -248,7 +216,7 @@ class Loop:
                 "good_step": good.step,
                 "stop_rule": {LossRule(): "loss", ProbeRule(): "probe", NoRule(): "none"}.get(stop_rule, "own"),
             }
-            self.resume_point.keep({"state": state, "good": good.variables}, record)
+            self.resume_point.keep({"state": state, "good": good.variables, "known": known}, record)
 
         rule: EndedBy = "max_passes"
         reason = (
@@ -265,8 +233,11 @@ class Loop:
             if position.passes:
                 advance(position.passes)
             for forget_pass in range(position.passes, max_passes):
+                if look is not None and position <= Position(forget_pass):
+                    known, looking = look(Variables(state.params, state.model_state))
+                    stepper.cost += looking
                 try:
-                    for number, phase in enumerate(phases(forget_pass)):
+                    for number, phase in enumerate(phases(forget_pass, *([known] if look else []))):
                         here = Position(forget_pass, number)
                         if here < replace(position, batches=0):
                             continue

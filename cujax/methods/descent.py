@@ -82,7 +82,7 @@ class Descent:
         model: Model,
         start: Variables,
         split: Split,
-        passes: Callable[[int], Iterable[Phase]],
+        passes: Callable[..., Iterable[Phase]],
         *,
         key: jax.Array,
         loop: Loop,

@@ -5,7 +5,7 @@ from dataclasses import fields
 from typing import Any, cast
 
 from cujax.methods.bad_teacher import BadTeacher
-from cujax.methods.base import Method, is_reference
+from cujax.methods.base import Method
 from cujax.methods.boundary import BoundaryExpand, BoundaryShrink
 from cujax.methods.co_un import CoUn
 from cujax.methods.contrastive import ContrastiveUnlearning
@@ -19,13 +19,15 @@ from cujax.methods.l1_sparse import L1Sparse
 from cujax.methods.l_codec import LCodec
 from cujax.methods.last_layers import CatastrophicForgetLastK, ExactUnlearnLastK
 from cujax.methods.layer_negation import LayerNegation
+from cujax.methods.margin_matching import MarginMatching
 from cujax.methods.mask_logit import MaskLogit
 from cujax.methods.neg_grad_plus import NegGradPlus
 from cujax.methods.random_labels import RandomLabels
-from cujax.methods.retrain import Retrain
+from cujax.methods.retrain import Retrain, RetrainShort
 from cujax.methods.salun import SalUn
 from cujax.methods.scrub import Scrub
 from cujax.methods.selective_synaptic_dampening import SelectiveSynapticDampening
+from cujax.methods.traits import is_reference
 from cujax.methods.unsir import Unsir
 from cujax.registry import Registry
 
@@ -47,10 +49,12 @@ METHODS: dict[str, type[Method]] = {
     "l1_sparse": L1Sparse,
     "l_codec": LCodec,
     "layer_negation": LayerNegation,
+    "margin_matching": MarginMatching,
     "mask_logit": MaskLogit,
     "neg_grad_plus": NegGradPlus,
     "random_labels": RandomLabels,
     "retrain": Retrain,
+    "retrain_short": RetrainShort,
     "salun": SalUn,
     "scrub": Scrub,
     "selective_synaptic_dampening": SelectiveSynapticDampening,

@@ -1,15 +1,16 @@
-"""Retraining from scratch: what every other method is to come close to."""
+"""Retraining from scratch, which every other method is to come close to, and retraining cut short, which it is to beat."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import jax
 
+from cujax._ranges import ProportionAboveZero, check_fields
 from cujax.data.requests import Split
 from cujax.methods.base import Loop, Unlearned
 from cujax.model import Model, Variables
 from cujax.training.loop import Cost
-from cujax.training.supervised import Trainer, Training
+from cujax.training.supervised import Trainer, Training, epochs_at
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,48 @@ class Retrain:
         """
         if self.training is None:
             raise ValueError("Retrain needs the recipe that the original was trained by: Retrain(Training(...)).")
-        trainer = Trainer(
-            self.training, loop.images, loop.progress, loop.log, loop.steps_per_call, resume_point=loop.resume_point
-        )
+        return _train_anew(self.training, model, original, split, key, loop)
 
-        def make() -> tuple[Variables, Cost]:
-            trained = trainer.train(model, split.retain.indices, key, description="retraining", frozen=original)
-            return trained.variables, trained.cost
 
-        return loop.once(model, original, make, split, forgotten_accuracy=0.0, by_construction=True)
+@dataclass(frozen=True)
+class RetrainShort:
+    """Retrains on the retain set for a share of the epochs, with the whole schedule of learning rates in them.
+
+    The plainest control: a method earns its place where it is nearer to retrained models than this is at equal operations.
+
+    Attributes:
+        share: Of the epochs; at least one is made.
+        training: The recipe that is cut short; None for the original's own, which an `Experiment` fills in.
+    """
+
+    share: ProportionAboveZero = 0.2
+    training: Training | None = None
+
+    is_reference: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
+        """A model that never saw `split.forget`; the original is only checked.
+
+        Raises:
+            ValueError: if there is no recipe, or its batch is larger than the retain set.
+            FloatingPointError: if training diverges.
+        """
+        if self.training is None:
+            raise ValueError(
+                "RetrainShort needs the recipe that the original was trained by: RetrainShort(training=Training(...))."
+            )
+        recipe = replace(self.training, epochs=epochs_at(self.training, self.share))
+        return _train_anew(recipe, model, original, split, key, loop)
+
+
+def _train_anew(recipe: Training, model: Model, original: Variables, split: Split, key: jax.Array, loop: Loop) -> Unlearned:
+    trainer = Trainer(recipe, loop.images, loop.progress, loop.log, loop.steps_per_call, resume_point=loop.resume_point)
+
+    def make() -> tuple[Variables, Cost]:
+        trained = trainer.train(model, split.retain.indices, key, description="retraining", frozen=original)
+        return trained.variables, trained.cost
+
+    return loop.once(model, original, make, split, forgotten_accuracy=0.0, by_construction=True)

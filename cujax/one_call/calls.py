@@ -17,10 +17,11 @@ from cujax.data.requests import Copies, Part, Split
 from cujax.experiments.case import Candidate, Case
 from cujax.experiments.change import is_unchanged
 from cujax.experiments.judging import compare_models, verdict_without_retrained
-from cujax.methods.base import History, Loop, Method, check_fits, method_name
+from cujax.methods.base import History, Loop, Method, check_fits
 from cujax.methods.contrastive import ContrastiveUnlearning
 from cujax.methods.mask_logit import MaskedModel
 from cujax.methods.stop_rules import STOP_RULES
+from cujax.methods.traits import method_name
 from cujax.model import Inputs, Model, PyTree, Variables
 from cujax.one_call.given import checked_pair, checked_rows, gathered, split_of
 from cujax.one_call.network import as_model, as_variables, in_form_of

@@ -16,7 +16,7 @@ _MARKERS = "osD^v<>PX*hpd"
 _PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
-def _styled(names: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def styled(names: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each method with a look of its own, the same in every picture: contrastive unlearning stands out."""
     for number, name in enumerate(sorted(names)):
         style: dict[str, Any] = {
@@ -50,7 +50,7 @@ def trade_off_figure(found: dict[str, Any], word: str, key: str) -> Figure:
     original = table["original"]["mean"]
     axis.plot(original[key], original["retain_test_accuracy"], "+", color="#666666", markersize=12, label="original")
     methods = {name: row for name, row in table.items() if name not in ("original", "retrained")}
-    for name, style in _styled(methods):
+    for name, style in styled(methods):
         mean, std = methods[name]["mean"], methods[name]["std"]
         if mean[key] is not None:
             errors = {"xerr": std[key], "yerr": std["retain_test_accuracy"]}
@@ -58,7 +58,7 @@ def trade_off_figure(found: dict[str, Any], word: str, key: str) -> Figure:
                 mean[key], mean["retain_test_accuracy"], **errors, linestyle="", elinewidth=0.8, label=name, **style
             )
     axis.set(xlabel="accuracy on the forgotten data", ylabel="test accuracy on retained data")
-    _finish(figure, axis)
+    finish(figure, axis)
     return figure
 
 
@@ -110,18 +110,19 @@ def cost_figure(table: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axis = figure.subplots()
     own_gap, shares = table["retrained"]["mean"]["mean_gap"], _shares_of_cost(table)
-    for name, style in _styled(name for name in table if name not in ("original", "retrained")):
+    for name, style in styled(name for name in table if name not in ("original", "retrained")):
         if name in shares:
             gap, error = (table[name][which]["mean_gap"] for which in ("mean", "std"))
             axis.errorbar(shares[name], gap, yerr=error, linestyle="", elinewidth=0.8, label=name, **style)
     if own_gap is not None:
         axis.axhline(own_gap, color=COLORS["retrained"], linestyle=":", label="retrained models' own gap")
     axis.set(xlabel="operations relative to retraining (retraining = 1)", ylabel="mean gap", xscale="log", ylim=(0, None))
-    _finish(figure, axis)
+    finish(figure, axis)
     return figure
 
 
-def _finish(figure: Figure, axis: Axes) -> None:
+def finish(figure: Figure, axis: Axes) -> None:
+    """A grid, and the legend beside the axes."""
     axis.grid(alpha=0.3)
     if axis.get_legend_handles_labels()[0]:
         figure.legend(loc="outside right center", fontsize="small")

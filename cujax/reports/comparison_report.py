@@ -18,6 +18,7 @@ from cujax.audit.verdict import ORDER
 from cujax.audit.verdict_words import ON_ANSWERS
 from cujax.experiments.request_words import class_labels, parse_request, request_title
 from cujax.reports.comparison_figures import cost_caption, cost_figure, trade_off_caption, trade_off_figure
+from cujax.reports.control_curve import control_caption, control_curve, control_figure, control_remarks
 from cujax.reports.glossary import glossary
 from cujax.reports.html import Figures, render, svg
 from cujax.reports.summary import CAVEAT
@@ -77,6 +78,9 @@ def tabulate(found: dict[str, Any]) -> dict[str, Any]:
             row["remarks"] = _remarks(done, references, tuned)
             row["remarks"] += [f"seed {seed} failed: {cell['failed']}" for seed, cell in cells.items() if "failed" in cell]
             rows[name] = row
+        curve = control_curve(rows, task.get("controls", ()))
+        for name, remark in ({} if curve is None else control_remarks(rows, curve)).items():
+            rows[name]["remarks"].append(remark)
         tables[word] = dict(sorted(rows.items(), key=_rank))
     return found | {"tables": tables, "caveat": CAVEAT}
 
@@ -319,13 +323,20 @@ def _figures(found: dict[str, Any], word: str) -> Figures:
         return {}
     of_test = found["tasks"][word]["classes"] and table["original"]["mean"]["forget_test_accuracy"] is not None
     key = "forget_test_accuracy" if of_test else "forget_train_accuracy"
-    return {
+    figures: Figures = {
         "Forgetting and retained accuracy": (
             trade_off_caption(found, word, key),
             svg(trade_off_figure(found, word, key)),
         ),
         "Cost and gap": (cost_caption(table), svg(cost_figure(table))),
     }
+    curve = control_curve(table, found["tasks"][word].get("controls", ()))
+    if curve is not None:
+        figures["Distance and cost, and what cutting retraining short gives"] = (
+            control_caption(table, curve),
+            svg(control_figure(table, curve)),
+        )
+    return figures
 
 
 def write_comparison(directory: Path, found: dict[str, Any]) -> list[Path]:

@@ -216,7 +216,7 @@ class Stepper:
             # The compiler counts the body of a loop once, however often it runs: count a step outside of one.
             if _length(index_batches) > 1:
                 lowered = _advance.lower(phase.prepare, phase.step, state, arrays, single)
-            samples = sum(leaf.size for leaf in jax.tree.leaves(single)) // 2  # indices and masks
+            samples = sum(leaf.size for leaf in jax.tree.leaves(single) if np.issubdtype(leaf.dtype, np.integer))
             self._compiled[signature] = _StepCost(samples, _flops(lowered))
         return self._compiled[signature]
 

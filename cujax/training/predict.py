@@ -11,9 +11,10 @@ from scipy.spatial.distance import cdist
 from scipy.special import log_softmax
 
 from cujax.batch import Rows
-from cujax.data.batches import DeviceImages, ImageSet, batches_of_all, placed, preprocess
+from cujax.data.batches import DeviceImages, ImageSet, batches_of_all, examples_at, placed, preprocess
 from cujax.model import Model, Outputs, Variables
 from cujax.sharding import on_mesh, replicate, shard, whole
+from cujax.training.loop import Cost
 
 _LARGEST_BATCH = 512
 
@@ -114,6 +115,15 @@ def _forward(model: Model, variables: Variables, arrays: DeviceImages, rows: Row
     outputs, _ = model.apply(*variables, examples.inputs, train=False)
     gathered: Outputs = whole(outputs)
     return gathered
+
+
+def cost_of_predicting(model: Model, variables: Variables, images: ImageSet, n: int) -> Cost:
+    """The operations of a prediction for `n` images, by the compiler's count; no seconds, no steps."""
+    inputs = examples_at(images, np.zeros(1, np.int32)).inputs
+    lowered = jax.jit(functools.partial(model.apply, train=False)).lower(*variables, inputs)
+    analysis = lowered.cost_analysis() or {}
+    flops = analysis.get("flops")
+    return Cost(0.0, 0, 0, None if flops is None else n * flops)
 
 
 def correct(predictions: Predictions) -> np.ndarray:

@@ -92,6 +92,11 @@ def make_optimizer(
     return optax.chain(decay, optax.sgd(learning_rate, momentum=momentum))
 
 
+def epochs_at(recipe: Training, share: float) -> int:
+    """How many epochs a share of a recipe's is: the nearest whole number, at least one."""
+    return max(1, round(share * recipe.epochs))
+
+
 # The public name: cujax.TrainingRecipe.
 TrainingRecipe = Training
 
@@ -169,8 +174,8 @@ class Trainer:
         What the model freezes is taken from `frozen`, the arrays of a network that has it.
 
         Raises:
-            ValueError: if the batch is larger than the number of images, if inputs that are no images are to be augmented, or
-                if the model freezes parameters and `frozen` is not given: those would stay at their initialisation.
+            ValueError: if the batch is larger than the number of images; if inputs that are no images are to be augmented;
+                or if the model freezes parameters and `frozen` is not given: those would stay at their initialisation.
             FloatingPointError: if the loss stops being finite.
         """
         recipe = self.recipe

@@ -9,7 +9,7 @@ import pytest
 from cujax.data.requests import ForgetRandom
 from cujax.experiments.reproductions import Repetition, Reproduction, prepare_repetition, reached, read_reproductions
 from cujax.methods import METHODS
-from cujax.methods.base import reproduction_settings
+from cujax.methods.traits import reproduction_settings
 from cujax.reports.reproduction_page import entries, markdown
 from cujax.training.supervised import Training
 

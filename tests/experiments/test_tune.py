@@ -14,8 +14,8 @@ from cujax.data.requests import ForgetClass
 from cujax.experiments.run import Run
 from cujax.experiments.tune import OBJECTIVES, Trial, Tuning, draw, prepare_tuning, read_settings, tried_first
 from cujax.methods import ContrastiveUnlearning, FineTune, Scrub
-from cujax.methods.base import published_settings
 from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, LogUniform
+from cujax.methods.traits import published_settings
 from cujax.training.supervised import Training
 
 ROOT = Path(__file__).parents[2]

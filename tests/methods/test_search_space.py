@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from cujax.methods.base import reproduction_settings
 from cujax.methods.registry import METHODS
 from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, LogUniform, places_of, settings_at
+from cujax.methods.traits import reproduction_settings
 
 
 def test_every_factor_is_as_likely_as_another():

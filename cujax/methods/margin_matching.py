@@ -1,0 +1,265 @@
+"""Margin matching: contrastive unlearning of samples that ends where samples never seen lie. A method of this package.
+
+The paper's loss pushes every forget sample out of its class, without an end. Most samples that a network never saw lie in
+their class all the same. So each forget sample gets a target: the margin that a held-out sample of its class has which is as
+hard. How hard a sample is says a scout, a network trained for a few epochs on the retain set alone.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.typing import ArrayLike
+
+from cujax._ranges import Count, NotNegative, Positive, ProportionAboveZero
+from cujax.batch import Batch, IndexBatch
+from cujax.data.batches import DeviceImages, check_retain_batch_size, gather, paired_batches
+from cujax.data.requests import Split
+from cujax.losses import cross_entropy, masked_mean, normalize
+from cujax.methods.base import Loop, Unlearned
+from cujax.methods.descent import Descent
+from cujax.methods.search_space import LogUniform, SearchSpace
+from cujax.model import Model, PyTree, Variables
+from cujax.sharding import whole
+from cujax.step import apply_to_batch
+from cujax.training.loop import NOTHING_YET, Cost, Phase
+from cujax.training.predict import cost_of_predicting, predict, sample_losses
+from cujax.training.supervised import Trainer, Training, epochs_at
+
+
+@dataclass(frozen=True)
+class MarginMatching(Descent):
+    """Minimises `unlearn_weight · mean Huber(margin - target) + CE(retain batch)`, for samples of classes that stay.
+
+    The margin of a sample is that of `contrastive_margins`. Before each pass the margins of the forget set and
+    of the validation samples are computed in eval mode against one draw of the retain set, and the targets are, class by
+    class, the quantiles of the validation margins at the ranks that the scout gives the forget samples. The loss has two
+    sides: it brings a sample back that fell too far. All passes are made, since accuracy does not show when to stop.
+
+    An interrupted run trains the scout again.
+
+    Attributes:
+        learning_rate: Of the optimiser.
+        batch_size: Rows of a forget batch.
+        max_passes: Passes over the forget set.
+        unlearn_weight: Weight of the margins.
+        temperature: Of the margins.
+        retain_batch_size: Rows of a retain batch.
+        retain_draws: Retain batches, and steps, for each forget batch.
+        reference_samples: How many retain samples the margins before a pass are computed against.
+        scout_share: Share of the original's epochs that the scout is trained for.
+        training: The recipe of the scout; None for the original's own, which an `Experiment` fills in.
+    """
+
+    learning_rate: Positive = 0.02
+    batch_size: Count = 64
+    max_passes: Count = 20
+    unlearn_weight: NotNegative = 0.3
+    temperature: Positive = 0.1
+    retain_batch_size: Count = 64
+    retain_draws: Count = 2
+    reference_samples: Count = 2000
+    scout_share: ProportionAboveZero = 0.2
+    training: Training | None = None
+
+    search_space: ClassVar[SearchSpace] = {
+        "learning_rate": LogUniform(0.004, 0.1),
+        "unlearn_weight": LogUniform(0.05, 2.0),
+        "max_passes": LogUniform(5, 30),
+    }
+
+    def check(self, split: Split) -> None:
+        """Raises ValueError if whole classes are to be forgotten, no sample is held out, or a batch is too large."""
+        if split.is_class_task:
+            raise ValueError(
+                "MarginMatching forgets samples of classes that stay: held-out samples of a class that the network was trained "
+                "on do not show where an unseen class would lie. Choose another method for whole classes."
+            )
+        if not len(split.validation):
+            raise ValueError(
+                "MarginMatching takes its targets from validation samples, but none are held out; leave out --no-validation."
+            )
+        check_retain_batch_size(self.retain_batch_size, len(split.retain))
+
+    def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
+        """Makes `original` forget `split.forget`.
+
+        Raises:
+            ValueError: as `check`; if there is no recipe for the scout; or if a class has no validation sample.
+            FloatingPointError: if the scout diverges.
+        """
+        self.check(split)
+        if self.training is None:
+            raise ValueError(
+                "MarginMatching needs the recipe that the original was trained by: MarginMatching(training=Training(...))."
+            )
+        state_key, batch_key, scout_key, draw_key = jax.random.split(key, 4)
+        labels = np.asarray(loop.images.labels)
+        forget, held_out = split.forget.indices, split.validation.indices
+        missing = np.setdiff1d(labels[forget], labels[held_out])
+        if missing.size:
+            raise ValueError(
+                f"there is no validation sample of class {missing[0]}, so nothing shows where its samples belong."
+            )
+        drawn = np.asarray(jax.random.permutation(draw_key, split.retain.indices))[: self.reference_samples]
+        hardness, spent = self._scout(model, original, split, scout_key, loop)
+        per_pass = cost_of_predicting(model, original, loop.images, len(forget) + len(held_out) + len(drawn))
+
+        def targets(variables: Variables) -> tuple[np.ndarray, Cost]:
+            started = time.perf_counter()
+            asked = np.concatenate([forget, held_out])
+            of_asked, of_drawn = (predict(model, variables, loop.images, rows).embeddings for rows in (asked, drawn))
+            margins, defined = map(
+                np.asarray,
+                contrastive_margins(of_asked, labels[asked], of_drawn, labels[drawn], temperature=self.temperature),
+            )
+            found = targets_at_equal_rank(
+                hardness,
+                labels[forget],
+                margins[len(forget) :][defined[len(forget) :]],
+                labels[held_out][defined[len(forget) :]],
+            )
+            return found, replace(per_pass, seconds=time.perf_counter() - started)
+
+        step = self.step(model, _objective, _Weights(self.unlearn_weight, self.temperature))
+        place = {int(index): position for position, index in enumerate(forget)}
+
+        def batches(number: int, known: np.ndarray) -> Iterator[IndexBatch]:
+            for pair in paired_batches(
+                forget,
+                split.retain.indices,
+                forget_batch_size=self.batch_size,
+                retain_batch_size=self.retain_batch_size,
+                retain_draws=self.retain_draws,
+                forget_pass=number,
+                key=batch_key,
+            ):
+                wanted = known[[place[int(index)] for index in pair.forget.indices]]
+                yield replace(pair, forget=replace(pair.forget, values=wanted))
+
+        def passes(number: int, known: Any) -> list[Phase]:
+            return [Phase(step, _gather, batches(number, np.asarray(known)))]
+
+        return self.run(
+            model,
+            original,
+            split,
+            passes,
+            key=state_key,
+            loop=loop,
+            all_passes=True,
+            spent=spent,
+            before_pass=(targets, np.zeros(len(forget), np.float32)),
+        )
+
+    def _scout(self, model: Model, original: Variables, split: Split, key: jax.Array, loop: Loop) -> tuple[np.ndarray, Cost]:
+        """How sure a network that never saw the forget samples is of their labels (log-odds, `[n]`), and what it took."""
+        assert self.training is not None
+        recipe = replace(self.training, epochs=epochs_at(self.training, self.scout_share))
+        trainer = Trainer(recipe, loop.images, loop.progress, steps_per_call=loop.steps_per_call)
+        scout = trainer.train(model, split.retain.indices, key, description="training a scout", frozen=original)
+        losses = sample_losses(predict(model, scout.variables, loop.images, split.forget.indices, embeddings=False))
+        log_odds = -losses - np.log(-np.expm1(-np.maximum(losses, 1e-300)))
+        predicting = cost_of_predicting(model, scout.variables, loop.images, len(split.forget))
+        return log_odds, NOTHING_YET + scout.cost + predicting
+
+
+def contrastive_margins(
+    embeddings: ArrayLike,
+    labels: ArrayLike,
+    retain_embeddings: ArrayLike,
+    retain_labels: ArrayLike,
+    *,
+    temperature: ArrayLike,
+    retain_mask: ArrayLike | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """How much nearer each sample lies to retain samples of its class than to others, by the softmax mean of cosines.
+
+    `m_i = [logsumexp_{p∈P_i} s_ip - log|P_i|] - [logsumexp_{a∈N_i} s_ia - log|N_i|]`, where `s` is the cosine over the
+    temperature, `P_i` the retain samples of the label of i, and `N_i` the others. It is large for memorised samples.
+
+    Args:
+        embeddings: `[B, d]`.
+        labels: `[B]` integer.
+        retain_embeddings: `[R, d]`.
+        retain_labels: `[R]` integer.
+        temperature: Above 0.
+        retain_mask: `[R]` bool, True for rows that count.
+
+    Returns:
+        The margins, `[B]` float32, and where they are defined, `[B]` bool: with a retain sample of the class and one of
+        another. They are finite everywhere.
+    """
+    cosines = jnp.matmul(normalize(embeddings), normalize(retain_embeddings).T, precision=jax.lax.Precision.HIGHEST)
+    similarities = cosines / jnp.asarray(temperature, jnp.float32)
+    counts = jnp.ones(jnp.shape(retain_labels), bool) if retain_mask is None else jnp.asarray(retain_mask)
+    same = jnp.asarray(labels)[:, None] == jnp.asarray(retain_labels)[None, :]
+    chosen = jnp.stack([same, ~same]) & counts[None, None, :]
+    n = chosen.sum(axis=2)
+    # Of nothing chosen, all: minus infinity has no gradient.
+    among = jnp.where(chosen | (n == 0)[:, :, None], similarities[None], -jnp.inf)
+    positive, negative = jax.nn.logsumexp(among, axis=2) - jnp.log(jnp.maximum(n, 1))
+    return positive - negative, (n > 0).all(axis=0)
+
+
+def targets_at_equal_rank(
+    hardness: np.ndarray, labels: np.ndarray, held_out_margins: np.ndarray, held_out_labels: np.ndarray
+) -> np.ndarray:
+    """The held-out margin, of the same class, at the rank of each sample, `[n]` float32.
+
+    Args:
+        hardness: `[n]`, less for what is harder.
+        labels: `[n]`.
+        held_out_margins: `[m]`.
+        held_out_labels: `[m]`, with at least one sample of each class in `labels`.
+
+    >>> targets_at_equal_rank(np.array([5.0, 1.0]), np.array([0, 0]), np.array([1.0, 2.0, 3.0]), np.array([0, 0, 0]))
+    array([2.5, 1.5], dtype=float32)
+    """
+    found = np.full(len(labels), np.nan, np.float32)
+    for label in np.unique(labels):
+        rows, margins = np.flatnonzero(labels == label), held_out_margins[held_out_labels == label]
+        if len(margins):
+            ranks = np.argsort(np.argsort(hardness[rows], kind="stable"), kind="stable")
+            found[rows] = np.quantile(margins, (ranks + 0.5) / len(rows))
+    return found
+
+
+class _Weights(NamedTuple):
+    unlearn_weight: float | jax.Array
+    temperature: float | jax.Array
+
+
+class _Targeted(NamedTuple):
+    batch: Batch
+    targets: jax.Array
+
+
+def _gather(arrays: DeviceImages, rows: IndexBatch, key: jax.Array) -> _Targeted:
+    assert rows.forget.values is not None
+    return _Targeted(gather(arrays, rows, key), jnp.asarray(rows.forget.values))
+
+
+def _objective(
+    model: Model, variables: Variables, targeted: _Targeted, weights: _Weights, key: jax.Array
+) -> tuple[jax.Array, PyTree]:
+    batch, targets = targeted
+    forget, retain, model_state = apply_to_batch(model, *variables, batch, key, "joint")
+    margins, defined = contrastive_margins(
+        forget.embedding,
+        batch.forget.labels,
+        jax.lax.stop_gradient(whole(retain.embedding)),
+        batch.retain.labels,
+        temperature=weights.temperature,
+        retain_mask=batch.retain.mask,
+    )
+    wanted = jnp.isfinite(targets)
+    distances = optax.losses.huber_loss(margins, jnp.where(wanted, targets, 0))
+    unlearn_loss = masked_mean(distances, batch.forget.counts & defined & wanted)
+    retain_loss = cross_entropy(retain.logits, batch.retain.labels, batch.retain.mask)
+    return weights.unlearn_weight * unlearn_loss + retain_loss, model_state

@@ -1,0 +1,45 @@
+"""What a method says of itself: where to tune it, its published settings, its recipe, its name."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from typing import Any, Literal, cast
+
+from cujax.methods.base import Method
+from cujax.methods.search_space import SearchSpace
+
+
+def search_space_of(kind: type[Method]) -> SearchSpace | None:
+    """Where tuning looks for the settings of a method; None where there is nothing to tune."""
+    return getattr(kind, "search_space", None)
+
+
+def published_settings(kind: type[Method], task: Literal["class", "samples"]) -> dict[str, Any]:
+    """The published settings of a method where they differ from its defaults."""
+    official: Callable[[str], Method] | None = getattr(kind, "official", None)
+    if official is None:
+        return {}
+    settings, defaults = (asdict(cast(Any, method)) for method in (official(task), kind()))
+    return {name: value for name, value in settings.items() if value != defaults[name]}
+
+
+def reproduction_settings(kind: type[Method], task: Literal["class", "samples"]) -> Mapping[str, Any] | None:
+    """The settings of a method's reproduction on a task, where they differ from its defaults; None where it has none."""
+    by_task: Mapping[str, Mapping[str, Any]] = getattr(kind, "reproduction", {})
+    return by_task.get(task)
+
+
+def with_recipe(method: Method, training: Any) -> Method:
+    """The method, with the original's recipe where it trains anew and was given none."""
+    if getattr(method, "training", training) is not None:
+        return method
+    return cast(Method, replace(cast(Any, method), training=training))
+
+
+def is_reference(kind: type[Method]) -> bool:
+    """Whether other methods are compared with this one, so that it is no row of its own."""
+    return getattr(kind, "is_reference", False)
+
+
+def method_name(method: Method) -> str:
+    """The name of a method's class, or of the function that it is."""
+    return getattr(method, "__qualname__", type(method).__name__)

@@ -1,0 +1,124 @@
+"""Distance to retrained models over operations: the curve of retraining cut short, and where each method lies beside it.
+
+An approximate method earns its place below that curve: there it is nearer to retrained models than a user gets by stopping
+to retrain at the same cost.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from cujax.reports.comparison_figures import finish, styled
+from cujax.reports.figures import COLORS
+
+Place = Literal["below", "within", "above"]
+_KEY = "js_to_retrained"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Retraining cut short.
+
+    Attributes:
+        names: Of its rows, cheapest first.
+        shares: Their operations relative to retraining, `[k]`, ascending.
+        distances: Their Jensen-Shannon divergence from retrained models on the forget set, `[k]`, in nats.
+        spread: Standard deviation of the retrained models' own.
+        retrained: Mean of the retrained models' own.
+    """
+
+    names: tuple[str, ...]
+    shares: np.ndarray
+    distances: np.ndarray
+    spread: float
+    retrained: float
+
+    def at(self, share: float) -> float:
+        """The curve at a cost: straight between its points over the logarithm, level beyond its ends."""
+        return float(np.interp(np.log(share), np.log(self.shares), self.distances))
+
+
+def control_curve(table: dict[str, Any], controls: Collection[str]) -> Curve | None:
+    """The curve of a request; None where the comparison has no such control, or too few retrained models for a spread."""
+    if "retrained" not in table:
+        return None
+    mean, std = table["retrained"]["mean"], table["retrained"]["std"]
+    points = sorted((point[0], point[1], name) for name in controls if (point := _point(table, name)))
+    if len(points) < 2 or mean[_KEY] is None or std[_KEY] is None:
+        return None
+    shares, distances, names = zip(*points, strict=True)
+    return Curve(names, np.array(shares), np.array(distances), std[_KEY], mean[_KEY])
+
+
+def _point(table: dict[str, Any], name: str) -> tuple[float, float] | None:
+    """Operations relative to retraining, and distance; None where one is not known."""
+    row, retraining = table.get(name, {}).get("mean", {}), table["retrained"]["mean"]["gflops"]
+    if not row.get("gflops") or not retraining or row.get(_KEY) is None:
+        return None
+    return row["gflops"] / retraining, row[_KEY]
+
+
+def side(share: float, distance: float, curve: Curve) -> Place:
+    """On which side of the curve a method lies; within the spread of retrained models it is on neither."""
+    difference = distance - curve.at(share)
+    if abs(difference) <= curve.spread:
+        return "within"
+    return "below" if difference < 0 else "above"
+
+
+_IN_WORDS: dict[Place, str] = {
+    "below": "nearer to retrained models than retraining cut short to the same operations",
+    "within": "as near to retrained models as retraining cut short to the same operations, within their spread",
+    "above": "farther from retrained models than retraining cut short to the same operations",
+}
+
+
+def beside_curve(table: dict[str, Any], curve: Curve) -> dict[str, Place]:
+    """Where each method with a cost lies; what the curve is made of is left out."""
+    points = {name: _point(table, name) for name in table if name not in (*curve.names, "original", "retrained")}
+    return {name: side(*point, curve) for name, point in points.items() if point is not None}
+
+
+def control_remarks(table: dict[str, Any], curve: Curve) -> dict[str, str]:
+    """The same in words, by method."""
+    return {name: _IN_WORDS[found] for name, found in beside_curve(table, curve).items()}
+
+
+def control_figure(table: dict[str, Any], curve: Curve) -> Figure:
+    """Distance over operations: retraining cut short as a curve with its band, every method as a point."""
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    axis = figure.subplots()
+    axis.plot(curve.shares, curve.distances, "k-s", markersize=4, label="retraining cut short")
+    low, high = curve.distances - curve.spread, curve.distances + curve.spread
+    axis.fill_between(curve.shares, low, high, color="black", alpha=0.12, linewidth=0)
+    axis.axhline(curve.retrained, color=COLORS["retrained"], linestyle=":", label="retrained models' own distance")
+    names = [name for name in table if name not in (*curve.names, "original", "retrained")]
+    for name, style in styled(names):
+        point, error = _point(table, name), table[name]["std"][_KEY]
+        if point is not None:
+            axis.errorbar(*point, yerr=error, linestyle="", elinewidth=0.8, label=name, **style)
+    axis.set(
+        xlabel="operations relative to retraining (retraining = 1)",
+        ylabel="JS divergence from retrained models",
+        xscale="log",
+        ylim=(0, None),
+    )
+    finish(figure, axis)
+    return figure
+
+
+def control_caption(table: dict[str, Any], curve: Curve) -> str:
+    """Which methods lie below the curve, and what the curve is."""
+    found = beside_curve(table, curve)
+    below = [name for name, where in found.items() if where == "below"]
+    within = sum(where == "within" for where in found.values())
+    return (
+        f"Below the curve, that is nearer to retrained models than retraining cut short to the same operations: {len(below)} "
+        f"of {len(found)} methods{': ' * bool(below)}{', '.join(below)}; within the spread of retrained models "
+        f"(±{curve.spread:.4f}, the band): {within}. The curve is what an approximate method has to beat. Distance: mean "
+        "Jensen-Shannon divergence of the answers on the forget set from those of retrained models, in nats; beyond its ends "
+        "the curve is taken as level. Methods without a count of operations are not shown."
+    )
