@@ -10,13 +10,9 @@ import numpy as np
 
 from cujax._ranges import Count, Label, ProportionBetween, Seed, check_fields
 from cujax.data.class_labels import label_of
+from cujax.data.held_out import Validation, validation_rows
 from cujax.data.id_lists import hashed_id, is_among, rows_of_file
 from cujax.data.images import Images, Source
-
-VALIDATION_FRACTION = 0.1
-# Which training images no model trains on: a tenth of each class, none, or those that a file names.
-Validation = Literal["tenth", "none"] | str
-
 
 # What happens to samples outside the request that have the same pixels as one in it: they are forgotten with it, they are
 # kept (then the model, and every retrained one, goes on training on these pixels), or the request is refused.
@@ -210,7 +206,7 @@ def make_split(
     source: Source,
     request: Request,
     previously_forgotten_ids: Sequence[str] = (),
-    validation: Validation | float | np.ndarray = "tenth",
+    validation: Validation = "tenth",
 ) -> Split:
     """Divides a source by a deletion request.
 
@@ -288,24 +284,6 @@ def _copies(train: Images, is_forget: np.ndarray, is_other: np.ndarray) -> np.nd
     digests = train.pixel_digests
     is_copy = is_other & (digests != "") & np.isin(digests, digests[is_forget])
     return np.flatnonzero(is_copy).astype(np.int32)
-
-
-def validation_rows(source: Source, validation: Validation | float | np.ndarray) -> np.ndarray:
-    """The rows of `source.train` that no model trains on."""
-    train = source.train
-    if isinstance(validation, np.ndarray):
-        return validation
-    if validation == "none":
-        return np.array([], int)
-    if isinstance(validation, str) and validation != "tenth":
-        return rows_of_file(Path(validation).expanduser(), source)
-    fraction = validation if isinstance(validation, float) else VALIDATION_FRACTION
-    digests = np.array([hashlib.sha256(name.encode()).hexdigest() for name in train.ids.tolist()])
-    chosen = []
-    for label in np.unique(train.labels):
-        rows = np.flatnonzero(train.labels == label)
-        chosen.append(rows[np.argsort(digests[rows])[: round(fraction * len(rows))]])
-    return np.concatenate(chosen)
 
 
 def _resolve(

@@ -182,7 +182,7 @@ def test_arrays_of_another_network_are_refused(trained):
     cut.params["head"]["kernel"] = cut.params["head"]["kernel"][:, :3]
     with pytest.raises(ValueError, match=r"\(8, 3\), but the network has \(8, 4\)"):
         cujax.unlearn(MODEL, cut, ROWS, LABELS, forget=2)
-    with pytest.raises(TypeError, match="must be a cujax.Model"):
+    with pytest.raises(TypeError, match=r"must be a cujax\.Model"):
         cujax.unlearn(print, trained, ROWS, LABELS, forget=2)
 
 
