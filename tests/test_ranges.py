@@ -17,7 +17,7 @@ from cujax._ranges import Range
 from cujax.benchmark import Benchmark
 from cujax.data.batches import DeviceImages
 from cujax.data.images import Data
-from cujax.data.requests import ForgetClass, ForgetClasses, ForgetIds, ForgetRandom, ForgetWhere
+from cujax.data.requests import ForgetClass, ForgetClasses, ForgetIds, ForgetRandom, ForgetSubject, ForgetWhere
 from cujax.experiments.compare import Comparison
 from cujax.experiments.config import Experiment, Setup
 from cujax.experiments.tune import Tuning
@@ -47,6 +47,7 @@ SETTINGS = {
     ForgetClasses: {"labels": (1,)},
     ForgetRandom: {},
     ForgetIds: {"path": "ids.txt"},
+    ForgetSubject: {"subject": "anna"},
     ForgetWhere: {"predicate": max},
     Training: {},
     Trainer: {"recipe": Training(), "images": IMAGES},
