@@ -249,7 +249,7 @@ def rows_of_some_subjects(subjects: np.ndarray, fraction: float, *, salt: str = 
         salt: Another one is another choice.
 
     >>> rows_of_some_subjects(np.array(["a", "a", "b", "c", "c", "d"]), 0.34).tolist()
-    [0, 1]
+    [2, 5]
     """
     names, counts = np.unique(subjects, return_counts=True)
     order = np.argsort([hashlib.sha256(f"{salt}{name}".encode()).hexdigest() for name in names.tolist()])
