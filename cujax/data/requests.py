@@ -254,6 +254,10 @@ def _rows_of_subject(source: Source, subject: str, available: np.ndarray, is_val
             f"samples of subject {subject!r} are validation samples, on which no model is trained here: there is nothing to "
             "forget of them. If the model comes from elsewhere and was trained on them, give --no-validation."
         )
+    if source.test.subjects is not None and not of_subject.any() and (source.test.subjects == subject).any():
+        raise ValueError(
+            f"all samples of subject {subject!r} are test samples, on which no model is trained: there is nothing to forget."
+        )
     if not (of_subject & available).any():
         some = ", ".join(np.unique(subjects)[:5].tolist())
         raise ValueError(f"no training sample of subject {subject!r} is in {source.name}, whose subjects are {some}, ...")
