@@ -17,7 +17,7 @@ from cujax.benchmark import Benchmark
 from cujax.commands import benchmark, import_weights, lineage, prepare_data
 from cujax.data.batches import DeviceImages
 from cujax.data.images import Data
-from cujax.data.requests import ForgetClass, ForgetClasses, ForgetIds, ForgetRandom, ForgetWhere
+from cujax.data.requests import ForgetClass, ForgetClasses, ForgetIds, ForgetRandom, ForgetSubject, ForgetWhere
 from cujax.experiments.compare import Comparison
 from cujax.experiments.config import Experiment, Setup
 from cujax.experiments.tune import Tuning
@@ -37,6 +37,7 @@ SETTINGS = {
     ForgetClasses: {"labels": (1,)},
     ForgetRandom: {},
     ForgetIds: {"path": "ids.txt"},
+    ForgetSubject: {"subject": "anna"},
     ForgetWhere: {"predicate": max},
     Training: {},
     Trainer: {"recipe": Training(), "images": IMAGES},

@@ -28,11 +28,13 @@ class Images:
             inputs that are no images, a pytree of arrays `[n, ...]` as the network takes them.
         labels: `[n]` int32.
         ids: `[n]` str, unique: the same image has the same id in every run.
+        subjects: `[n]` str, whose sample each is; None where that is not known.
     """
 
     images: Any
     labels: np.ndarray
     ids: np.ndarray
+    subjects: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -52,7 +54,9 @@ class Images:
 
     def take(self, indices: np.ndarray) -> "Images":
         """The rows at `indices`."""
-        return Images(jax.tree.map(lambda rows: rows[indices], self.images), self.labels[indices], self.ids[indices])
+        inputs = jax.tree.map(lambda rows: rows[indices], self.images)
+        subjects = None if self.subjects is None else self.subjects[indices]
+        return Images(inputs, self.labels[indices], self.ids[indices], subjects)
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,6 +177,7 @@ def content_digest(train: Images, test: Images) -> str:
         for path, leaf in jax.tree_util.tree_flatten_with_path(part.images)[0]:
             digest.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
         digest.update(part.labels.tobytes() + "\n".join(part.ids).encode())
+        digest.update(b"" if part.subjects is None else "\n".join(part.subjects).encode())
     return f"sha256 {digest.hexdigest()[:16]}"
 
 
@@ -235,9 +240,35 @@ def numbered_ids(prefix: str, n: int) -> np.ndarray:
     return np.array([f"{prefix}_{row:05d}" for row in range(n)])
 
 
+def rows_of_some_subjects(subjects: np.ndarray, fraction: float, *, salt: str = "") -> np.ndarray:
+    """All rows of those subjects whose names have the lowest SHA-256, about this fraction of the rows, `[k]`.
+
+    Args:
+        subjects: `[n]` str.
+        fraction: Of the rows; no subject is taken that would exceed it, unless none would be taken at all.
+        salt: Another one is another choice.
+
+    >>> rows_of_some_subjects(np.array(["a", "a", "b", "c", "c", "d"]), 0.34).tolist()
+    [2, 5]
+    """
+    names, counts = np.unique(subjects, return_counts=True)
+    order = np.argsort([hashlib.sha256(f"{salt}{name}".encode()).hexdigest() for name in names.tolist()])
+    chosen: list[int] = []
+    for number in order.tolist():
+        if counts[[*chosen, number]].sum() <= fraction * len(subjects):
+            chosen.append(number)
+    return np.flatnonzero(np.isin(subjects, names[chosen or order[:1].tolist()]))
+
+
 def hold_out_fifth(images: Images) -> tuple[Images, Images]:
-    """Every fifth image of each class, in order, becomes a test image; of 2 to 4 images the last does."""
+    """Every fifth image of each class, in order, becomes a test image; of 2 to 4 images the last does.
+
+    Where subjects are known, all samples of some of them do, about a fifth: a subject is in one part alone.
+    """
     is_test = np.zeros(len(images), bool)
+    if images.subjects is not None:
+        is_test[rows_of_some_subjects(images.subjects, 0.2, salt="test ")] = True
+        return images.take(np.flatnonzero(~is_test)), images.take(np.flatnonzero(is_test))
     for label in np.unique(images.labels):
         rows = np.flatnonzero(images.labels == label)
         is_test[rows[4::5] if len(rows) >= 5 else rows[1:][-1:]] = True

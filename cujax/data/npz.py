@@ -75,6 +75,13 @@ def _read(data: Data, progress: Progress) -> Source:
                 f"{path}: {len(shared)} ids are in ids and in test_ids, such as {shared[:5]}; an image is either trained on "
                 "or tested with. Take these rows out of one part, or give the others ids of their own."
             )
+        if train.subjects is not None and test.subjects is not None:
+            both = np.intersect1d(train.subjects, test.subjects).tolist()
+            if both:
+                raise ValueError(
+                    f"{path}: {len(both)} subjects are in subjects and in test_subjects, such as {both[:5]}; a subject is "
+                    "either trained on or tested with. Take their rows out of one part."
+                )
     else:
         train, test = hold_out_fifth(everything)
     classes = len(names) or int(max(train.labels.max(), test.labels.max(initial=0))) + 1
@@ -151,7 +158,15 @@ def _checked_images(where: str, arrays: dict[str, np.ndarray], prefix: str, labe
     given = arrays.get(f"{prefix}ids")
     numbered = numbered_ids(prefix.rstrip("_") or "train", n)
     ids = numbered if given is None else _checked_ids(f"{where}: {prefix}ids", given, n)
-    return Images(images, labels, ids)
+    subjects = arrays.get(f"{prefix}subjects")
+    if subjects is not None:
+        if subjects.shape != (n,) or subjects.dtype.kind not in "iuSU":
+            raise ValueError(
+                f"{where}: {prefix}subjects must be [{n}] texts or integers, one {each}, but is {subjects.shape} "
+                f"{subjects.dtype}."
+            )
+        subjects = _texts(f"{where}: {prefix}subjects", subjects)
+    return Images(images, labels, ids, subjects)
 
 
 def _channels_last(where: str, images: np.ndarray, labels: np.ndarray, layout: str) -> np.ndarray:

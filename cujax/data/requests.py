@@ -1,128 +1,25 @@
 """What to forget: deletion requests as data, and the split of a source that each request makes."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from cujax._ranges import Count, Label, ProportionBetween, Seed, check_fields
 from cujax.data.class_labels import label_of
+from cujax.data.held_out import Validation, validation_rows
 from cujax.data.id_lists import hashed_id, is_among, rows_of_file
 from cujax.data.images import Images, Source
-
-VALIDATION_FRACTION = 0.1
-# Which training images no model trains on: a tenth of each class, none, or those that a file names.
-Validation = Literal["tenth", "none"] | str
-
-
-# What happens to samples outside the request that have the same pixels as one in it: they are forgotten with it, they are
-# kept (then the model, and every retrained one, goes on training on these pixels), or the request is refused.
-Copies = Literal["with", "keep", "refuse"]
-
-
-@dataclass(frozen=True)
-class ForgetClass:
-    """Forget every training image of one class.
-
-    Attributes:
-        label: The class: its number, counted from 0, or its name. Where numbers are names, too, and differ, write
-            label:2 or name:2.
-        copies: What happens to images of other classes with the same pixels: forgotten with it, kept, or the request is
-            refused.
-    """
-
-    label: Label | str = 5
-    copies: Copies = field(default="refuse", metadata={"since": "0.2"})
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-
-@dataclass(frozen=True)
-class ForgetClasses:
-    """Forget every training image of several classes.
-
-    Attributes:
-        labels: The classes: their numbers, counted from 0, or their names.
-        copies: What happens to images of other classes with the same pixels: forgotten with them, kept, or the request is
-            refused.
-    """
-
-    labels: tuple[Label | str, ...]
-    copies: Copies = field(default="refuse", metadata={"since": "0.2"})
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if not self.labels:
-            raise ValueError("labels is empty; name the classes to forget.")
-
-
-@dataclass(frozen=True)
-class ForgetRandom:
-    """Forget training images drawn at random; give either a count or a fraction.
-
-    Attributes:
-        count: How many.
-        fraction: What fraction of the training part.
-        seed: Seed of the draw.
-        copies: What happens to images that were not drawn and have the same pixels as one that was: forgotten with it,
-            kept, or the request is refused.
-    """
-
-    count: Count | None = None
-    fraction: ProportionBetween | None = None
-    seed: Seed = 0
-    copies: Copies = field(default="with", metadata={"since": "0.2"})
-
-    def __post_init__(self) -> None:
-        if (self.count is None) == (self.fraction is None):
-            raise ValueError(
-                f"ForgetRandom takes either a count or a fraction, but count is {self.count} and fraction {self.fraction}."
-            )
-        check_fields(self)
-
-
-@dataclass(frozen=True)
-class ForgetIds:
-    """Forget the images that a file names.
-
-    Attributes:
-        path: The file, in UTF-8: one id a line, or a .csv or .tsv with a header and a column id. An image of a folder may
-            be given by its path.
-        copies: What happens to images that are not listed and have the same pixels as one that is: forgotten with it,
-            kept, or the request is refused.
-    """
-
-    path: str
-    copies: Copies = field(default="refuse", metadata={"since": "0.2"})
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if not self.path.strip():
-            raise ValueError("path is empty; give a file with one id a line.")
-
-
-@dataclass(frozen=True)
-class ForgetWhere:
-    """Forget the training images for which `predicate(id, label)` is true; from Python only.
-
-    Attributes:
-        predicate: Looks at one image's id and label. The ids it chooses are what is stored, not the predicate.
-        copies: What happens to images that it does not choose and have the same pixels as one that it does: forgotten with
-            it, kept, or the request is refused.
-    """
-
-    predicate: Callable[[str, int], bool]
-    copies: Copies = field(default="refuse", metadata={"since": "0.2"})
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-
-Request = ForgetClass | ForgetClasses | ForgetRandom | ForgetIds | ForgetWhere
+from cujax.data.request_kinds import (
+    ForgetClass,
+    ForgetClasses,
+    ForgetIds,
+    ForgetRandom,
+    ForgetSubject,
+    ForgetWhere,
+    Request,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,7 +107,7 @@ def make_split(
     source: Source,
     request: Request,
     previously_forgotten_ids: Sequence[str] = (),
-    validation: Validation | float | np.ndarray = "tenth",
+    validation: Validation = "tenth",
 ) -> Split:
     """Divides a source by a deletion request.
 
@@ -290,24 +187,6 @@ def _copies(train: Images, is_forget: np.ndarray, is_other: np.ndarray) -> np.nd
     return np.flatnonzero(is_copy).astype(np.int32)
 
 
-def validation_rows(source: Source, validation: Validation | float | np.ndarray) -> np.ndarray:
-    """The rows of `source.train` that no model trains on."""
-    train = source.train
-    if isinstance(validation, np.ndarray):
-        return validation
-    if validation == "none":
-        return np.array([], int)
-    if isinstance(validation, str) and validation != "tenth":
-        return rows_of_file(Path(validation).expanduser(), source)
-    fraction = validation if isinstance(validation, float) else VALIDATION_FRACTION
-    digests = np.array([hashlib.sha256(name.encode()).hexdigest() for name in train.ids.tolist()])
-    chosen = []
-    for label in np.unique(train.labels):
-        rows = np.flatnonzero(train.labels == label)
-        chosen.append(rows[np.argsort(digests[rows])[: round(fraction * len(rows))]])
-    return np.concatenate(chosen)
-
-
 def _resolve(
     request: Request,
     source: Source,
@@ -328,6 +207,8 @@ def _resolve(
             return np.random.default_rng(seed).choice(rows, size=wanted, replace=False)
         case ForgetIds(path):
             return _rows_of_ids(source, Path(path).expanduser(), is_validation, is_previous)
+        case ForgetSubject(subject):
+            return _rows_of_subject(source, subject, available, is_validation)
         case ForgetWhere(predicate):
             chosen = [predicate(*row) for row in zip(train.ids.tolist(), train.labels.tolist(), strict=True)]
             return np.flatnonzero(available & np.array(chosen, bool))
@@ -361,6 +242,26 @@ def _rows_of_classes(source: Source, labels: Sequence[int], available: np.ndarra
             "is nothing to forget."
         )
     return rows
+
+
+def _rows_of_subject(source: Source, subject: str, available: np.ndarray, is_validation: np.ndarray) -> np.ndarray:
+    subjects = source.train.subjects
+    if subjects is None:
+        raise ValueError(f"{source.name} does not name the subject of each sample; give them as subjects, or forget ids.")
+    of_subject = subjects == subject
+    if (of_subject & is_validation).any():
+        raise ValueError(
+            f"samples of subject {subject!r} are validation samples, on which no model is trained here: there is nothing to "
+            "forget of them. If the model comes from elsewhere and was trained on them, give --no-validation."
+        )
+    if source.test.subjects is not None and not of_subject.any() and (source.test.subjects == subject).any():
+        raise ValueError(
+            f"all samples of subject {subject!r} are test samples, on which no model is trained: there is nothing to forget."
+        )
+    if not (of_subject & available).any():
+        some = ", ".join(np.unique(subjects)[:5].tolist())
+        raise ValueError(f"no training sample of subject {subject!r} is in {source.name}, whose subjects are {some}, ...")
+    return np.flatnonzero(of_subject & available)
 
 
 def _rows_of_ids(source: Source, path: Path, is_validation: np.ndarray, is_previous: np.ndarray) -> np.ndarray:

@@ -7,8 +7,9 @@ import tyro
 
 from cujax._ranges import Count, CountOrZero, NotNegative, ProportionAboveZero, Seed, check_fields
 from cujax.audit.verdict import Word
+from cujax.data.held_out import Validation
 from cujax.data.images import Data
-from cujax.data.requests import ForgetClass, ForgetClasses, ForgetIds, ForgetRandom, ForgetWhere, Validation
+from cujax.data.requests import ForgetClass, ForgetClasses, ForgetIds, ForgetRandom, ForgetSubject, ForgetWhere
 from cujax.methods.base import Method
 from cujax.methods.contrastive import ContrastiveUnlearning
 from cujax.methods.stop_rules import STOP_RULES
@@ -22,6 +23,7 @@ _Request = (
     | Annotated[ForgetClasses, tyro.conf.subcommand("classes")]
     | Annotated[ForgetRandom, tyro.conf.subcommand("random")]
     | Annotated[ForgetIds, tyro.conf.subcommand("ids")]
+    | Annotated[ForgetSubject, tyro.conf.subcommand("subject")]
     | Annotated[ForgetWhere, tyro.conf.Suppress]
 )
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import get_args
 
-from cujax.data.requests import Copies, ForgetClass, ForgetClasses, ForgetIds, ForgetRandom, Request
+from cujax.data.request_kinds import Copies
+from cujax.data.requests import ForgetClass, ForgetClasses, ForgetIds, ForgetRandom, ForgetSubject, Request
 from cujax.experiments.identity import describe
 
 
@@ -43,6 +44,8 @@ def request_title(request: Request, class_names: Sequence[str] | Mapping[int, st
             return f"forget {amount} training samples, drawn at random with seed {seed}"
         case ForgetIds(path):
             return f"forget the training samples listed in {path}"
+        case ForgetSubject(subject):
+            return f"forget all training samples of subject {subject!r}"
     return "forget the training samples that a predicate selects"
 
 
@@ -68,11 +71,15 @@ def _without_copies(request: Request) -> str:
             return f"random:{fraction if count is None else count}" + f"@{seed}" * bool(seed)
         case ForgetIds(path):
             return f"ids:{path}"
+        case ForgetSubject(subject):
+            return f"subject:{subject}"
     raise ValueError("a request by predicate cannot be written as a word; write its ids to a file and give ids:PATH.")
 
 
 def parse_request(word: str) -> Request:
-    """The request that a word describes: class:LABEL, classes:LABEL,LABEL, random:FRACTION, random:COUNT or ids:PATH.
+    """The request that a word describes.
+
+    That is class:LABEL, classes:LABEL,LABEL, random:FRACTION, random:COUNT, ids:PATH or subject:SUBJECT.
 
     A seed of the draw may follow a fraction or count: random:0.1@3. Last may stand what happens to images with the same
     pixels as one to be forgotten: +with, +keep or +refuse.
@@ -100,11 +107,13 @@ def parse_request(word: str) -> Request:
                 return ForgetRandom(fraction=float(amount), seed=int(seed or 0))
             case "ids" if value:
                 return ForgetIds(value)
+            case "subject" if value:
+                return ForgetSubject(value)
     except ValueError as error:
         raise ValueError(f"request {word!r} cannot be understood: {error}") from error
     raise ValueError(
-        f"request {word!r} cannot be understood; give class:LABEL, classes:LABEL,LABEL, random:FRACTION, random:COUNT or "
-        "ids:PATH."
+        f"request {word!r} cannot be understood; give class:LABEL, classes:LABEL,LABEL, random:FRACTION, random:COUNT, "
+        "ids:PATH or subject:SUBJECT."
     )
 
 

@@ -16,7 +16,7 @@ from etils import epath
 from filelock import FileLock
 
 from cujax.audit.evidence import Answers
-from cujax.data.batches import ImageSet, check_augmentation, to_device
+from cujax.data.batches import ImageSet, to_device
 from cujax.data.id_lists import hashed_id, is_among
 from cujax.data.images import Source
 from cujax.data.requests import (
@@ -337,10 +337,12 @@ def _prepare(
     experiment: Experiment, progress: Progress, notify: Notify, interruption: Interruption, source: Source | None
 ) -> Run:
     check_extras(experiment)
-    experiment = replace(experiment, method=with_recipe(experiment.method, experiment.training))
     source = load_source(experiment.data, progress) if source is None else source
+    if not source.are_images and experiment.training.augmentation != "none":
+        notify(f"{source.name} holds no images, so nothing is augmented (training.augmentation none).")
+        experiment = replace(experiment, training=replace(experiment.training, augmentation="none"))
+    experiment = replace(experiment, method=with_recipe(experiment.method, experiment.training))
     experiment = replace(experiment, network=network_for(experiment.network, source))
-    check_augmentation(experiment.training.augmentation, are_images=source.are_images)
     model = build_model(experiment.network, source.num_classes, experiment.dtype)
     like = abstract_arrays(model, experiment.network, source)
     check_num_classes(model, like, source)

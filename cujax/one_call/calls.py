@@ -13,7 +13,8 @@ from cujax.audit.findings import Findings
 from cujax.audit.verdict import ORDER, Verdict
 from cujax.audit.verdict_words import HEADINGS
 from cujax.data.batches import DeviceImages, check_augmentation, input_shapes, to_device
-from cujax.data.requests import Copies, Part, Split
+from cujax.data.request_kinds import Copies
+from cujax.data.requests import Part, Split
 from cujax.experiments.case import Candidate, Case
 from cujax.experiments.change import is_unchanged
 from cujax.experiments.judging import compare_models, verdict_without_retrained
@@ -93,6 +94,7 @@ def unlearn(
     method: Method | None = None,
     key: jax.Array | None = None,
     embedding: str | None = None,
+    subjects: Any = None,
     copies: Copies | None = None,
     stop_rule: str = "accuracy",
     retain_tolerance: float = 0.05,
@@ -117,6 +119,8 @@ def unlearn(
         method: How to forget; `cujax.ContrastiveUnlearning()` by default, its retain batch no larger than the retain set.
         key: Of all that is random; `jax.random.key(0)` by default.
         embedding: Of a module that returns logits alone: the submodule that computes them.
+        subjects: `[n]` texts or integers: whose sample each row is, for `forget=cujax.ForgetSubject("anna")`. A fraction
+            as validation then holds out whole subjects.
         copies: What happens to other samples with the same inputs as a forgotten one: "with" (forgotten with it), "keep" or
             "refuse"; None for what the request says, which is "refuse" for classes and rows.
         stop_rule: When unlearning may end: "accuracy", "loss" or "none".
@@ -145,7 +149,7 @@ def unlearn(
     inputs = checked_rows("", inputs)
     first = jax.tree.map(lambda rows: rows[:1], inputs)
     original = as_variables(variables, model, first)
-    given = gathered(inputs, labels, model.num_classes, validation=validation, test=test)
+    given = gathered(inputs, labels, model.num_classes, validation=validation, test=test, subjects=subjects)
     split = split_of(given, forget, copies)
     if method is None:
         method = ContrastiveUnlearning()

@@ -10,7 +10,8 @@ import numpy as np
 
 from cujax.data.images import Images, Source, content_digest
 from cujax.data.npz_inputs import finite_numbers
-from cujax.data.requests import Copies, ForgetClass, ForgetWhere, Request, Split, make_split, validation_rows
+from cujax.data.request_kinds import Copies
+from cujax.data.requests import ForgetClass, ForgetWhere, Request, Split, make_split, validation_rows
 from cujax.model import Inputs, num_rows
 
 
@@ -74,7 +75,7 @@ def checked_arrays(name: str, inputs: Any, labels: Any, num_classes: int) -> tup
     return inputs, labels.astype(np.int32)
 
 
-def gathered(inputs: Any, labels: Any, num_classes: int, *, validation: Any, test: Any) -> Given:
+def gathered(inputs: Any, labels: Any, num_classes: int, *, validation: Any, test: Any, subjects: Any = None) -> Given:
     """The samples of a call.
 
     Raises:
@@ -87,7 +88,10 @@ def gathered(inputs: Any, labels: Any, num_classes: int, *, validation: Any, tes
         inputs = jax.tree.map(lambda own, others: np.concatenate([own, others]), inputs, more[0])
         labels = np.concatenate([labels, more[1]])
         held_out = np.arange(n, len(labels))
-    train = Images(inputs, labels, _ids("row", len(labels)))
+    named = None if subjects is None else _subjects(subjects, n)
+    if named is not None:  # validation samples that were given apart are of nobody in the inputs
+        named = np.concatenate([named, np.full(len(labels) - n, "", named.dtype)])
+    train = Images(inputs, labels, _ids("row", len(labels)), named)
     empty = jax.tree.map(lambda rows: rows[:0], inputs), labels[:0]
     test_inputs, test_labels = empty if test is None else checked_pair("test", test, inputs, num_classes)
     tested = Images(test_inputs, test_labels, _ids("test", len(test_labels)))
@@ -116,6 +120,16 @@ def checked_pair(name: str, pair: Any, like: Inputs, num_classes: int) -> tuple[
     if shapes[0] != shapes[1]:
         raise ValueError(f"{name} inputs must be like the inputs, {shapes[1]} a row, but are {shapes[0]}.")
     return inputs, labels
+
+
+def _subjects(subjects: Any, n: int) -> np.ndarray:
+    """Whose each row is, `[n]` str."""
+    array = np.asarray(subjects)
+    if array.shape != (n,) or array.dtype.kind not in "iuU":
+        raise ValueError(
+            f"subjects are {array.dtype} of shape {array.shape}, but must be [{n}] texts or integers, one a row."
+        )
+    return array.astype(str)
 
 
 def _validation(validation: Any, n: int) -> Any:

@@ -116,9 +116,9 @@ def control_caption(table: dict[str, Any], curve: Curve) -> str:
     below = [name for name, where in found.items() if where == "below"]
     within = sum(where == "within" for where in found.values())
     return (
-        f"Below the curve, that is nearer to retrained models than retraining cut short to the same operations: {len(below)} "
+        f"Below the curve, that is nearer than retraining cut short to the same operations: {len(below)} "
         f"of {len(found)} methods{': ' * bool(below)}{', '.join(below)}; within the spread of retrained models "
         f"(±{curve.spread:.4f}, the band): {within}. The curve is what an approximate method has to beat. Distance: mean "
-        "Jensen-Shannon divergence of the answers on the forget set from those of retrained models, in nats; beyond its ends "
-        "the curve is taken as level. Methods without a count of operations are not shown."
+        "Jensen-Shannon divergence of the answers on the forget set from those of retrained models, in nats. Beyond "
+        "its ends the curve is taken as level. Methods without a count of operations are not shown."
     )

@@ -42,9 +42,11 @@ def test_a_run_ends_in_a_verdict(tmp_path, rows):
     assert described["network"] == "mlp"
 
 
-def test_networks_for_images_and_augmentation_are_refused(tmp_path):
+def test_networks_for_images_are_refused_and_nothing_is_augmented(tmp_path):
     rows = {"inputs": RNG.normal(size=(150, 5))}
     with pytest.raises(ValueError, match=r"network cnn takes images .*--network mlp"):
         prepare(experiment(tmp_path, rows, network="cnn"))
-    with pytest.raises(ValueError, match="augmentation is 'crop'"):
-        prepare(experiment(tmp_path, rows, training=Training(augmentation="crop")))
+    said = []
+    run = prepare(experiment(tmp_path, rows, training=Training(batch_size=32, augmentation="crop")), notify=said.append)
+    assert run.experiment.training.augmentation == "none"
+    assert "nothing is augmented" in said[0]

@@ -206,3 +206,20 @@ def test_nothing_is_written_and_the_given_arrays_stay(trained, tmp_path, monkeyp
 def test_the_requests_of_runs_are_taken(trained):
     found = cujax.unlearn(MODEL, trained, ROWS, LABELS, forget=cujax.ForgetClasses((0, 3)), method=METHOD)
     assert found.split.forgotten_classes == (0, 3)
+
+
+def test_a_subject_is_forgotten_with_all_of_its_rows(trained):
+    subjects = np.array([f"person-{row % 48}" for row in range(240)])
+    found = cujax.unlearn(
+        MODEL,
+        trained,
+        ROWS,
+        LABELS,
+        forget=cujax.ForgetSubject("person-7"),
+        subjects=subjects,
+        method=METHOD,
+        validation=HELD_OUT,
+    )
+    assert found.split.forget.indices.tolist() == [7, 55, 103, 151, 199]
+    with pytest.raises(ValueError, match=r"subjects are .* must be \[240\]"):
+        cujax.unlearn(MODEL, trained, ROWS, LABELS, forget=cujax.ForgetSubject("a"), subjects=subjects[:9])
