@@ -77,8 +77,8 @@ class MarginMatching(Descent):
         """Raises ValueError if whole classes are to be forgotten, no sample is held out, or a batch is too large."""
         if split.is_class_task:
             raise ValueError(
-                "MarginMatching forgets samples of classes that stay: held-out samples of a class that the network was trained "
-                "on do not show where an unseen class would lie. Choose another method for whole classes."
+                "MarginMatching forgets samples of classes that stay: held-out samples of a class that was trained on "
+                "do not show where an unseen class would lie. Choose another method for whole classes."
             )
         if not len(split.validation):
             raise ValueError(

@@ -21,6 +21,7 @@ from cujax.methods import FineTune, SelectiveSynapticDampening
 from cujax.methods.registry import make_method
 from cujax.model import Variables
 from cujax.reports.comparison_report import as_csv, as_html, as_latex, as_markdown, tabulate, write_comparison
+from cujax.reports.control_curve import beside_curve, control_caption, control_curve
 from cujax.training.supervised import Trainer, Training
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +36,7 @@ def comparison(tmp_path_factory):
         requests=("class:5", "random:0.1"),
         methods=("selective_synaptic_dampening", "mask_logit", "fine_tune"),
         seeds=(0, 1),
+        controls=(),
         workdir=str(tmp_path_factory.mktemp("comparison") / "run"),
     )
 
@@ -345,3 +347,59 @@ def test_other_words_are_no_requests(word):
 def test_a_predicate_has_no_word():
     with pytest.raises(ValueError, match="ids:PATH"):
         request_in_words(ForgetWhere(lambda name, label: True))
+
+
+@pytest.fixture
+def with_controls(made_up):
+    """Retraining cut short at a quarter and a half of retraining's 8 GFLOP, with JS .4 and .2; retrained .1 ± .02."""
+    reference = made_up["tasks"]["class:5"]["references"]["0"]
+    for row, js in zip(reference["retrained"], (0.1 - 0.02 / 2**0.5, 0.1 + 0.02 / 2**0.5), strict=True):
+        row["js_to_retrained"] = js
+
+    def at(gflops, js):
+        made = cell(0.1, seconds=1.0) | {"cost": cost(1.0, gflops * 1e9)}
+        made["row"]["js_to_retrained"] = js
+        return {"0": made, "1": made}
+
+    task = made_up["tasks"]["class:5"]
+    task["controls"] = ["short_25", "short_50"]
+    task["cells"] = {
+        "short_50": at(4, 0.2), "short_25": at(2, 0.4), "near": at(2, 0.3), "as_near": at(4, 0.21), "far": at(4, 0.25),
+        "between": at(2 * 2**0.5, 0.3), "cheap": at(0.1, 0.39), "free": {"0": cell(0.1) | {"cost": FREE}},
+    }  # fmt: skip
+    return made_up
+
+
+def test_methods_are_placed_beside_retraining_cut_short(with_controls):
+    found = tabulate(with_controls)
+    table = found["tables"]["class:5"]
+    curve = control_curve(table, ["short_25", "short_50"])
+    assert curve.names == ("short_25", "short_50")
+    np.testing.assert_allclose(curve.shares, [0.25, 0.5])
+    assert curve.spread == pytest.approx(np.std([0.1 - 0.02 / 2**0.5, 0.1 + 0.02 / 2**0.5] * 2, ddof=1))
+    assert curve.at(0.25 * 2**0.5) == pytest.approx(0.3), "halfway over the logarithm"
+    assert beside_curve(table, curve) == {
+        "near": "below", "as_near": "within", "far": "above", "between": "within", "cheap": "within"
+    }  # fmt: skip
+    assert "nearer to retrained models than retraining cut short to the same operations" in table["near"]["remarks"]
+    assert not any("cut short" in remark for remark in table["short_25"]["remarks"])
+    assert "1 of 5 methods: near;" in control_caption(table, curve)
+    page = as_html(found)
+    assert "The curve is what an approximate method has to beat" in page
+    assert "near: nearer to retrained models than retraining cut short to the same operations." in as_markdown(found)
+
+
+@pytest.mark.parametrize("controls", [[], ["short_25"]])
+def test_without_a_curve_nothing_is_said_of_it(with_controls, controls):
+    with_controls["tasks"]["class:5"]["controls"] = controls
+    found = tabulate(with_controls)
+    assert not any("cut short to" in remark for row in found["tables"]["class:5"].values() for remark in row["remarks"])
+    assert "has to beat" not in as_html(found)
+
+
+def test_every_comparison_has_the_control(tmp_path):
+    comparison = Comparison(workdir=str(tmp_path / "c"), requests=("class:5",), methods=("fine_tune",))
+    (task,) = prepare_comparison(comparison).tasks
+    shares = {name: method.share for name, method in task.methods.items() if name != "fine_tune"}
+    assert shares == {f"retrain_short_{percent}": percent / 100 for percent in (10, 20, 40, 60)}
+    assert all(method.training == comparison.training for name, method in task.methods.items() if name in shares)
