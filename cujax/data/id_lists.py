@@ -56,7 +56,11 @@ def _column(path: Path, text: str, is_id: "Matcher") -> list[str]:
     """The cells of the column that holds the ids."""
     first = text.splitlines()[0] if text.strip() else ""
     delimiter = max(",;\t", key=first.count)
-    rows = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(cell.strip() for cell in row)]
+    lines = io.StringIO(re.sub(r"\r\n?", "\n", text))
+    try:
+        rows = [row for row in csv.reader(lines, delimiter=delimiter) if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise ValueError(f"{path} is no table ({error}); write one id a line in a .txt file.") from error
     if not rows:
         return []
     header = [cell.strip() for cell in rows[0]]

@@ -1,5 +1,7 @@
 """Folders of images as people hold them: read as a viewer shows them, or refused with the way out."""
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 from PIL import Image
@@ -328,3 +330,51 @@ def test_a_class_folder_of_another_unicode_form_is_the_same_class(tmp_path):
     classes(tmp_path / "test", ["p\u00e9", "b"])
     source = load(tmp_path)
     assert set(source.test.labels.tolist()) == {0, 1}
+
+
+FOLDERS = ("train", "Test", "val", "cat", "dog", "3", "10", ".hidden", "__MACOSX", "a b", "é", "images", "testing")
+FILES = {
+    "photo.png": lambda path, rng: picture(path, rng.integers(0, 256, (6, 5), dtype=np.uint8)),
+    "IMG_1.JPG": lambda path, rng: picture(path, rng.integers(0, 256, (6, 5, 3), dtype=np.uint8), format="JPEG"),
+    "._photo.png": lambda path, rng: path.write_bytes(b"\0" * 20),
+    "broken.png": lambda path, rng: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(20)),
+    "notes.txt": lambda path, rng: path.write_text("none"),
+    "wide.png": lambda path, rng: picture(path, rng.integers(0, 256, (6, 9), dtype=np.uint8)),
+}
+
+
+@hypothesis.given(
+    places=st.lists(
+        st.tuples(st.lists(st.sampled_from(FOLDERS), min_size=0, max_size=3), st.sampled_from([*FILES, "photo.png"])),
+        max_size=8,
+    ),
+    copies=st.integers(1, 6),
+    options=st.sampled_from([{}, {"skip_bad": True}, {"image_size": 8}]),
+)
+@hypothesis.settings(max_examples=120, deadline=None, database=None)
+def test_whatever_a_folder_holds_it_is_read_whole_or_refused_with_a_sentence(tmp_path_factory, places, copies, options):
+    root, rng = tmp_path_factory.mktemp("drawn"), np.random.default_rng(0)
+    for folders, name in places:
+        for number in range(copies):
+            path = root.joinpath(*folders, f"{number}{name}" if not name.startswith(".") else name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            FILES[name](path, rng)
+    try:
+        source = load(root, **options)
+    except (ValueError, FileNotFoundError) as error:
+        assert str(root) in str(error)
+        return
+    ids = source.train.ids.tolist() + source.test.ids.tolist()
+    assert len(ids) == len(set(ids))
+    for part in (source.train, source.test):
+        assert len(part.images) == len(part.labels) == len(part.ids)
+        assert part.labels.max(initial=0) < len(source.class_names)
+    assert not any(word.startswith((".", "__MACOSX")) for name in ids for word in name.split("/"))
+    unread = {
+        name
+        for path in root.rglob("*.*")
+        if path.is_file() and path.suffix.lower() in (".png", ".jpg") and (name := path.relative_to(root).as_posix())
+        if not any(word.startswith((".", "__MACOSX")) for word in name.split("/"))
+        if name not in ids
+    }
+    assert not unread or source.skipped, f"left out without a word: {unread}"

@@ -3,6 +3,8 @@
 import unicodedata
 from pathlib import Path
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 from PIL import Image
@@ -230,3 +232,41 @@ def test_validation_may_be_named_in_a_file(source, free, tmp_path):
     (tmp_path / "unseen.csv").write_text(f"id\n{source.test.ids[0]}", "utf-8")
     with pytest.raises(ValueError, match="are test images"):
         make_split(source, ForgetClass(1), validation=str(tmp_path / "unseen.csv"))
+
+
+LINES = st.one_of(
+    st.sampled_from(IDS),
+    st.sampled_from(IDS).map(lambda name: f"  {unicodedata.normalize('NFD', name)}\t"),
+    st.sampled_from(["", "id", "id,label", "# a comment", "peré-999", "peré-0;3", '"peré-1"', "\x0b", "0"]),
+    st.text(max_size=8),
+)
+
+
+@pytest.fixture(scope="module")
+def drawn_source(tmp_path_factory):
+    path = tmp_path_factory.mktemp("lists") / "own.npz"
+    np.savez(path, images=PIXELS, labels=np.arange(N) % 4, ids=IDS)
+    return load_source(Data(str(path)))
+
+
+@hypothesis.given(
+    lines=st.lists(LINES, max_size=12),
+    ending=st.sampled_from(["\n", "\r\n", "\r"]),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "cp1252"]),
+    name=st.sampled_from(["list.txt", "list.csv", "list.tsv", "list"]),
+)
+@hypothesis.settings(max_examples=200, deadline=None, database=None)
+def test_whatever_a_list_holds_its_ids_are_forgotten_or_it_is_refused_with_the_file(
+    drawn_source, tmp_path_factory, lines, ending, encoding, name
+):
+    path = tmp_path_factory.mktemp("drawn") / name
+    path.write_bytes(ending.join(lines).encode(encoding, errors="replace"))
+    try:
+        split = make_split(drawn_source, ForgetIds(str(path), copies="keep"))
+    except ValueError as error:
+        assert str(path) in str(error)
+        return
+    written = {unicodedata.normalize("NFC", cell.strip().strip('"')) for line in lines for cell in (line, *line.split(","))}
+    assert set(split.forget.ids.tolist()) <= written, "nothing is forgotten that the list does not name"
+    parts = [split.forget, split.retain, split.validation]
+    assert sorted(np.concatenate([part.ids for part in parts]).tolist()) == sorted(drawn_source.train.ids.tolist())
