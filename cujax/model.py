@@ -163,6 +163,11 @@ class Model(ABC):
         return self.declared_num_classes or _seen_num_classes.get(replace(self, axis_name=None))
 
     @property
+    def has_initialiser(self) -> bool:
+        """Whether `init` can give fresh parameters; an nnx module without its constructor cannot."""
+        return True
+
+    @property
     def freezes(self) -> bool:
         """Whether some parameters or statistics may not move."""
         return self.trainable is not None

@@ -188,6 +188,10 @@ class NnxModel(Model):
         """Gives a module the arrays, in place."""
         nnx.update(module, self.state_of(variables))
 
+    @property
+    def has_initialiser(self) -> bool:
+        return self.constructor is not None
+
     def abstract_init(self, images: PyTree) -> Variables:
         if self.constructor is not None:
             return super().abstract_init(images)

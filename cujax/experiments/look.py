@@ -188,8 +188,13 @@ class Look:
         }
 
     def untrained_probes(self) -> dict[str, list[float]]:
-        """By depth, how often probes of some networks with random weights are right: what the images alone give away."""
+        """By depth, how often probes of some networks with random weights are right: what the images alone give away.
+
+        Empty where the model cannot be initialised anew.
+        """
         case = self.case
+        if not case.model.has_initialiser:
+            return {}
 
         def probe() -> dict[str, list[float]]:
             keys = jax.random.split(jax.random.key(0), _UNTRAINED)

@@ -23,7 +23,7 @@ from cujax.methods.contrastive import ContrastiveUnlearning
 from cujax.methods.mask_logit import MaskedModel
 from cujax.methods.stop_rules import STOP_RULES
 from cujax.methods.traits import method_name
-from cujax.model import Inputs, Model, PyTree, Variables
+from cujax.model import Inputs, Model, PyTree, Variables, abstract_outputs
 from cujax.one_call.given import checked_pair, checked_rows, gathered, split_of
 from cujax.one_call.network import as_model, as_variables, in_form_of
 from cujax.progress import Progress, bar, silent
@@ -36,7 +36,8 @@ class UnlearnResult:
 
     Attributes:
         variables: The arrays to use from now on, as they were given: a `cujax.Variables`, or a dict of collections
-            (`{"params": ..., "batch_stats": ...}`), also for a train state, whose optimiser remembers the forgotten data.
+            (`{"params": ..., "batch_stats": ...}`), also for a train state, whose optimiser remembers the forgotten data, or
+            an `nnx.State` for `nnx.update`.
         model: The network to use from now on: the given one, unless the method masks logits.
         verdict: What is known without retrained models; of a request for whole classes and for samples of others, the
             worse of both.
@@ -105,7 +106,7 @@ def unlearn(
     Args:
         model_or_module: A `cujax.Model`, a flax.linen module or a flax.nnx module.
         variables: Its trained arrays: a `cujax.Variables`, `{"params": ..., "batch_stats": ...}`, or a train state with
-            these as attributes. They are not changed.
+            these as attributes; or an nnx module or its `nnx.state`. They are not changed.
         inputs: The training samples, a pytree of arrays, each `[n, ...]`, exactly as the network takes them: images
             normalised as in training. float64 becomes float32.
         labels: `[n]` integers from 0.
@@ -149,7 +150,8 @@ def unlearn(
     inputs = checked_rows("", inputs)
     first = jax.tree.map(lambda rows: rows[:1], inputs)
     original = as_variables(variables, model, first)
-    given = gathered(inputs, labels, model.num_classes, validation=validation, test=test, subjects=subjects)
+    classes = abstract_outputs(model, original, first).logits.shape[1]
+    given = gathered(inputs, labels, classes, validation=validation, test=test, subjects=subjects)
     split = split_of(given, forget, copies)
     if method is None:
         method = ContrastiveUnlearning()
@@ -168,7 +170,7 @@ def unlearn(
     )
     before, after = Candidate(original), Candidate(made.variables, _masked_classes(made.model, model, method))
     verdict = _worst([verdict_without_retrained(case, before, after) for case in cases])
-    arrays = in_form_of(made.variables, variables)
+    arrays = in_form_of(made.variables, variables, model)
     return UnlearnResult(arrays, made.model, verdict, made.history, split, cases, before, after)
 
 
@@ -225,6 +227,11 @@ def audit_model(
                 f"retrained is {retrained}, and recipe {recipe}; to train models give how the original was trained, "
                 "recipe=cujax.TrainingRecipe(...), or give the trained models' arrays."
             )
+        if retrained and not model.has_initialiser:
+            raise ValueError(
+                "retrained models need fresh parameters, but the network was given as an nnx module, which cannot be "
+                "initialised again; give cujax.unlearn from_nnx(module, constructor=...), or here the retrained arrays."
+            )
         key = jax.random.key(1) if key is None else key
         models = []
         for number in range(retrained):
@@ -232,7 +239,10 @@ def audit_model(
             trainer = Trainer(recipe, first.train_images, shown)
             what = f"training retrained_{number}"
             own = jax.random.fold_in(key, number)
-            models.append(trainer.train(model, first.split.retain.indices, own, description=what).variables)
+            trained = trainer.train(
+                model, first.split.retain.indices, own, description=what, frozen=result.original.variables
+            )
+            models.append(trained.variables)
     else:
         row = input_shapes(first.train_images)
         models = [as_variables(one, model, row, name=f"retrained[{number}]") for number, one in enumerate(retrained)]

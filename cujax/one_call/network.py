@@ -47,7 +47,8 @@ def as_variables(given: Any, model: Model, inputs: Inputs, *, name: str = "varia
 
     Args:
         given: A `Variables`; what `module.init` gives, `{"params": ..., "batch_stats": ...}`; a tree of parameters alone;
-            a train state with `params`, and `batch_stats` or `model_state` where the network has them; or an nnx module.
+            a train state with `params`, and `batch_stats` or `model_state` where the network has them; an nnx module; or
+            an nnx state.
         model: The network.
         inputs: Rows that it takes.
         name: What to call it in messages.
@@ -65,7 +66,7 @@ def as_variables(given: Any, model: Model, inputs: Inputs, *, name: str = "varia
 
 
 def _taken_apart(given: Any, model: Model) -> Variables:
-    if isinstance(given, nnx.Module) and hasattr(model, "variables_of"):
+    if isinstance(given, nnx.Module | nnx.State) and hasattr(model, "variables_of"):
         return Variables(*model.variables_of(given))
     if isinstance(given, Variables):
         return Variables(_plain(given.params), _plain(given.model_state))
@@ -88,8 +89,10 @@ def _plain(tree: Any) -> PyTree:
     return unfreeze(tree) if isinstance(tree, FrozenDict | dict) else tree
 
 
-def in_form_of(variables: Variables, given: Any) -> Any:
-    """Arrays in the form in which others were given: a `Variables` for a `Variables`, else a flax dict of collections."""
+def in_form_of(variables: Variables, given: Any, model: Model) -> Any:
+    """Arrays in the form in which others were given: `Variables`, an nnx state, or a flax dict of collections."""
+    if isinstance(given, nnx.Module | nnx.State) and hasattr(model, "state_of"):
+        return model.state_of(variables)
     if isinstance(given, Variables):
         return variables
     return {"params": variables.params, **variables.model_state}

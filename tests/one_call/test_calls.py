@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import cujax
 from cujax.data.batches import DeviceImages
@@ -223,3 +224,56 @@ def test_a_subject_is_forgotten_with_all_of_its_rows(trained):
     assert found.split.forget.indices.tolist() == [7, 55, 103, 151, 199]
     with pytest.raises(ValueError, match=r"subjects are .* must be \[240\]"):
         cujax.unlearn(MODEL, trained, ROWS, LABELS, forget=cujax.ForgetSubject("a"), subjects=subjects[:9])
+
+
+class NnxNet(nnx.Module):
+    """Logits alone, with dropout."""
+
+    def __init__(self, rngs):
+        self.hidden = nnx.Linear(4, 16, rngs=rngs)
+        self.dropout = nnx.Dropout(0.1, rngs=rngs)
+        self.head = nnx.Linear(16, 3, rngs=rngs)
+
+    def __call__(self, rows):
+        return self.head(self.dropout(nnx.relu(self.hidden(rows))))
+
+
+@pytest.mark.parametrize("form", [lambda net: net, nnx.state], ids=["module", "state"])
+def test_an_nnx_state_comes_back_as_one(form):
+    net = NnxNet(nnx.Rngs(0))
+    rows, labels = np.eye(60, 4, dtype=np.float32), np.arange(60) % 3
+    method = cujax.ContrastiveUnlearning(max_passes=1, retain_batch_size=16)
+    result = cujax.unlearn(net, form(net), rows, labels, forget=1, copies="keep", method=method, embedding="head")
+    nnx.update(net, result.variables)
+    net.eval()
+    np.testing.assert_allclose(
+        net(rows), result.model.apply(*result.unlearned.variables, rows, train=False)[0].logits, rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("given", ["a module", "a module and its constructor"])
+def test_an_nnx_module_is_unlearned_judged_and_updated(given):
+    net = NnxNet(nnx.Rngs(0))
+    made = cujax.from_nnx(net, constructor=NnxNet, embedding="head")
+    network, options = (net, {"embedding": "head"}) if given == "a module" else (made, {})
+    rng = np.random.default_rng(0)
+    labels = np.arange(150) % 3
+    rows = (np.eye(3, 4)[labels] * 3 + rng.normal(size=(150, 4))).astype(np.float32)
+    test = rows[120:], labels[120:]
+    method = cujax.ContrastiveUnlearning(max_passes=1, retain_batch_size=32)
+    before = made.variables_of(net)
+    result = cujax.unlearn(network, before, rows[:120], labels[:120], forget=2, test=test, method=method, **options)
+    made.update(net, result.variables)
+    net.eval()
+    np.testing.assert_allclose(
+        net(rows), result.model.apply(*result.variables, rows, train=False)[0].logits, rtol=1e-5, atol=1e-5
+    )
+    assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (before, result.variables)), strict=True))
+    recipe = cujax.TrainingRecipe(epochs=1, batch_size=40)
+    if given == "a module":
+        with pytest.raises(ValueError, match="constructor="):
+            cujax.audit_model(result, retrained=2, recipe=recipe)
+        others = [made.init(jax.random.key(seed), rows[:1]) for seed in (1, 2)]
+        assert cujax.audit_model(result, retrained=others).verdict.n_retrained == 2
+    else:
+        assert cujax.audit_model(result, retrained=2, recipe=recipe).verdict.n_retrained == 2
