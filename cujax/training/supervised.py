@@ -169,8 +169,8 @@ class Trainer:
         What the model freezes is taken from `frozen`, the arrays of a network that has it.
 
         Raises:
-            ValueError: if the batch is larger than the number of images, if inputs that are no images are to be augmented, or
-                if the model freezes parameters and `frozen` is not given: those would stay at their initialisation.
+            ValueError: if the batch is larger than the number of images, if inputs that are no images are to be augmented,
+                or if the model freezes parameters and `frozen` is not given: those would stay at their initialisation.
             FloatingPointError: if the loss stops being finite.
         """
         recipe = self.recipe
