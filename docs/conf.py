@@ -18,6 +18,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinxcon
 html_theme = "furo"
 html_title = f"cujax {version}"
 default_role = "code"
+smartquotes = False  # values in quotes are to be copied
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"

@@ -41,7 +41,7 @@ def blocks(page, *kinds):
 
 
 def command_lines(page):
-    """The commands that a page shows, in words: without comments, assignments and pipes; variables are replaced."""
+    """The commands that a page shows, in words: without comments and assignments; variables are replaced."""
     inline = [line for line in _INLINE.findall(_BLOCK.sub("", page.read_text("utf-8"))) if not _PLACEHOLDER.search(line)]
     shown = "\n".join([*(block for _, block in blocks(page, "sh", "bash")), *inline])
     variables: dict[str, str] = {}
@@ -154,13 +154,15 @@ def test_the_glossary_has_the_sentences_of_the_reports():
     assert page.partition("|---|---|\n")[2].splitlines() == rows
 
 
-def test_the_reference_has_every_public_name_and_no_other():
+def test_the_reference_has_every_public_name_and_command_and_no_other():
     page = (ROOT / "docs" / "reference.md").read_text("utf-8")
     assert sorted(re.findall(r"^\.\. auto\w+:: (\w+)$", page, re.MULTILINE)) == sorted(cujax.__all__)
+    assert dict(re.findall(r"^\| `([\w-]+)` \| (.+) \|$", page, re.MULTILINE)) == COMMANDS
 
 
 def test_every_page_is_in_the_table_of_contents():
-    listed = {f"{line}.md" for _, text in blocks(ROOT / "docs" / "index.md", "{toctree}") for line in text.splitlines()}
+    lines = [line for _, text in blocks(ROOT / "docs" / "index.md", "{toctree}") for line in text.splitlines()]
+    listed = {f"{re.sub(r'.*<(.*)>', r'\1', line)}.md" for line in lines}
     pages = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
     assert pages - listed == {"index.md"}
 
