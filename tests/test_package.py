@@ -18,9 +18,9 @@ assert "jax" not in sys.modules
 import jax, flax, flax.linen
 from flax import nnx
 import jax._src.xla_bridge as bridge
-assert all(getattr(cujax, name) is not None for name in cujax.__all__)
 heavy = {"tensorflow", "tensorflow_datasets", "orbax.checkpoint", "matplotlib", "sklearn", "tyro"} & set(sys.modules)
 assert not heavy, heavy
+assert all(getattr(cujax, name) is not None for name in cujax.__all__)
 assert not bridge.backends_are_initialized()
 """
 

@@ -126,7 +126,7 @@ class Data:
         source: "digits" (scikit-learn's 8x8 digits, no download); the name of a TFDS data set ("fashion_mnist", "cifar10",
             or NAME/CONFIG where it has several configurations); or a path (with a "/" in it): to an .npz file with images
             (or inputs: tables, series), labels and optionally ids, test_images, test_labels, test_ids; to a folder of
-            images, CLASS/*.png or *.jpg, or train/CLASS/... beside test/CLASS/...; or to CIFAR's binary archive
+            images, CLASS/IMAGE.png (or .jpg), or train/CLASS/... beside test/CLASS/...; or to CIFAR's binary archive
             (cifar-10-binary.tar.gz, cifar-100-binary.tar.gz).
         data_dir: Where TFDS data sets lie (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets).
         limit: Take only the first so many training images. They are counted after test images were held out (where the

@@ -27,7 +27,7 @@ def markdown(folder: Path) -> str:
     met = {method for _, method, entry in entries(folder) if reached(entry)}
     parts = [f"{len(met)} of {len(tried)} methods meet the aim on a task at least."]
     return "\n\n".join(
-        parts + [f"### {task}\n\n{_heading(folder, task)}\n" + "\n".join(lines) for task, lines in tables.items()]
+        parts + [f"## {task}\n\n{_heading(folder, task)}\n" + "\n".join(lines) for task, lines in tables.items()]
     )
 
 

@@ -275,7 +275,7 @@ def test_reading_tfds_needs_no_tensorflow(tmp_path):
 
 
 def test_a_data_set_that_is_not_there_is_told_with_the_way_to_prepare_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"'mnist' is not in [\s\S]*--data.data-dir[\s\S]*prepare_data.py mnist"):
+    with pytest.raises(FileNotFoundError, match=r"'mnist' is not in [\s\S]*--data.data-dir[\s\S]*cujax prepare-data mnist"):
         load_source(Data("mnist", str(tmp_path)))
 
 
@@ -283,7 +283,7 @@ def test_a_tfrecord_directory_is_told(tmp_path):
     write_tfds(tmp_path, "things")
     path = tmp_path / "things" / "1.0.0" / "dataset_info.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"fileFormat": "tfrecord"}))
-    with pytest.raises(ValueError, match=r"prepared as tfrecord[\s\S]*array_record[\s\S]*prepare_data.py things"):
+    with pytest.raises(ValueError, match=r"prepared as tfrecord[\s\S]*array_record[\s\S]*cujax prepare-data things"):
         load_source(Data("things", str(tmp_path)))
 
 

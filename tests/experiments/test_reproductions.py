@@ -72,8 +72,8 @@ def cells_of_the_page():
     """Task, method, and the cells of each row."""
     task = ""
     for line in PAGE.read_text("utf-8").splitlines():
-        if line.startswith("### "):
-            task = line[4:]
+        if line.startswith("## "):
+            task = line[3:]
         if line.startswith("| `"):
             method, *cells = (cell.strip() for cell in line.strip("|").split("|"))
             yield task, method.strip("`"), cells
