@@ -23,7 +23,7 @@ from cujax.data.requests import Split
 from cujax.losses import cross_entropy, masked_mean, normalize
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent
-from cujax.methods.search_space import LogUniform, SearchSpace
+from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, LogUniform, SearchSpace
 from cujax.model import Model, PyTree, Variables
 from cujax.sharding import whole
 from cujax.step import apply_to_batch
@@ -68,7 +68,8 @@ class MarginMatching(Descent):
     training: Training | None = None
 
     search_space: ClassVar[SearchSpace] = {
-        "learning_rate": LogUniform(0.004, 0.1),
+        "optimizer": OPTIMIZERS,
+        "learning_rate": ByOptimizer(sgd=LogUniform(0.002, 0.2), adamw=LogUniform(5e-5, 5e-3)),
         "unlearn_weight": LogUniform(0.05, 2.0),
         "max_passes": LogUniform(5, 30),
     }
@@ -154,7 +155,7 @@ class MarginMatching(Descent):
             loop=loop,
             all_passes=True,
             spent=spent,
-            before_pass=(targets, np.zeros(len(forget), np.float32)),
+            before_pass=(targets, jnp.zeros(len(forget), jnp.float32)),
         )
 
     def _scout(self, model: Model, original: Variables, split: Split, key: jax.Array, loop: Loop) -> tuple[np.ndarray, Cost]:

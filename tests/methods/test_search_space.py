@@ -39,7 +39,7 @@ def test_an_impossible_range_is_refused(low, high, below_one):
 def test_every_range_beside_a_method_gives_settings_that_it_takes(name):
     method = METHODS[name]
     space = getattr(method, "search_space", {})
-    assert space or name in ("l_codec", "mask_logit", "retrain")
+    assert space or name in ("l_codec", "mask_logit", "retrain", "retrain_short")
     for fraction in (0.0, 0.3, 0.999):
         settings = settings_at(space, dict.fromkeys(space, fraction))
         assert dataclasses.asdict(method(**settings)) | settings == dataclasses.asdict(method(**settings))
