@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import jax
 import tyro
 
+from cujax._ranges import Count, CountOrZero, Pixels, check_fields
 from cujax.experiments.user_files import build_model
 from cujax.model import Model, Variables
 from cujax.networks.registry import make_network
@@ -43,11 +44,14 @@ class Import:
     file: Annotated[Path, tyro.conf.Positional]
     directory: Annotated[Path, tyro.conf.Positional]
     network: str = "resnet18"
-    num_classes: int | None = None
-    image_shape: tuple[int, int, int] | None = None
-    step: int | None = None
+    num_classes: Count | None = None
+    image_shape: tuple[Pixels, ...] = ()
+    step: CountOrZero | None = None
     cast: bool = False
     check: Path | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -72,19 +76,22 @@ def _read_torch(asked: Import) -> _Read:
 
 
 def _read_flax(asked: Import) -> _Read:
-    if asked.num_classes is None or asked.image_shape is None:
+    if asked.num_classes is None or not asked.image_shape:
         raise ValueError("--num-classes and --image-shape go together: both are needed for weights that flax saved.")
+    if len(asked.image_shape) != 3:
+        raise ValueError(f"--image-shape must be height, width and channels, but is {asked.image_shape}.")
+    height, width, channels = asked.image_shape
     model = build_model(asked.network, asked.num_classes)
-    found = read_import(asked.file, model, asked.image_shape, step=asked.step, cast=asked.cast)
+    found = read_import(asked.file, model, (height, width, channels), step=asked.step, cast=asked.cast)
     notes = [f"Read from {found.where}."] + [f"Left out: {', '.join(found.left_out)}."] * bool(found.left_out)
     return _Read(model, found.variables, {"file": Path(found.where).name}, notes)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Imports, says what it was, and gives the exit status: 0, or 2 for bad input."""
-    asked = tyro.cli(Import, args=arguments, description=__doc__)
     try:
-        read = _read_torch(asked) if asked.num_classes is None and asked.image_shape is None else _read_flax(asked)
+        asked = tyro.cli(Import, args=arguments, description=__doc__)
+        read = _read_torch(asked) if asked.num_classes is None and not asked.image_shape else _read_flax(asked)
         if asked.check is not None:
             largest = check_logits(read.model, read.variables, asked.check)
             read.notes.append(f"The logits are those in {asked.check}: the largest difference is {largest:.2g}.")

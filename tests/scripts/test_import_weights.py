@@ -1,6 +1,5 @@
 """The script that imports weights: what flax users save, and the comparison with logits of the source."""
 
-import importlib.util
 from pathlib import Path
 
 import jax
@@ -9,9 +8,9 @@ import pytest
 from flax import serialization
 
 from cujax import export_weights, load_checkpoint
+from cujax.commands import import_weights
 from cujax.networks import make_network
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "import_weights.py"
 NETWORK = """
 import flax.linen as nn
 import cujax
@@ -30,11 +29,8 @@ def small(num_classes):
 @pytest.fixture
 def main(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    spec = importlib.util.spec_from_file_location("import_weights", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     (tmp_path / "nets.py").write_text(NETWORK)
-    return lambda *arguments: module.main(list(arguments))
+    return lambda *arguments: import_weights.main(arguments)
 
 
 def parameters():
