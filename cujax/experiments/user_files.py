@@ -66,7 +66,7 @@ def load_python_file(path: Path) -> Any:
     """Imports a Python file that the user named: a configuration or a network.
 
     The same content at the same place is loaded once, so that what it defines stays equal to itself: two loads of one
-    network would be two values, and compile twice.
+    network would be two values, and compile twice. It finds the modules beside it, as a script does.
 
     Raises:
         FileNotFoundError: if the file is not there.
@@ -83,6 +83,8 @@ def load_python_file(path: Path) -> Any:
     assert spec.loader is not None
     # Dataclasses and linen modules look up the annotations of their module there.
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
     try:
         with _of_the_user(path):
             spec.loader.exec_module(module)

@@ -152,3 +152,11 @@ def test_what_is_wrong_in_a_network_file_is_a_sentence_with_its_line(tmp_path, t
     with pytest.raises(ValueError, match=message):
         prepare(Experiment(network=f"{path}:mine", workdir=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_file_finds_the_modules_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "beside_a_user_file.py").write_text("WIDTH = 7\n")
+    (tmp_path / "mine.py").write_text("import beside_a_user_file\nCONFIG = beside_a_user_file.WIDTH\n")
+    assert load_python_file(tmp_path / "mine.py").CONFIG == 7
+    assert sys.path[-1] == str(tmp_path), "after all others: what lies there hides no module"
