@@ -115,7 +115,7 @@ def _sentence(found: JudgedMetric, task: Task) -> str:
         what = "test samples" if key == "test_accuracy" else "test samples of the retained classes"
         return f"{100 * value:.1f} of 100 {what} are right ({never}: {100 * mean:.1f})"
     if found.metric.kind == "steps":
-        return f"learned again in {value:.0f} steps ({never}: {mean:.0f})"
+        return f"learned again in {value:.0f} step{'s' * (round(value) != 1)} ({never}: {mean:.0f})"
     if found.metric.kind == "ratio":
         return f"learned again in {value:.2f} of the steps that {never} needs"
     if found.metric.kind == "divergence":
