@@ -323,3 +323,16 @@ def test_sentences_are_those_of_the_files(page, pattern, figures):
     for name, printed in found.groupdict().items():
         digits = len(printed.partition(".")[2])
         assert printed == f"{expected[name]:.{digits}f}", name
+
+
+def test_the_table_of_samples_is_that_of_its_comparison():
+    table = load("samples/comparison.json")["tables"]["random:0.1"]
+    (heading, rows), _ = tables("samples")
+    places = {"nearer": "below", "as near": "within", "farther": "above"}
+    assert {row[0] for row in rows} == set(table)
+    for name, *cells in rows:
+        mean = table[name]["mean"] | {"share": table[name]["mean"]["gflops"] / table["retrained"]["mean"]["gflops"]}
+        remark = next((text for text in table[name]["remarks"] if "cut short to" in text), "")
+        found = [f"{mean[METRICS[column]]:.{4 if column == 'mean gap' else 3}f}" for column in heading[1:-2]]
+        place = next((word for begin, word in places.items() if remark.startswith(begin)), "–")
+        assert cells == [*found, f"{mean['share']:.2f}", place], name

@@ -41,7 +41,7 @@ class MarginMatching(Descent):
     class, the quantiles of the validation margins at the ranks that the scout gives the forget samples. The loss has two
     sides: it brings a sample back that fell too far. All passes are made, since accuracy does not show when to stop.
 
-    An interrupted run trains the scout again.
+    An interrupted run trains the scout again. Measured in docs/results/samples.md.
 
     Attributes:
         learning_rate: Of the optimiser.
@@ -56,14 +56,14 @@ class MarginMatching(Descent):
         training: The recipe of the scout; None for the original's own, which an `Experiment` fills in.
     """
 
-    learning_rate: Positive = 0.02
+    learning_rate: Positive = 0.05
     batch_size: Count = 64
-    max_passes: Count = 20
+    max_passes: Count = 10
     unlearn_weight: NotNegative = 0.3
     temperature: Positive = 0.1
     retain_batch_size: Count = 64
-    retain_draws: Count = 2
-    reference_samples: Count = 2000
+    retain_draws: Count = 1
+    reference_samples: Count = 500
     scout_share: ProportionAboveZero = 0.2
     training: Training | None = None
 

@@ -16,7 +16,14 @@ from cujax.training.supervised import Trainer, Training
 
 RECIPE = Training(epochs=5, batch_size=3, learning_rate=0.01)
 METHOD = MarginMatching(
-    training=RECIPE, batch_size=2, retain_batch_size=6, max_passes=2, temperature=0.5, learning_rate=0.1, unlearn_weight=0.7
+    training=RECIPE,
+    batch_size=2,
+    retain_batch_size=6,
+    retain_draws=2,
+    max_passes=2,
+    temperature=0.5,
+    learning_rate=0.1,
+    unlearn_weight=0.7,
 )
 
 

@@ -180,7 +180,12 @@ def matched(loop):
         absent_classes=(),
     )
     method = MarginMatching(
-        training=Training(epochs=4, batch_size=8), batch_size=4, retain_batch_size=10, max_passes=2, scout_share=0.25
+        training=Training(epochs=4, batch_size=8),
+        batch_size=4,
+        retain_batch_size=10,
+        retain_draws=2,
+        max_passes=2,
+        scout_share=0.25,
     )
     return method(SMALL_CNN, original(), split, key=jax.random.key(2), loop=loop)
 
