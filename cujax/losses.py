@@ -135,11 +135,11 @@ def anchor_losses(
     _check_temperature(temperature)
     if denominator not in get_args(Denominator):
         raise ValueError(f"denominator must be one of {get_args(Denominator)}, but is {denominator!r}.")
-    forget = _rows_of("forget", forget_embeddings, forget_labels, forget_mask)
-    retain = _rows_of("retain", retain_embeddings, retain_labels, retain_mask)
+    forget = counted_rows("forget", forget_embeddings, forget_labels, forget_mask)
+    retain = counted_rows("retain", retain_embeddings, retain_labels, retain_mask)
     forget_y, forget_counts = forget.labels, forget.counts
     retain_y, retain_counts = retain.labels, retain.counts
-    similarity = _similarity(forget, retain, temperature)
+    similarity = cosine_similarity(forget, retain, temperature)
     same_class = forget_y[:, None] == retain_y[None, :]
     positives = same_class & retain_counts[None, :]
     negatives = ~same_class & retain_counts[None, :]
@@ -147,7 +147,7 @@ def anchor_losses(
     has_positives = jnp.any(positives, axis=1)
     counts = forget_counts & (n_negatives > 0)
 
-    push = _logsumexp_among(positives, similarity)
+    push = logsumexp_among(positives, similarity)
     safe_n_negatives = jnp.maximum(n_negatives, 1.0)
     if denominator == "paper":
         push = jnp.where(has_positives, push, jnp.log(safe_n_negatives))
@@ -213,17 +213,17 @@ def nearest_contrastive_loss(
     5.0 -10.0
     """
     _check_temperature(temperature)
-    forget = _rows_of("forget", forget_embeddings, forget_labels, forget_mask)
-    retain = _rows_of("retain", jax.lax.stop_gradient(jnp.asarray(retain_embeddings)), retain_labels, retain_mask)
-    to_retain = _similarity(forget, retain, temperature)
-    to_all = jnp.concatenate([_similarity(forget, forget, temperature), to_retain], axis=1)
+    forget = counted_rows("forget", forget_embeddings, forget_labels, forget_mask)
+    retain = counted_rows("retain", jax.lax.stop_gradient(jnp.asarray(retain_embeddings)), retain_labels, retain_mask)
+    to_retain = cosine_similarity(forget, retain, temperature)
+    to_all = jnp.concatenate([cosine_similarity(forget, forget, temperature), to_retain], axis=1)
     own_class = forget.labels[:, None] == retain.labels[None, :]
     negatives = ~own_class & retain.counts[None, :]
     companions = (forget.labels[:, None] == forget.labels[None, :]) & ~jnp.eye(len(forget.labels), dtype=bool)
     positives = jnp.concatenate([companions & forget.counts[None, :], own_class & retain.counts[None, :]], axis=1)
     counts = forget.counts & jnp.any(negatives, axis=1)
-    push = jnp.where(jnp.any(positives, axis=1), _logsumexp_among(positives, to_all), 0.0)
-    pull = _logsumexp_among(negatives, to_retain)
+    push = jnp.where(jnp.any(positives, axis=1), logsumexp_among(positives, to_all), 0.0)
+    pull = logsumexp_among(negatives, to_retain)
     return masked_mean(jnp.asarray(push_weight, jnp.float32) * push - pull, counts)
 
 
@@ -253,13 +253,13 @@ def info_nce(
     """
     _check_temperature(temperature)
     numbers = jnp.arange(jnp.shape(embeddings)[0], dtype=jnp.int32)
-    rows, others = (_rows_of("view", view, numbers, mask) for view in (embeddings, other_embeddings))
-    similarity = _similarity(rows, others, temperature)
-    losses = _logsumexp_among(jnp.broadcast_to(others.counts[None, :], similarity.shape), similarity) - jnp.diag(similarity)
+    rows, others = (counted_rows("view", view, numbers, mask) for view in (embeddings, other_embeddings))
+    similarity = cosine_similarity(rows, others, temperature)
+    losses = logsumexp_among(jnp.broadcast_to(others.counts[None, :], similarity.shape), similarity) - jnp.diag(similarity)
     return masked_mean(losses, rows.counts)
 
 
-class _CountedRows(NamedTuple):
+class CountedRows(NamedTuple):
     """Normalised embeddings `[B, d]`, zero where a row does not count; labels `[B]`; `[B]` bool, which rows count."""
 
     embeddings: jax.Array
@@ -267,13 +267,14 @@ class _CountedRows(NamedTuple):
     counts: jax.Array
 
 
-def _rows_of(name: str, embeddings: ArrayLike, labels: ArrayLike, mask: ArrayLike | None) -> _CountedRows:
+def counted_rows(name: str, embeddings: ArrayLike, labels: ArrayLike, mask: ArrayLike | None) -> CountedRows:
+    """Embeddings `[B, d]` with their labels and mask, checked; the name is for messages."""
     embeddings, labels = jnp.asarray(embeddings), jnp.asarray(labels)
     counts = _mask_or_ones(name, embeddings, labels, mask)
-    return _CountedRows(normalize(jnp.where(counts[:, None], embeddings, 0)), labels, counts)
+    return CountedRows(normalize(jnp.where(counts[:, None], embeddings, 0)), labels, counts)
 
 
-def _similarity(rows: _CountedRows, others: _CountedRows, temperature: ArrayLike) -> jax.Array:
+def cosine_similarity(rows: CountedRows, others: CountedRows, temperature: ArrayLike) -> jax.Array:
     """Cosines over the temperature, `[B, B']`."""
     widths = rows.embeddings.shape[1], others.embeddings.shape[1]
     if widths[0] != widths[1]:
@@ -282,7 +283,7 @@ def _similarity(rows: _CountedRows, others: _CountedRows, temperature: ArrayLike
     return cosines / jnp.asarray(temperature, jnp.float32)
 
 
-def _logsumexp_among(chosen: jax.Array, values: jax.Array) -> jax.Array:
+def logsumexp_among(chosen: jax.Array, values: jax.Array) -> jax.Array:
     """`logsumexp` of the chosen values of each row; of all where none is: minus infinity has no gradient."""
     chosen = chosen | ~jnp.any(chosen, axis=1, keepdims=True)
     return jax.nn.logsumexp(jnp.where(chosen, values, -jnp.inf), axis=1)

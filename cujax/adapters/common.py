@@ -2,9 +2,12 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import flax.linen as nn
+import jax
+from flax.core import meta
 
 from cujax.model import Outputs
 
@@ -33,6 +36,17 @@ def keywords(called: Any) -> tuple[list[str], bool]:
     return [name for name, kind in kinds.items() if kind not in variable], takes_any
 
 
+def unboxed(tree: Any) -> Any:
+    """Arrays without the boxes that say how they are partitioned: here a mesh decides that."""
+
+    def unbox(leaf: Any) -> Any:
+        while isinstance(leaf, meta.AxisMetadata):
+            leaf = leaf.unbox(apply_constraint=False) if isinstance(leaf, meta.Partitioned) else leaf.unbox()
+        return leaf
+
+    return jax.tree.map(unbox, tree, is_leaf=lambda leaf: isinstance(leaf, meta.AxisMetadata))
+
+
 def layer_names(layers: Sequence[str] | str) -> tuple[str, ...]:
     """The prefixes as a tuple; a string is one prefix, not a sequence of letters."""
     names = (layers,) if isinstance(layers, str) else tuple(layers)
@@ -55,6 +69,29 @@ def logits_of(result: Any, computed: Any, embedding: str) -> Any:
         f"the network returns {shapes}, and which of them are the logits that {embedding!r} computes cannot be seen; return "
         "the logits alone, or cujax.Outputs(embedding, logits)."
     )
+
+
+def with_named_embedding(result: Any, inputs: Sequence[Any], computed: Sequence[Any], name: str, submodules: str) -> Outputs:
+    """The outputs of a network whose embedding is what a submodule was given.
+
+    Args:
+        result: What the network returned.
+        inputs: What the submodule was given, call by call.
+        computed: What it gave.
+        name: Its path.
+        submodules: Which there are, for the message.
+
+    Raises:
+        ValueError: if it was not called once, or its logits cannot be found in the result.
+    """
+    if len(inputs) != 1:
+        raise ValueError(
+            f"embedding={name!r} must name a submodule called once, but it is called {len(inputs)} times; {submodules}."
+        )
+    embedding = inputs[0].reshape(inputs[0].shape[0], -1)
+    if isinstance(result, Outputs):
+        return replace(result, embedding=embedding)
+    return Outputs(embedding, logits_of(result, computed[0], name))
 
 
 def output_names(outputs: Sequence[str] | None) -> OutputNames | None:

@@ -4,13 +4,12 @@ import functools
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
-from flax.core import meta
 
 from cujax.adapters.common import (
     INVERTED_TRAIN_ARGUMENTS,
@@ -18,11 +17,12 @@ from cujax.adapters.common import (
     Trainable,
     keywords,
     layer_names,
-    logits_of,
     named_outputs,
     output_names,
+    unboxed,
+    with_named_embedding,
 )
-from cujax.model import Model, Outputs, PyTree, Variables
+from cujax.model import Model, PyTree, Variables
 
 # Where the input and the result of the named submodule are kept during a call: a collection, since what flax's transforms
 # (remat, jit) trace inside comes out of them in collections alone.
@@ -193,7 +193,7 @@ class _LinenModel(Model):
 
     def _init(self, key: jax.Array, images: jax.Array) -> Variables:
         module, mode = self._with_mode(train=False)
-        collections = _unboxed(dict(module.init(key, images, **mode)))  # type: ignore[arg-type]
+        collections = unboxed(dict(module.init(key, images, **mode)))  # type: ignore[arg-type]
         params = collections.pop("params", {})
         collections.pop("intermediates", None)
         if collections.keys() - {"batch_stats"}:
@@ -286,15 +286,8 @@ class _LinenModel(Model):
         for part in self.embedding.split("/"):
             record = record.get(part, {})
         inputs, computed = record.get("cujax_input", ()), record.get("cujax_result", ())
-        if len(inputs) != 1:
-            raise ValueError(
-                f"embedding={self.embedding!r} must name a submodule called once, but it is called {len(inputs)} "
-                f"times; the submodules called are {list(dict.fromkeys(seen))}."
-            )
-        flat = inputs[0].reshape(inputs[0].shape[0], -1)
-        if isinstance(result, Outputs):
-            return replace(result, embedding=flat), new_state
-        return Outputs(flat, logits_of(result, computed[0], self.embedding)), new_state
+        called = f"the submodules called are {list(dict.fromkeys(seen))}"
+        return with_named_embedding(result, inputs, computed, self.embedding, called), new_state
 
 
 def _is_mapped(axis_name: str) -> bool:
@@ -317,17 +310,6 @@ def _check_averaged(name: str, model_state: Mapping[str, Any], averaged: list[st
             "layer that keeps it has no field axis_name: add `axis_name: str | None = None` to it and average over that "
             "axis where it is given, as flax's BatchNorm does."
         )
-
-
-def _unboxed(tree: PyTree) -> PyTree:
-    """Arrays without the boxes that say how they are partitioned: here a mesh decides that."""
-
-    def unbox(leaf: Any) -> Any:
-        while isinstance(leaf, meta.AxisMetadata):
-            leaf = leaf.unbox(apply_constraint=False) if isinstance(leaf, meta.Partitioned) else leaf.unbox()
-        return leaf
-
-    return jax.tree.map(unbox, tree, is_leaf=lambda leaf: isinstance(leaf, meta.AxisMetadata))
 
 
 def _shapes(tree: PyTree) -> Any:

@@ -4,7 +4,7 @@ import functools
 import inspect
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -16,11 +16,11 @@ from cujax.adapters.common import (
     OutputNames,
     Trainable,
     layer_names,
-    logits_of,
     named_outputs,
     output_names,
+    with_named_embedding,
 )
-from cujax.model import Model, Outputs, PyTree, Variables
+from cujax.model import Model, PyTree, Variables
 
 Constructor = Callable[[nnx.Rngs], nnx.Module]
 
@@ -170,8 +170,8 @@ class NnxModel(Model):
         if isinstance(module, nnx.Module):
             module = nnx.state(_without_intermediates(module))
         params, _, _, rest = nnx.split_state(module, nnx.Param, nnx.RngState, nnx.Intermediate, ...)
-        variables = Variables(_with_string_keys(params), _with_string_keys(rest))
-        wanted = Variables(_with_string_keys(self._structure.params), _with_string_keys(self._structure.rest))
+        variables = _variables(params, rest)
+        wanted = _variables(self._structure.params, self._structure.rest)
         found = jax.tree.map(jnp.shape, variables)
         if found != jax.tree.map(jnp.shape, wanted):
             raise ValueError(f"the module's arrays have the shapes {found}, but the model's are {wanted}.")
@@ -195,8 +195,7 @@ class NnxModel(Model):
     def abstract_init(self, images: PyTree) -> Variables:
         if self.constructor is not None:
             return super().abstract_init(images)
-        structure = self._structure
-        return Variables(_with_string_keys(structure.params), _with_string_keys(structure.rest))
+        return _variables(self._structure.params, self._structure.rest)
 
     def _init(self, key: jax.Array, images: jax.Array) -> Variables:
         del images  # an nnx module knows its shapes
@@ -207,7 +206,7 @@ class NnxModel(Model):
                 "for the arrays that the module has, use model.variables_of(module)."
             )
         _, params, _, rest = _split(self.constructor(nnx.Rngs(key)))
-        return Variables(_with_string_keys(params), _with_string_keys(rest))
+        return _variables(params, rest)
 
     def _rng_state(self, key: jax.Array) -> Any:
         if self.constructor is None:
@@ -256,15 +255,8 @@ class NnxModel(Model):
         result = module(images, **arguments)
         object.__setattr__(head, "__class__", kind)
         inputs: Any = head.cujax_input.get_value() if hasattr(head, "cujax_input") else ()
-        if len(inputs) != 1:
-            raise ValueError(
-                f"embedding={self.embedding!r} must name a submodule called once, but it is called {len(inputs)} times; the "
-                f"submodules are {list(by_path)}."
-            )
-        flat = inputs[0].reshape(inputs[0].shape[0], -1)
-        if isinstance(result, Outputs):
-            return replace(result, embedding=flat)
-        return Outputs(flat, logits_of(result, head.cujax_result.get_value()[0], self.embedding))
+        computed: Any = head.cujax_result.get_value() if inputs else ()
+        return with_named_embedding(result, inputs, computed, self.embedding, f"the submodules are {list(by_path)}")
 
 
 def _joined(path: Sequence[Any]) -> str:
@@ -286,6 +278,10 @@ def _recording(kind: type[Any]) -> type[Any]:
 
     Recording.__name__ = kind.__name__
     return Recording
+
+
+def _variables(params: nnx.State[Any, Any], rest: nnx.State[Any, Any]) -> Variables:
+    return Variables(_with_string_keys(params), _with_string_keys(rest))
 
 
 def _with_string_keys(state: nnx.State[Any, Any]) -> dict[str, Any]:

@@ -20,14 +20,14 @@ from cujax._ranges import Count, NotNegative, Positive, ProportionAboveZero
 from cujax.batch import Batch, IndexBatch
 from cujax.data.batches import DeviceImages, check_retain_batch_size, gather, paired_batches
 from cujax.data.requests import Split
-from cujax.losses import cross_entropy, masked_mean, normalize
+from cujax.losses import cosine_similarity, counted_rows, cross_entropy, logsumexp_among, masked_mean
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent
 from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, LogUniform, SearchSpace
 from cujax.model import Model, PyTree, Variables
 from cujax.sharding import whole
 from cujax.step import apply_to_batch
-from cujax.training.loop import NOTHING_YET, Cost, Phase
+from cujax.training.loop import Cost, Phase
 from cujax.training.predict import cost_of_predicting, predict, sample_losses
 from cujax.training.supervised import Trainer, Training, epochs_at
 
@@ -108,7 +108,7 @@ class MarginMatching(Descent):
                 f"there is no validation sample of class {missing[0]}, so nothing shows where its samples belong."
             )
         drawn = np.asarray(jax.random.permutation(draw_key, split.retain.indices))[: self.reference_samples]
-        hardness, spent = self._scout(model, original, split, scout_key, loop)
+        log_odds, spent = self._scout(model, original, split, scout_key, loop)
         per_pass = cost_of_predicting(model, original, loop.images, len(forget) + len(held_out) + len(drawn))
 
         def targets(variables: Variables) -> tuple[np.ndarray, Cost]:
@@ -120,7 +120,7 @@ class MarginMatching(Descent):
                 contrastive_margins(of_asked, labels[asked], of_drawn, labels[drawn], temperature=self.temperature),
             )
             found = targets_at_equal_rank(
-                hardness,
+                log_odds,
                 labels[forget],
                 margins[len(forget) :][defined[len(forget) :]],
                 labels[held_out][defined[len(forget) :]],
@@ -167,7 +167,7 @@ class MarginMatching(Descent):
         losses = sample_losses(predict(model, scout.variables, loop.images, split.forget.indices, embeddings=False))
         log_odds = -losses - np.log(-np.expm1(-np.maximum(losses, 1e-300)))
         predicting = cost_of_predicting(model, scout.variables, loop.images, len(split.forget))
-        return log_odds, NOTHING_YET + scout.cost + predicting
+        return log_odds, scout.cost + predicting
 
 
 def contrastive_margins(
@@ -196,25 +196,26 @@ def contrastive_margins(
         The margins, `[B]` float32, and where they are defined, `[B]` bool: with a retain sample of the class and one of
         another. They are finite everywhere.
     """
-    cosines = jnp.matmul(normalize(embeddings), normalize(retain_embeddings).T, precision=jax.lax.Precision.HIGHEST)
-    similarities = cosines / jnp.asarray(temperature, jnp.float32)
-    counts = jnp.ones(jnp.shape(retain_labels), bool) if retain_mask is None else jnp.asarray(retain_mask)
-    same = jnp.asarray(labels)[:, None] == jnp.asarray(retain_labels)[None, :]
-    chosen = jnp.stack([same, ~same]) & counts[None, None, :]
-    n = chosen.sum(axis=2)
-    # Of nothing chosen, all: minus infinity has no gradient.
-    among = jnp.where(chosen | (n == 0)[:, :, None], similarities[None], -jnp.inf)
-    positive, negative = jax.nn.logsumexp(among, axis=2) - jnp.log(jnp.maximum(n, 1))
-    return positive - negative, (n > 0).all(axis=0)
+    rows = counted_rows("forget", embeddings, labels, None)
+    others = counted_rows("retain", retain_embeddings, retain_labels, retain_mask)
+    similarity = cosine_similarity(rows, others, temperature)
+    same = rows.labels[:, None] == others.labels[None, :]
+
+    def mean_over(chosen: jax.Array) -> tuple[jax.Array, jax.Array]:
+        n = (chosen & others.counts[None, :]).sum(axis=1)
+        return logsumexp_among(chosen & others.counts[None, :], similarity) - jnp.log(jnp.maximum(n, 1)), n > 0
+
+    (positive, has_own), (negative, has_other) = mean_over(same), mean_over(~same)
+    return positive - negative, has_own & has_other
 
 
 def targets_at_equal_rank(
-    hardness: np.ndarray, labels: np.ndarray, held_out_margins: np.ndarray, held_out_labels: np.ndarray
+    log_odds: np.ndarray, labels: np.ndarray, held_out_margins: np.ndarray, held_out_labels: np.ndarray
 ) -> np.ndarray:
     """The held-out margin, of the same class, at the rank of each sample, `[n]` float32.
 
     Args:
-        hardness: `[n]`, less for what is harder.
+        log_odds: `[n]`, that the scout is right: low for hard samples.
         labels: `[n]`.
         held_out_margins: `[m]`.
         held_out_labels: `[m]`, with at least one sample of each class in `labels`.
@@ -226,7 +227,7 @@ def targets_at_equal_rank(
     for label in np.unique(labels):
         rows, margins = np.flatnonzero(labels == label), held_out_margins[held_out_labels == label]
         if len(margins):
-            ranks = np.argsort(np.argsort(hardness[rows], kind="stable"), kind="stable")
+            ranks = np.argsort(np.argsort(log_odds[rows], kind="stable"), kind="stable")
             found[rows] = np.quantile(margins, (ranks + 0.5) / len(rows))
     return found
 

@@ -34,7 +34,15 @@ class Retrain:
         """
         if self.training is None:
             raise ValueError("Retrain needs the recipe that the original was trained by: Retrain(Training(...)).")
-        return _train_anew(self.training, model, original, split, key, loop)
+        trainer = Trainer(
+            self.training, loop.images, loop.progress, loop.log, loop.steps_per_call, resume_point=loop.resume_point
+        )
+
+        def make() -> tuple[Variables, Cost]:
+            trained = trainer.train(model, split.retain.indices, key, description="retraining", frozen=original)
+            return trained.variables, trained.cost
+
+        return loop.once(model, original, make, split, forgotten_accuracy=0.0, by_construction=True)
 
 
 @dataclass(frozen=True)
@@ -68,14 +76,4 @@ class RetrainShort:
                 "RetrainShort needs the recipe that the original was trained by: RetrainShort(training=Training(...))."
             )
         recipe = replace(self.training, epochs=epochs_at(self.training, self.share))
-        return _train_anew(recipe, model, original, split, key, loop)
-
-
-def _train_anew(recipe: Training, model: Model, original: Variables, split: Split, key: jax.Array, loop: Loop) -> Unlearned:
-    trainer = Trainer(recipe, loop.images, loop.progress, loop.log, loop.steps_per_call, resume_point=loop.resume_point)
-
-    def make() -> tuple[Variables, Cost]:
-        trained = trainer.train(model, split.retain.indices, key, description="retraining", frozen=original)
-        return trained.variables, trained.cost
-
-    return loop.once(model, original, make, split, forgotten_accuracy=0.0, by_construction=True)
+        return Retrain(recipe)(model, original, split, key=key, loop=loop)

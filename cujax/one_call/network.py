@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from flax.core import FrozenDict, unfreeze
 
-from cujax.adapters import from_linen, from_nnx
+from cujax.adapters import NnxModel, from_linen, from_nnx
 from cujax.model import Inputs, Model, PyTree, Variables, abstract_variables
 
 
@@ -66,8 +66,8 @@ def as_variables(given: Any, model: Model, inputs: Inputs, *, name: str = "varia
 
 
 def _taken_apart(given: Any, model: Model) -> Variables:
-    if isinstance(given, nnx.Module | nnx.State) and hasattr(model, "variables_of"):
-        return Variables(*model.variables_of(given))
+    if isinstance(given, nnx.Module | nnx.State) and isinstance(model, NnxModel):
+        return model.variables_of(given)
     if isinstance(given, Variables):
         return Variables(_plain(given.params), _plain(given.model_state))
     if not isinstance(given, Mapping) and hasattr(given, "params"):
@@ -91,7 +91,7 @@ def _plain(tree: Any) -> PyTree:
 
 def in_form_of(variables: Variables, given: Any, model: Model) -> Any:
     """Arrays in the form in which others were given: `Variables`, an nnx state, or a flax dict of collections."""
-    if isinstance(given, nnx.Module | nnx.State) and hasattr(model, "state_of"):
+    if isinstance(given, nnx.Module | nnx.State) and isinstance(model, NnxModel):
         return model.state_of(variables)
     if isinstance(given, Variables):
         return variables

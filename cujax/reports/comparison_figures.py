@@ -1,6 +1,6 @@
 """The pictures of a comparison: accuracies, and operations, of all its methods."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ _MARKERS = "osD^v<>PX*hpd"
 _PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
-def styled(names: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _styled(names: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each method with a look of its own, the same in every picture: contrastive unlearning stands out."""
     for number, name in enumerate(sorted(names)):
         style: dict[str, Any] = {
@@ -50,7 +50,7 @@ def trade_off_figure(found: dict[str, Any], word: str, key: str) -> Figure:
     original = table["original"]["mean"]
     axis.plot(original[key], original["retain_test_accuracy"], "+", color="#666666", markersize=12, label="original")
     methods = {name: row for name, row in table.items() if name not in ("original", "retrained")}
-    for name, style in styled(methods):
+    for name, style in _styled(methods):
         mean, std = methods[name]["mean"], methods[name]["std"]
         if mean[key] is not None:
             errors = {"xerr": std[key], "yerr": std["retain_test_accuracy"]}
@@ -80,20 +80,20 @@ def trade_off_caption(found: dict[str, Any], word: str, key: str) -> str:
     )
 
 
-def _shares_of_cost(table: dict[str, Any]) -> dict[str, float]:
-    """Of each method whose operations are known, these relative to retraining."""
+def shares_of_cost(table: dict[str, Any], key: str = "mean_gap") -> dict[str, float]:
+    """Of each method whose operations and `key` are known, its operations relative to retraining."""
     retraining = table["retrained"]["mean"]["gflops"]
     known = {name: row["mean"] for name, row in table.items() if name not in ("original", "retrained")}
     return {
         name: mean["gflops"] / retraining
         for name, mean in known.items()
-        if mean["mean_gap"] is not None and mean["gflops"] and retraining
+        if mean[key] is not None and mean["gflops"] and retraining
     }
 
 
 def cost_caption(table: dict[str, Any]) -> str:
     """How many methods need fewer operations than retraining, and which has the smallest gap among them."""
-    shares = _shares_of_cost(table)
+    shares = shares_of_cost(table)
     cheaper = [name for name, share in shares.items() if share < 1]
     parts = [f"{len(cheaper)} of {len(shares)} methods need fewer operations than retraining (1 on the axis)"]
     if cheaper:
@@ -109,16 +109,24 @@ def cost_figure(table: dict[str, Any]) -> Figure:
     """Operations relative to retraining against mean gap."""
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axis = figure.subplots()
-    own_gap, shares = table["retrained"]["mean"]["mean_gap"], _shares_of_cost(table)
-    for name, style in styled(name for name in table if name not in ("original", "retrained")):
-        if name in shares:
-            gap, error = (table[name][which]["mean_gap"] for which in ("mean", "std"))
-            axis.errorbar(shares[name], gap, yerr=error, linestyle="", elinewidth=0.8, label=name, **style)
+    own_gap = table["retrained"]["mean"]["mean_gap"]
+    draw_methods(axis, table, shares_of_cost(table), "mean_gap")
     if own_gap is not None:
         axis.axhline(own_gap, color=COLORS["retrained"], linestyle=":", label="retrained models' own gap")
     axis.set(xlabel="operations relative to retraining (retraining = 1)", ylabel="mean gap", xscale="log", ylim=(0, None))
     finish(figure, axis)
     return figure
+
+
+def draw_methods(axis: Axes, table: dict[str, Any], shares: Mapping[str, float], key: str) -> None:
+    """A point a method, at its share of operations, with the standard deviation over seeds.
+
+    The looks are those that the methods have among all rows of the table.
+    """
+    for name, style in _styled(name for name in table if name not in ("original", "retrained")):
+        if name in shares:
+            value, error = (table[name][which][key] for which in ("mean", "std"))
+            axis.errorbar(shares[name], value, yerr=error, linestyle="", elinewidth=0.8, label=name, **style)
 
 
 def finish(figure: Figure, axis: Axes) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.figure import Figure
 
-from cujax.reports.comparison_figures import finish, styled
+from cujax.reports.comparison_figures import draw_methods, finish, shares_of_cost
 from cujax.reports.figures import COLORS
 
 Place = Literal["below", "within", "above"]
@@ -46,19 +46,17 @@ def control_curve(table: dict[str, Any], controls: Collection[str]) -> Curve | N
     if "retrained" not in table:
         return None
     mean, std = table["retrained"]["mean"], table["retrained"]["std"]
-    points = sorted((point[0], point[1], name) for name in controls if (point := _point(table, name)))
+    known = shares_of_cost(table, _KEY)
+    points = sorted((known[name], table[name]["mean"][_KEY], name) for name in controls if name in known)
     if len(points) < 2 or mean[_KEY] is None or std[_KEY] is None:
         return None
     shares, distances, names = zip(*points, strict=True)
     return Curve(names, np.array(shares), np.array(distances), std[_KEY], mean[_KEY])
 
 
-def _point(table: dict[str, Any], name: str) -> tuple[float, float] | None:
-    """Operations relative to retraining, and distance; None where one is not known."""
-    row, retraining = table.get(name, {}).get("mean", {}), table["retrained"]["mean"]["gflops"]
-    if not row.get("gflops") or not retraining or row.get(_KEY) is None:
-        return None
-    return row["gflops"] / retraining, row[_KEY]
+def _shares_beside(table: dict[str, Any], curve: Curve) -> dict[str, float]:
+    """Operations relative to retraining of each method; what the curve is made of is left out."""
+    return {name: share for name, share in shares_of_cost(table, _KEY).items() if name not in curve.names}
 
 
 def side(share: float, distance: float, curve: Curve) -> Place:
@@ -78,8 +76,7 @@ _IN_WORDS: dict[Place, str] = {
 
 def beside_curve(table: dict[str, Any], curve: Curve) -> dict[str, Place]:
     """Where each method with a cost lies; what the curve is made of is left out."""
-    points = {name: _point(table, name) for name in table if name not in (*curve.names, "original", "retrained")}
-    return {name: side(*point, curve) for name, point in points.items() if point is not None}
+    return {name: side(share, table[name]["mean"][_KEY], curve) for name, share in _shares_beside(table, curve).items()}
 
 
 def control_remarks(table: dict[str, Any], curve: Curve) -> dict[str, str]:
@@ -95,11 +92,7 @@ def control_figure(table: dict[str, Any], curve: Curve) -> Figure:
     low, high = curve.distances - curve.spread, curve.distances + curve.spread
     axis.fill_between(curve.shares, low, high, color="black", alpha=0.12, linewidth=0)
     axis.axhline(curve.retrained, color=COLORS["retrained"], linestyle=":", label="retrained models' own distance")
-    names = [name for name in table if name not in (*curve.names, "original", "retrained")]
-    for name, style in styled(names):
-        point, error = _point(table, name), table[name]["std"][_KEY]
-        if point is not None:
-            axis.errorbar(*point, yerr=error, linestyle="", elinewidth=0.8, label=name, **style)
+    draw_methods(axis, table, _shares_beside(table, curve), _KEY)
     axis.set(
         xlabel="operations relative to retraining (retraining = 1)",
         ylabel="JS divergence from retrained models",

@@ -16,6 +16,7 @@ from etils.epath import Path
 from flax import nnx
 from flax.core import meta
 
+from cujax.adapters.common import unboxed
 from cujax.model import Model, Variables, abstract_variables
 from cujax.storage.orbax import CheckpointError, absolute, by_path, conform, read_tree
 
@@ -209,8 +210,7 @@ def _plain(tree: Any) -> Any:
     if isinstance(tree, list):
         return {str(number): _plain(value) for number, value in enumerate(tree)}
     if isinstance(tree, meta.AxisMetadata):
-        tree = tree.unbox(apply_constraint=False) if isinstance(tree, meta.Partitioned) else tree.unbox()
-        return _plain(tree)
+        return _plain(unboxed(tree))
     return tree
 
 

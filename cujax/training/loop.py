@@ -217,7 +217,7 @@ class Stepper:
             if _length(index_batches) > 1:
                 lowered = _advance.lower(phase.prepare, phase.step, state, arrays, single)
             samples = sum(leaf.size for leaf in jax.tree.leaves(single) if np.issubdtype(leaf.dtype, np.integer))
-            self._compiled[signature] = _StepCost(samples, _flops(lowered))
+            self._compiled[signature] = _StepCost(samples, flops_of(lowered))
         return self._compiled[signature]
 
     def _read(self, stacked: Metrics, step_cost: _StepCost) -> None:
@@ -241,6 +241,7 @@ class Stepper:
         return self.cost.steps
 
 
-def _flops(lowered: jax.stages.Lowered) -> float | None:
+def flops_of(lowered: jax.stages.Lowered) -> float | None:
+    """Floating-point operations by the compiler's count; None where it gives none."""
     analysis = lowered.cost_analysis()
     return None if not analysis else analysis.get("flops")

@@ -14,7 +14,7 @@ from cujax.batch import Rows
 from cujax.data.batches import DeviceImages, ImageSet, batches_of_all, examples_at, placed, preprocess
 from cujax.model import Model, Outputs, Variables
 from cujax.sharding import on_mesh, replicate, shard, whole
-from cujax.training.loop import Cost
+from cujax.training.loop import Cost, flops_of
 
 _LARGEST_BATCH = 512
 
@@ -121,8 +121,7 @@ def cost_of_predicting(model: Model, variables: Variables, images: ImageSet, n: 
     """The operations of a prediction for `n` images, by the compiler's count; no seconds, no steps."""
     inputs = examples_at(images, np.zeros(1, np.int32)).inputs
     lowered = jax.jit(functools.partial(model.apply, train=False)).lower(*variables, inputs)
-    analysis = lowered.cost_analysis() or {}
-    flops = analysis.get("flops")
+    flops = flops_of(lowered)
     return Cost(0.0, 0, 0, None if flops is None else n * flops)
 
 

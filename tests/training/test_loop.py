@@ -247,7 +247,7 @@ def test_the_account_counts_every_row_that_was_passed_and_the_products_it_took(n
 
 
 def test_flops_are_unknown_where_the_compiler_gives_none(monkeypatch):
-    monkeypatch.setattr("cujax.training.loop._flops", lambda lowered: None)
+    monkeypatch.setattr("cujax.training.loop.flops_of", lambda lowered: None)
     loop = Stepper(IMAGES, lambda record: None)
     loop.run(start(params=np.ones((4, 1000))), Phase(jax.tree_util.Partial(matrix_product), preprocess, BATCHES))
     assert loop.cost.flops is None
