@@ -1,9 +1,11 @@
 """What importing the package costs, what it offers, and what is in the wheel."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -36,6 +38,15 @@ def test_the_fixed_names_are_public():
         "contrastive_unlearning_loss", "from_function", "from_linen", "from_nnx", "load_checkpoint", "make_unlearn_step",
         "save_checkpoint", "unlearn_step",
     } <= set(cujax.__all__)  # fmt: skip
+
+
+def test_the_lock_names_all_that_the_package_and_its_tests_need():
+    root = Path(__file__).parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
+    asked = project["dependencies"] + project["optional-dependencies"]["test"]
+    locked = set(re.findall(r"^([\w.-]+)==", (root / "requirements.lock").read_text("utf-8"), re.MULTILINE))
+    names = {re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-") for requirement in asked}
+    assert names <= locked, "uv export ...: see A release in CONTRIBUTING.md"
 
 
 COMMANDS = (

@@ -71,7 +71,7 @@ def _checked(run: Run, path: str) -> Checkpoint:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Takes its own options off the command line, leaves the rest to `main`, and gives the exit status."""
+    """Takes its own options off the command line, leaves the rest to `cujax.cli.main`, and gives the exit status."""
     try:
         unlearned, rest = take_option(arguments, "--unlearned")
         level, rest = take_option(rest, "--level")
