@@ -20,7 +20,7 @@ from cujax.data.images import (
     numbered_ids,
     pixel_statistics,
 )
-from cujax.data.npz_inputs import checked_inputs, holds_inputs
+from cujax.data.npz_inputs import checked_inputs, finite_float32, holds_inputs
 from cujax.progress import Progress
 
 
@@ -214,14 +214,7 @@ def _preprocessed(where: str, images: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"{where} must be uint8 (0 to 255) or float (already preprocessed), but is {images.dtype}; {way_out}."
         )
-    with np.errstate(over="ignore"):
-        narrow = images.astype(np.float32)
-    bad = np.flatnonzero(~np.isfinite(narrow).all(axis=(1, 2, 3)))
-    if len(bad):
-        raise ValueError(
-            f"{where} holds NaN, infinity or numbers that float32 cannot hold in {len(bad)} images, the first at rows "
-            f"{bad[:5].tolist()}; fix or leave out these images."
-        )
+    narrow = finite_float32(where, images, "images")
     mean, std = float(narrow.mean(dtype=np.float64)), float(narrow.std(dtype=np.float64))
     if abs(mean) > _LARGEST_MEAN or not _SMALLEST_STD < std < _LARGEST_STD:
         raise ValueError(

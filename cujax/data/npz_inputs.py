@@ -56,6 +56,19 @@ def as_network_takes(where: str, array: np.ndarray) -> np.ndarray:
     return finite_numbers(where, array)
 
 
+def finite_float32(where: str, array: np.ndarray, unit: str = "rows") -> np.ndarray:
+    """`[n, ...]` as float32; raises ValueError, with the rows, if a number is not finite there. `unit` is what a row is."""
+    with np.errstate(over="ignore"):
+        narrow = array.astype(np.float32)
+    bad = np.flatnonzero(~np.isfinite(narrow).reshape(len(narrow), -1).all(axis=1))
+    if len(bad):
+        raise ValueError(
+            f"{where} holds NaN, infinity or numbers that float32 cannot hold in {len(bad)} {unit}, the first at rows "
+            f"{bad[:5].tolist()}; fix or leave out these {unit}."
+        )
+    return narrow
+
+
 def finite_numbers(where: str, array: np.ndarray) -> np.ndarray:
     """Numbers as float32, int32 or bool; uint8 and smaller kinds stay what they are.
 
@@ -63,15 +76,8 @@ def finite_numbers(where: str, array: np.ndarray) -> np.ndarray:
         ValueError: if they are no numbers, NaN, infinite, or integers beyond 32 bits; with the rows.
     """
     if array.dtype.kind == "f" or array.dtype == jax.numpy.bfloat16:
-        with np.errstate(over="ignore"):
-            narrow = array.astype(np.float32) if array.dtype.itemsize > 4 else array
-        bad = np.flatnonzero(~np.isfinite(narrow.astype(np.float32)).reshape(len(narrow), -1).all(axis=1))
-        if len(bad):
-            raise ValueError(
-                f"{where} holds NaN, infinity or numbers that float32 cannot hold in {len(bad)} rows, the first at "
-                f"{bad[:5].tolist()}; fix or leave out these rows."
-            )
-        return narrow
+        narrow = finite_float32(where, array)
+        return narrow if array.dtype.itemsize > 4 else array
     if array.dtype.kind in "iu":
         if array.size and (array.min() < -(2**31) or array.max() >= 2**31):
             raise ValueError(f"{where} holds integers beyond 32 bits, up to {array.max()}; number tokens or codes from 0.")
