@@ -36,7 +36,7 @@ from cujax.storage.records import Kind, kept_record
 from cujax.storage.workdir import Notify
 
 # Raise the last number when the same models would give other values.
-CELL = Kind("cell", schema=3, computed_by=2)
+CELL = Kind("cell", schema=4, computed_by=2)
 
 
 @dataclass(frozen=True)
@@ -173,6 +173,7 @@ class ComparisonRun(ReadySweep):
                 "verdict": references.verdict(answers, unchanged=is_unchanged(original.variables, unlearned.variables)),
                 "cost": record["cost"],
                 "stop": {"rule": record["stop_rule"], "step": record["step"], "reason": record["stop_reason"]},
+                "course": record["checks"],
                 "parameter_change": moved,
             }
 

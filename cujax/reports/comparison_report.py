@@ -22,6 +22,7 @@ from cujax.reports.control_curve import control_caption, control_curve, control_
 from cujax.reports.glossary import glossary
 from cujax.reports.html import Figures, render, svg
 from cujax.reports.summary import CAVEAT
+from cujax.reports.trade_off import courses, remark_on_end, trade_off_curves, trade_off_curves_caption
 from cujax.storage.workdir import write_whole
 
 # Key, heading, digits; fractions unless the heading says otherwise.
@@ -78,6 +79,9 @@ def tabulate(found: dict[str, Any]) -> dict[str, Any]:
             row["remarks"] = _remarks(done, references, tuned)
             row["remarks"] += [f"seed {seed} failed: {cell['failed']}" for seed, cell in cells.items() if "failed" in cell]
             rows[name] = row
+        for name, by_seed in courses(task).items():
+            remark = remark_on_end(by_seed, found["setup"]["retain_tolerance"], class_task=bool(task["classes"]))
+            rows[name]["remarks"] += [] if remark is None else [remark]
         curve = control_curve(rows, task.get("controls", ()))
         for name, remark in ({} if curve is None else control_remarks(rows, curve)).items():
             rows[name]["remarks"].append(remark)
@@ -330,6 +334,13 @@ def _figures(found: dict[str, Any], word: str) -> Figures:
         ),
         "Cost and gap": (cost_caption(table), svg(cost_figure(table))),
     }
+    by_method = courses(found["tasks"][word])
+    if by_method:
+        tolerance = found["setup"]["retain_tolerance"]
+        figures["Pass by pass: what was given up for what was forgotten"] = (
+            trade_off_curves_caption(by_method, tolerance),
+            svg(trade_off_curves(by_method, tolerance)),
+        )
     curve = control_curve(table, found["tasks"][word].get("controls", ()))
     if curve is not None:
         figures["Distance and cost, and what cutting retraining short gives"] = (

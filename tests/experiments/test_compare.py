@@ -75,6 +75,8 @@ def test_every_cell_is_there_and_a_method_that_does_not_fit_is_left_out_with_the
         for cells in task["cells"].values():
             assert list(cells) == ["0", "1"]
             assert all(0 <= cell["row"]["mean_gap"] <= 1 for cell in cells.values())
+            assert all(cell["course"][0]["step"] == 0 and len(cell["course"]) > 1 for cell in cells.values())
+    assert "Pass by pass" in as_html(tabulate(found))
 
 
 def test_what_is_done_is_not_computed_again(compared, comparison, monkeypatch):
