@@ -1,82 +1,44 @@
-"""Chooses the settings of methods, each by as many trials, on validation data alone.
+"""Chooses the settings of methods, each by as many trials (`cujax.experiments.trials`), on validation data alone.
 
 Neither test data nor a retrained model has a say: who is asked to forget has neither to spare.
 """
 
 import importlib.util
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal
 
 import numpy as np
 from etils import epath
-from scipy.stats import qmc
 
-from cujax._ranges import Count
+from cujax._ranges import Count, Seed
 from cujax.audit.traces import Traces
 from cujax.data.images import Source
 from cujax.data.requests import Part, Request
+from cujax.experiments.config import Experiment
 from cujax.experiments.identity import identity
 from cujax.experiments.request_words import request_in_words
 from cujax.experiments.run import Run
 from cujax.experiments.sweep import ReadySweep, SeveralRuns, Sweep, slug
+from cujax.experiments.trials import OBJECTIVES, Chosen, ObjectiveName, Trial, draw, halve, shortened, tried_first
 from cujax.failures import Failure, attempt
 from cujax.methods.base import Method
 from cujax.methods.registry import chosen_methods, make_method
 from cujax.methods.retrain import Retrain
-from cujax.methods.search_space import SearchSpace, places_of, settings_at
-from cujax.methods.traits import published_settings, reproduction_settings, search_space_of
+from cujax.methods.traits import search_space_of
 from cujax.progress import Progress, silent
-from cujax.storage.checkpoints import Checkpoint, installed_versions
+from cujax.storage.checkpoints import installed_versions
 from cujax.storage.preemption import Interruption
 from cujax.storage.records import Kind, RecordError, read_record, write_record
 from cujax.storage.workdir import Notify
 from cujax.training.predict import Predictions, accuracy, predict
 
 # Raise the last number when the same trial would give other values.
-TRIALS = Kind("trials", schema=2, computed_by=3)
-SETTINGS = Kind("settings", schema=2)
-ObjectiveName = Literal["accuracy", "features"]
-
-
-class Objective(NamedTuple):
-    """What makes a setting the best.
-
-    Attributes:
-        tolerance: By how much validation accuracy on retained data may fall.
-        rule: What is to be small among settings within it, in words.
-    """
-
-    tolerance: float
-    rule: str
-
-    @property
-    def in_words(self) -> str:
-        """The whole rule."""
-        return (
-            f"Admissible: validation accuracy on retained data within {self.tolerance} of the original's. Among those, "
-            f"{self.rule}; then the smallest fall on retained data, then the fewest steps."
-        )
-
-
-OBJECTIVES: dict[ObjectiveName, Objective] = {
-    "accuracy": Objective(
-        0.02,
-        "for classes the lowest validation accuracy on them, for samples the smallest difference between the accuracy on "
-        "them and on validation samples",
-    ),
-    "features": Objective(
-        0.01,
-        "the smallest sum of three: the accuracy that is to be small; how far the area under the ROC curve of the loss, "
-        "forget samples against validation samples of their classes, lies from 0.5; and what probes find, mean over depths "
-        "(classes: how much more often than from untrained networks they recognise it; samples: the difference between "
-        "their accuracy on them and on validation samples)",
-    ),
-}
+TRIALS = Kind("trials", schema=3, computed_by=3)
+SETTINGS = Kind("settings", schema=3)
 
 
 @dataclass(frozen=True)
@@ -87,7 +49,10 @@ class Tuning(SeveralRuns):
         request: What is to be forgotten: class:LABEL, classes:LABEL,LABEL, random:FRACTION, random:COUNT or ids:PATH; by
             default what the configuration says.
         methods: Which methods to tune; all where none is named.
-        trials: How many settings each method may try. First come its published one and that of its reproduction.
+        trials: How many settings each method may try. First come its published one and that of its reproduction. All make a
+            third of their passes, the best third of them and these two all, the best three on every seed.
+        seeds: Of the originals that the best three are tried on; the first is that of all other trials. By default --seed
+            and the next two.
         objective: "accuracy", or "features": the loss, and what can be read from the features, beside it.
         sampler: "halton" (scrambled Halton points, which leave no gaps between a few trials; "random" is another name
             for it), or "tpe" for Optuna's tree-structured Parzen estimator (extra [tune]).
@@ -95,7 +60,8 @@ class Tuning(SeveralRuns):
 
     request: str = ""
     methods: tuple[str, ...] = ()
-    trials: Count = 10
+    trials: Count = 12
+    seeds: tuple[Seed, ...] = ()
     objective: ObjectiveName = "accuracy"
     sampler: Literal["halton", "tpe", "random"] = "halton"
 
@@ -103,94 +69,12 @@ class Tuning(SeveralRuns):
         super().__post_init__()
         if self.sampler == "random":  # its name in 0.1
             object.__setattr__(self, "sampler", "halton")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds must differ, but are {self.seeds}.")
 
     @classmethod
     def asked(cls, request: Request) -> dict[str, Any]:
         return {"request": request_in_words(request)}
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What some settings gave on validation data.
-
-    Attributes:
-        settings: The settings that were tried.
-        forget_accuracy: On the forget set.
-        validation_forget_accuracy: On validation samples of the classes of the forget set.
-        retain_drop: By how much validation accuracy on retained data fell.
-        unforgotten: What is to be small: classes: `validation_forget_accuracy`; samples: how far `forget_accuracy` is from
-            it, on either side; and the sum of `traces`.
-        steps: Optimiser steps.
-        seconds: What it took.
-        stop_rule: Why it ended.
-        tolerance: By how much the objective lets accuracy on retained data fall.
-        traces: As `cujax.audit.traces.Traces` gives them; none where accuracy is all that counts.
-        failed: Why the trial gave nothing; "" if it did not fail.
-    """
-
-    settings: dict[str, Any]
-    forget_accuracy: float
-    validation_forget_accuracy: float
-    retain_drop: float
-    unforgotten: float
-    steps: int
-    seconds: float
-    stop_rule: str
-    tolerance: float = OBJECTIVES["accuracy"].tolerance
-    traces: Mapping[str, float] = field(default_factory=dict)
-    failed: str = ""
-
-    @classmethod
-    def failure(cls, settings: dict[str, Any], reason: str) -> Self:
-        """A trial that failed: the worst in everything."""
-        return cls(settings, 1.0, 1.0, 1.0, 1.0, 0, 0.0, "failed", failed=reason)
-
-    @property
-    def is_admissible(self) -> bool:
-        """Whether retained data was kept."""
-        return not self.failed and self.retain_drop <= self.tolerance + 1e-9
-
-    @property
-    def rank(self) -> tuple[float, float, float, int]:
-        """Smaller is better. Small validation sets tie often; without the third, the most brittle setting would win."""
-        shortfall = 0.0 if self.is_admissible else self.retain_drop
-        return shortfall, self.unforgotten, max(self.retain_drop, 0.0), self.steps
-
-
-def tried_first(kind: type[Method], task: Literal["class", "samples"]) -> list[dict[str, Any]]:
-    """The settings of the first trials: the published ones, then those of the method's reproduction, where it has any."""
-    published, reproduction = published_settings(kind, task), reproduction_settings(kind, task)
-    return [published] if reproduction in (None, published) else [published, dict(reproduction)]
-
-
-def draw(space: SearchSpace, earlier: Sequence[Trial], *, sampler: str, seed: int, number: int) -> dict[str, Any]:
-    """The settings of trial `number`, from what is known: the same whether or not tuning was interrupted.
-
-    Args:
-        space: The ranges.
-        earlier: The trials before it that drew from them.
-        sampler: "halton" or "tpe".
-        seed: Of the draw.
-        number: Of the trial, from 0.
-    """
-    if sampler == "halton":
-        points = qmc.Halton(len(space), rng=np.random.default_rng(seed)).random(number + 1)
-        return settings_at(space, dict(zip(space, map(float, points[-1]), strict=True)))
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # Optuna sees where in its range a value lies, and one figure to minimise.
-    places: dict[str, optuna.distributions.BaseDistribution] = {
-        name: optuna.distributions.FloatDistribution(0.0, 1.0) for name in space
-    }
-    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed + number, n_startup_trials=4))
-    for trial in earlier:
-        shortfall, unforgotten, drop, steps = trial.rank
-        params = places_of(space, trial.settings)
-        value = 10 * shortfall + unforgotten + 1e-2 * drop + 1e-7 * steps
-        study.add_trial(optuna.trial.create_trial(params=params, distributions=places, value=value))
-    params = study.ask(places).params
-    return settings_at(space, {name: min(place, math.nextafter(1, 0)) for name, place in params.items()})
 
 
 @dataclass
@@ -199,6 +83,8 @@ class TuningRun(ReadySweep):
 
     tuning: Tuning
     methods: dict[str, type[Method]]
+    _runs: dict[int, Run] = field(default_factory=dict, init=False)
+    _traces: dict[int, Traces] = field(default_factory=dict, init=False)
 
     def run(self) -> tuple[epath.Path, dict[str, Any]]:
         """Makes all trials that are not there yet, and writes what was chosen and how.
@@ -206,89 +92,95 @@ class TuningRun(ReadySweep):
         Returns:
             The path of `settings.json`, and its content.
         """
-        tuning, cells = self.tuning, self.cells
-        experiment = cells.experiment(cells.request(tuning.request), Retrain(), tuning.seed)
-        run = cells.prepare(experiment, "tuning", slug(tuning.request))
-        original, traces = run.original(), Traces(run.model, run.split, run.train_images)
+        tuning, cells, folder = self.tuning, self.cells, self._seed_run(self.seeds[0]).workdir
         chosen = {}
         for name, kind in self.methods.items():
-            trials = list(self._trials(run, original, traces, name, kind))
-            best = min(trials, key=lambda trial: trial.rank)
-            if best.failed:
-                self.cells.notify(f"{name}: all {len(trials)} trials failed: {best.failed}")
+            found = self._chosen(name, kind)
+            failed = [trial.failed for trial in found.over_seeds if trial.failed]
+            worst = max(trial.retain_drop for trial in found.over_seeds)
+            if failed:
+                cells.notify(f"{name}: the best of {tuning.trials} settings failed: {failed[0]}")
             else:
-                self.cells.notify(
-                    f"{name}: {best.settings or 'published settings'}"
-                    + ("" if best.is_admissible else f", though accuracy on retained data fell by {best.retain_drop:.3f}")
-                )
+                harm = "" if found.is_admissible else f", though accuracy on retained data fell by {worst:.3f}"
+                cells.notify(f"{name}: {found.settings or 'published settings'}{harm}")
             chosen[name] = {
-                "settings": best.settings,
-                "trial": trials.index(best),
-                "admissible": best.is_admissible,
-                "trials": [asdict(trial) for trial in trials],
+                "settings": found.settings,
+                "admissible": found.is_admissible,
+                "over_seeds": [asdict(trial) for trial in found.over_seeds],
+                "trials": [asdict(trial) for trial in found.trials],
             }
-        described = identity(experiment)
+        described = identity(self._experiment(self.seeds[0]))
         for unrelated in ("forget", "method"):
             described.pop(unrelated)
-        found = {
+        found_all = {
             "request": tuning.request,
-            "forget_digest": run.split.digest,
+            "forget_digest": self._seed_run(self.seeds[0]).split.digest,
             "trials": tuning.trials,
             "sampler": tuning.sampler,
             "seed": tuning.seed,
+            "seeds": list(self.seeds),
             "objective": tuning.objective,
             "rule": OBJECTIVES[tuning.objective].in_words,
             "setup": described,
             "versions": installed_versions(),
             "methods": chosen,
         }
-        path = write_record(run.workdir / f"settings{self._suffix}.json", SETTINGS, found)
-        return path, json.loads(json.dumps(found))
+        path = write_record(folder / f"settings{self._suffix}.json", SETTINGS, found_all)
+        return path, json.loads(json.dumps(found_all))
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of the originals that finalists are tried on; the first is that of all other trials."""
+        return self.tuning.seeds or tuple(range(self.tuning.seed, self.tuning.seed + 3))
 
     @property
     def _suffix(self) -> str:
         """Tells the files of another objective than accuracy."""
         return "" if self.tuning.objective == "accuracy" else f"-{self.tuning.objective}"
 
-    def _trials(self, run: Run, original: Checkpoint, traces: Traces, name: str, kind: type[Method]) -> Iterator[Trial]:
-        tuning = self.tuning
+    def _experiment(self, seed: int) -> Experiment:
+        return self.cells.experiment(self.cells.request(self.tuning.request), Retrain(), seed)
+
+    def _seed_run(self, seed: int) -> Run:
+        """The run whose original the trials of a seed start from."""
+        if seed not in self._runs:
+            self._runs[seed] = self.cells.prepare(self._experiment(seed), "tuning", slug(self.tuning.request))
+        return self._runs[seed]
+
+    def _chosen(self, name: str, kind: type[Method]) -> Chosen:
+        """The outcome of all trials of a method; each is kept, and made once."""
+        tuning, run = self.tuning, self._seed_run(self.seeds[0])
         space = search_space_of(kind)
         assert space is not None  # prepare_tuning left the others out
         first = tried_first(kind, "class" if run.split.is_class_task else "samples")
         path = run.workdir / f"{name}-{tuning.sampler}{self._suffix}.json"
-        trials = [Trial(**trial) for trial in (read_record(path, TRIALS) or [])] if path.is_file() else []
-        for number in range(tuning.trials):
-            if number == len(trials):
-                if number < len(first):
-                    settings = first[number]
-                else:
-                    settings = draw(space, trials[len(first) :], sampler=tuning.sampler, seed=tuning.seed, number=number)
-                found = attempt(partial(self._try, run, original, traces, kind, name, settings))
-                trials.append(Trial.failure(settings, found.reason) if isinstance(found, Failure) else found)
-                write_record(path, TRIALS, [asdict(trial) for trial in trials])
-                trial = trials[-1]
-                if trial.failed:
-                    self.cells.notify(f"FAILED {name} {number + 1}/{tuning.trials}: {trial.failed} {settings or ''}")
-                    yield trial
-                    continue
-                self.cells.notify(
-                    f"{name} {number + 1}/{tuning.trials}: forget {trial.forget_accuracy:.3f}, validation "
-                    f"{trial.validation_forget_accuracy:.3f}, rest {-trial.retain_drop:+.3f}, "
-                    + "".join(f"{trace} {value:.3f}, " for trace, value in trial.traces.items())
-                    + f"{trial.steps} steps, {trial.seconds:.1f} s {settings or ''}"
-                )
-            yield trials[number]
+        kept = [Trial(**trial) for trial in (read_record(path, TRIALS) or [])] if path.is_file() else []
 
-    def _try(
-        self,
-        run: Run,
-        original: Checkpoint,
-        traces: Traces,
-        kind: type[Method],
-        name: str,
-        settings: dict[str, Any],
-    ) -> Trial:
-        result = run.unlearn(make_method(kind, name, settings), original, run.loop)
+        def settings(earlier: Sequence[Trial], number: int) -> dict[str, Any]:
+            if number < len(first):
+                return first[number]
+            return draw(space, earlier[len(first) :], sampler=tuning.sampler, seed=tuning.seed, number=number)
+
+        def trial(settings: dict[str, Any], share: float, seed: int) -> Trial:
+            method = attempt(lambda: make_method(kind, name, settings))
+            if not isinstance(method, Failure) and shortened(method, share) == method:
+                share = 1.0
+            for one in kept:
+                if (one.settings, one.share, one.seed) == (settings, share, seed):
+                    return one
+            found = method if isinstance(method, Failure) else attempt(partial(self._try, method, settings, share, seed))
+            if isinstance(found, Failure):
+                found = Trial.failure(settings, found.reason, share=share, seed=seed)
+            kept.append(found)
+            write_record(path, TRIALS, [asdict(one) for one in kept])
+            self.cells.notify(_in_words(name, found))
+            return found
+
+        return halve(settings, trial, number=tuning.trials, always=len(first), seeds=self.seeds)
+
+    def _try(self, method: Method, settings: dict[str, Any], share: float, seed: int) -> Trial:
+        run, tolerance = self._seed_run(seed), OBJECTIVES[self.tuning.objective].tolerance
+        result = run.unlearn(shortened(method, share), run.original(), run.loop)
 
         def answers(part: Part) -> Predictions:
             return predict(result.model, result.variables, run.train_images, part.indices)
@@ -298,7 +190,9 @@ class TuningRun(ReadySweep):
         stays = ~np.isin(validation.labels, run.split.absent_classes)
         forget_accuracy, held_out_accuracy = accuracy(forget), accuracy(held_out)
         unforgotten = held_out_accuracy if run.split.is_class_task else abs(forget_accuracy - held_out_accuracy)
-        found = {} if self.tuning.objective == "accuracy" else traces.of(result.variables, forget, held_out)
+        found = {}
+        if self.tuning.objective == "features":
+            found = self._traces_of(seed).of(result.variables, forget, held_out)
         return Trial(
             settings,
             forget_accuracy,
@@ -308,9 +202,32 @@ class TuningRun(ReadySweep):
             result.history.cost.steps,
             result.history.cost.seconds,
             result.history.stop_rule,
-            OBJECTIVES[self.tuning.objective].tolerance,
+            tolerance,
             found,
+            seed=seed,
+            share=share,
+            flops=result.history.cost.flops,
         )
+
+    def _traces_of(self, seed: int) -> Traces:
+        """What shows in the features of the models of a seed; untrained networks are looked at once."""
+        if seed not in self._traces:
+            run = self._seed_run(seed)
+            self._traces[seed] = Traces(run.model, run.split, run.train_images)
+        return self._traces[seed]
+
+
+def _in_words(name: str, trial: Trial) -> str:
+    """What a trial gave, in a line."""
+    what = f"{name}, seed {trial.seed}{', a third of the passes' * (trial.share < 1)}"
+    if trial.failed:
+        return f"FAILED {what}: {trial.failed} {trial.settings or ''}"
+    return (
+        f"{what}: forget {trial.forget_accuracy:.3f}, validation {trial.validation_forget_accuracy:.3f}, rest "
+        f"{-trial.retain_drop:+.3f}, "
+        + "".join(f"{trace} {value:.3f}, " for trace, value in trial.traces.items())
+        + f"{trial.steps} steps, {trial.seconds:.1f} s {trial.settings or ''}"
+    )
 
 
 def prepare_tuning(
@@ -373,6 +290,8 @@ def read_settings(path: Path) -> dict[str, Any]:
         settings = json.loads(path.read_text("utf-8"))
         if "cujax" in settings:  # files of 0.1 have no digest
             settings = read_record(epath.Path(path), SETTINGS)
+            if settings is None:
+                raise RecordError(f"settings {path} were written by another version; make them anew with cujax tune.")
         wrong = {"request", "forget_digest", "trials", "sampler", "methods"} - settings.keys()
         wrong |= {name for name, method in settings["methods"].items() if not isinstance(method["settings"], dict)}
     except RecordError:
@@ -385,10 +304,15 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def chosen_in_words(found: dict[str, Any]) -> str:
-    """The settings that were chosen, a line a method."""
-    return "\n".join(
-        f"{name:<29} trial {method['trial'] + 1}/{len(method['trials'])}  "
-        + (", ".join(f"{key} {value}" for key, value in method["settings"].items()) or "published settings")
-        + "  (NOT ADMISSIBLE)" * (not method["admissible"])
-        for name, method in found["methods"].items()
-    )
+    """The settings that were chosen, a line a method, with what they gave on validation data over the seeds."""
+    lines = []
+    for name, method in found["methods"].items():
+        forget, lost = (
+            [trial[key] for trial in method["over_seeds"]] for key in ("validation_forget_accuracy", "retain_drop")
+        )
+        settings = ", ".join(f"{key} {value}" for key, value in method["settings"].items()) or "published settings"
+        lines.append(
+            f"{name:<29} forget {min(forget):.3f} to {max(forget):.3f}, rest {-100 * max(lost):+.1f} to "
+            f"{-100 * min(lost):+.1f} points  {settings}" + "  (NOT ADMISSIBLE)" * (not method["admissible"])
+        )
+    return "\n".join(lines)

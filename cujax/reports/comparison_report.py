@@ -74,7 +74,7 @@ def tabulate(found: dict[str, Any]) -> dict[str, Any]:
             done = {seed: cell for seed, cell in cells.items() if "failed" not in cell}
             row = _summary([_measured(cell, references[seed]) for seed, cell in done.items()])
             tuned = (task["tuned"] or {"methods": {}})["methods"].get(name)
-            row["mean"]["trials"] = len(tuned["trials"]) if tuned else 0
+            row["mean"]["trials"] = len({json.dumps(trial["settings"]) for trial in tuned["trials"]}) if tuned else 0
             row["verdicts"] = dict(Counter(cell["verdict"]["word"] for cell in done.values() if "verdict" in cell))
             row["remarks"] = _remarks(done, references, tuned)
             row["remarks"] += [f"seed {seed} failed: {cell['failed']}" for seed, cell in cells.items() if "failed" in cell]

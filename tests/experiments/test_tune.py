@@ -12,8 +12,9 @@ from cujax import commands
 from cujax.data.images import Data
 from cujax.data.requests import ForgetClass
 from cujax.experiments.run import Run
-from cujax.experiments.tune import OBJECTIVES, Trial, Tuning, draw, prepare_tuning, read_settings, tried_first
-from cujax.methods import ContrastiveUnlearning, FineTune, Scrub
+from cujax.experiments.trials import OBJECTIVES, Trial, draw, halve, rank_over_seeds, shortened, tried_first
+from cujax.experiments.tune import Tuning, prepare_tuning, read_settings
+from cujax.methods import ContrastiveUnlearning, FineTune, Scrub, SelectiveSynapticDampening
 from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, LogUniform
 from cujax.methods.traits import published_settings
 from cujax.training.supervised import Training
@@ -35,6 +36,7 @@ def tuning(tmp_path):
         methods=("fine_tune", "contrastive"),
         request="class:5",
         trials=2,
+        seeds=(0,),
         workdir=str(tmp_path / "tuned"),
     )
 
@@ -103,20 +105,71 @@ def test_a_space_with_choices_is_drawn_by_both_samplers():
         assert low <= one["learning_rate"] <= high
 
 
+def halved(figures, *, number=12, always=1, seeds=(0, 1, 2)):
+    """What is tried and chosen where `figures(k, share, seed)` gives the keywords of `trial`."""
+    made = []
+
+    def attempt(settings, share, seed):
+        found = trial(**figures(settings["k"], share, seed))
+        made.append((settings["k"], share, seed))
+        return dataclasses.replace(found, settings=settings, share=share, seed=seed)
+
+    return halve(lambda earlier, k: {"k": k}, attempt, number=number, always=always, seeds=seeds), made
+
+
+def test_the_best_third_goes_on_and_the_best_three_of_those_on_every_seed():
+    chosen, made = halved(lambda k, share, seed: {"unforgotten": abs(k - 7) / 10})
+    assert [one for one in made if one[1] < 1] == [(k, 1 / 3, 0) for k in range(12)]
+    assert [k for k, share, seed in made if share == 1 and seed == 0] == [0, 5, 6, 7, 8], "the first one always"
+    assert sorted({k for k, _, seed in made if seed > 0}) == [6, 7, 8]
+    assert chosen.settings == {"k": 7}
+    assert [one.seed for one in chosen.over_seeds] == [0, 1, 2]
+    assert len(chosen.trials) == len(made) == 12 + 5 + 3 * 2
+
+
+@pytest.mark.parametrize("fault", [{"drop": 0.2}, {"unforgotten": 0.3}])
+def test_a_setting_that_fails_with_one_seed_loses_to_one_that_holds(fault):
+    def figures(k, share, seed):
+        return {"unforgotten": 0.0 if k == 3 else 0.1 + k / 100, **(fault if (k, seed) == (3, 2) else {})}
+
+    chosen, _ = halved(figures)
+    assert chosen.settings == {"k": 0}
+    assert chosen.is_admissible
+    worst = [trial(), trial(**fault), trial()]
+    assert rank_over_seeds(worst) > rank_over_seeds([trial(unforgotten=0.15)] * 3)
+
+
+def test_a_single_setting_on_a_single_seed_is_tried_short_and_in_full():
+    chosen, made = halved(lambda k, share, seed: {}, number=1, seeds=(4,))
+    assert made == [(0, 1 / 3, 4), (0, 1.0, 4)]
+    assert chosen.over_seeds == chosen.trials[1:]
+
+
+def test_a_shorter_method_makes_fewer_passes_of_each_kind():
+    assert shortened(Scrub(max_passes=8, max_steps=5), 1 / 3) == Scrub(max_passes=3, max_steps=2)
+    assert shortened(FineTune(max_passes=1), 1 / 3) == FineTune(max_passes=1)
+    assert shortened(SelectiveSynapticDampening(), 1 / 3) == SelectiveSynapticDampening()
+
+
 def test_tuning_is_continued_trial_by_trial_and_writes_settings(tuning, monkeypatch):
     path, found = prepare_tuning(tuning).run()
     assert read_settings(path) == found
     assert set(found["methods"]) == {"fine_tune", "contrastive"}
+    shares = {name: [one["share"] for one in method["trials"]] for name, method in found["methods"].items()}
+    assert shares["fine_tune"][:3] == [1 / 3, 1 / 3, 1.0]
+    assert shares["contrastive"] == [1.0, 1.0], "one pass cannot be made shorter"
     for method in found["methods"].values():
-        assert len(method["trials"]) == 2
-        best = min((Trial(**one) for one in method["trials"]), key=lambda one: one.rank)
-        assert method["settings"] == best.settings == method["trials"][method["trial"]]["settings"]
+        best = min((Trial(**one) for one in method["trials"] if one["share"] == 1), key=lambda one: one.rank)
+        assert method["settings"] == best.settings
+        assert method["over_seeds"] == [dataclasses.asdict(best)]
     tried = []
     call = FineTune.__call__
     monkeypatch.setattr(FineTune, "__call__", lambda self, *a, **k: (tried.append(self), call(self, *a, **k))[1])
     more = prepare_tuning(dataclasses.replace(tuning, trials=3, methods=("fine_tune",))).run()[1]
-    assert len(tried) == 1
-    assert more["methods"]["fine_tune"]["trials"][:2] == found["methods"]["fine_tune"]["trials"]
+    short = [one for one in more["methods"]["fine_tune"]["trials"] if one["share"] < 1]
+    assert short[:2] == found["methods"]["fine_tune"]["trials"][:2]
+    assert len(short) == 3
+    assert 1 <= len(tried) <= 2, "the new one's short trial, and its full one where it is promoted"
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -138,7 +191,7 @@ def test_features_have_a_say_where_they_are_asked_and_earlier_trials_are_not_mix
     assert other_path.parent == path.parent
     assert path.read_text() == before
     assert read_settings(other_path) == other
-    (plain,), (deep,) = (one["methods"]["fine_tune"]["trials"] for one in (found, other))
+    plain, deep = (one["methods"]["fine_tune"]["trials"][-1] for one in (found, other))
     assert plain["traces"] == {}
     assert plain["forget_accuracy"] == deep["forget_accuracy"]
     assert set(deep["traces"]) == {"loss", "features"}
@@ -156,7 +209,9 @@ def test_a_class_without_validation_images_is_refused(tuning):
 def test_a_trial_is_what_the_method_does_when_it_is_run(tuning):
     ready = prepare_tuning(dataclasses.replace(tuning, trials=1, methods=("fine_tune",)))
     path, found = ready.run()
-    (one,) = found["methods"]["fine_tune"]["trials"]
+    short, one = found["methods"]["fine_tune"]["trials"]
+    assert (short["share"], one["share"]) == (1 / 3, 1.0)
+    assert short["steps"] == pytest.approx(one["steps"] * 4 / 10), "4 of 10 passes"
     (folder,) = (ready.workdir / "tuning" / "class-5").iterdir()
     assert folder == path.parent
     experiment = ready.cells.experiment(ForgetClass(5), FineTune(), 0)
@@ -219,7 +274,7 @@ def test_the_script_says_what_was_chosen_and_where(tmp_path, capsys):
     arguments = "--training.epochs", "1", "--trials", "1", "--methods", "fine_tune", "--workdir", str(tmp_path / "run")
     assert commands.run("tune", arguments) == 0
     printed = capsys.readouterr().out
-    assert "trial 1/1" in printed
+    assert "published settings" in printed
     assert Path(printed.split("--settings: ")[1].strip()).is_file()
 
 
@@ -229,10 +284,10 @@ def test_a_method_that_raises_is_recorded_and_the_others_go_on(tuning, monkeypat
 
     monkeypatch.setattr(FineTune, "__call__", broken)
     path, found = prepare_tuning(dataclasses.replace(tuning, trials=1)).run()
-    (trial,) = found["methods"]["fine_tune"]["trials"]
+    trial = found["methods"]["fine_tune"]["trials"][-1]
     assert trial["failed"] == "RuntimeError: out of something"
     assert not found["methods"]["fine_tune"]["admissible"]
-    (other,) = found["methods"]["contrastive"]["trials"]
+    other = found["methods"]["contrastive"]["trials"][-1]
     assert other["failed"] == ""
     assert read_settings(path) == found
 
