@@ -7,7 +7,8 @@ import numpy as np
 from scipy.special import rel_entr, softmax
 
 from cujax.audit.evidence import Evidence
-from cujax.audit.intervals import Estimate, mean
+from cujax.audit.intervals import Estimate, NotAvailable, mean
+from cujax.audit.likelihood import log_odds
 from cujax.audit.metric import Metric, MetricContext
 
 
@@ -51,6 +52,14 @@ def _mean_to_references(
     return compute
 
 
+def _log_odds_distance(context: MetricContext, model: Evidence) -> Estimate:
+    """The mean over samples of |φ - mean φ of the retrained models|; the interval is over samples."""
+    own, *others = (log_odds(one.answers.forget) for one in (model, *context.others(model)))
+    if not np.isfinite([own, *others]).all():
+        raise NotAvailable("a logit is masked, so the log odds are infinite")
+    return mean(np.abs(own - np.mean(others, axis=0)))
+
+
 def metrics(depths: Sequence[str]) -> list[Metric]:
     """The metrics of this family."""
     del depths
@@ -74,5 +83,13 @@ def metrics(depths: Sequence[str]) -> list[Metric]:
             heading="agreement",
             question="How often does it answer on the forget set as a retrained model does?",
             compute=_mean_to_references(agreement),
+            of_answers=True,
+        ),
+        family(
+            key="log_odds_to_retrained",
+            heading="log odds to retrained",
+            question="How far are its log odds of the true class on the forget set from retrained models' mean, by sample?",
+            compute=_log_odds_distance,
+            of_answers=True,
         ),
     ]

@@ -33,6 +33,8 @@ COLUMNS = (
     ("retain_test_accuracy", "retain (test)", 3),
     ("mia_loss_auc", "MIA loss AUC", 3),
     ("js_to_retrained", "JS to retrained", 3),
+    ("agreement", "agreement", 3),
+    ("log_odds_to_retrained", "log odds to retrained", 2),
     ("mean_gap", "mean gap", 4),
     ("parameter_change", "parameters moved", 3),
     ("steps", "steps", 0),

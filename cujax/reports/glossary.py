@@ -41,6 +41,16 @@ TERMS = {
         "JS to retrained",
         "Jensen-Shannon divergence between the answers of the model and of retrained models on the forget set; 0 is equal.",
     ),
+    "agreement": (
+        "agreement",
+        "Share of the forget set that the model and a retrained model answer with the same class, "
+        "mean over retrained models.",
+    ),
+    "log_odds_to_retrained": (
+        "log odds to retrained",
+        "Mean absolute difference, sample by sample, between the log odds of the true class and their mean over retrained "
+        "models, on the forget set; 0 is equal.",
+    ),
     "mean_gap": (
         "mean gap",
         "Mean absolute difference of forget, retain and test accuracy from the mean of the retrained models.",

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 from scipy.special import rel_entr, softmax
 
-from cujax.audit.distance import activation_distance, agreement, jensen_shannon
+from cujax.audit.distance import activation_distance, agreement, jensen_shannon, metrics
+from cujax.audit.evidence import Answers, Evidence
+from cujax.audit.intervals import NotAvailable
+from cujax.audit.metric import MetricContext
+from cujax.training.predict import Predictions
 
 
 def mean_divergence(*logits):
@@ -109,3 +113,26 @@ def test_agreement_agrees_with_a_loop():
     expected = [one.index(max(one)) == other.index(max(other)) for one, other in pairs]
     assert 10 < sum(expected) < 90
     np.testing.assert_array_equal(agreement(first, second), expected)
+
+
+def test_log_odds_are_compared_sample_by_sample_with_the_mean_of_the_other_retrained_models():
+    rng = np.random.default_rng(5)
+    logits, labels = 3 * rng.normal(size=(4, 50, 6)), rng.integers(6, size=50)
+
+    def phi(one):
+        p = softmax(one, axis=1)[np.arange(50), labels]
+        return np.log(p) - np.log1p(-p)
+
+    def evidence(one):
+        part = Predictions(one, np.zeros((50, 2)), labels)
+        return Evidence(Answers(part, part, part, part))
+
+    (metric,) = (metric for metric in metrics(()) if metric.key == "log_odds_to_retrained")
+    model, *retrained = map(evidence, logits)
+    context = MetricContext(None, model, retrained, False)
+    found = metric.compute(context, model)
+    assert found.value == pytest.approx(np.abs(phi(logits[0]) - np.mean([phi(one) for one in logits[1:]], axis=0)).mean())
+    own = metric.compute(context, retrained[0])
+    assert own.value == pytest.approx(np.abs(phi(logits[1]) - (phi(logits[2]) + phi(logits[3])) / 2).mean())
+    with pytest.raises(NotAvailable, match="masked"):
+        metric.compute(context, Evidence(model.answers.masked([int(labels[0])])))

@@ -270,7 +270,10 @@ def test_the_budget_of_tuning_is_printed(made_up):
         "sampler": "random",
         "seed": 0,
         "rule": "The rule.",
-        "methods": {"good": {"trials": [{}] * 7, "admissible": True}, "idle": {"trials": [{}] * 7, "admissible": False}},
+        "methods": {
+            "good": {"trials": [{"settings": {"rate": n}} for n in range(7)], "admissible": True},
+            "idle": {"trials": [{"settings": {"rate": n}} for n in range(7)], "admissible": False},
+        },
     }
     found = tabulate(made_up)
     assert "the best of 7 trials a method" in as_markdown(found)
