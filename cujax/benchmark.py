@@ -24,6 +24,7 @@ from cujax._ranges import Count, Pixels, Positive, check_fields
 from cujax.batch import Batch, Examples
 from cujax.data.batches import (
     DeviceImages,
+    FlatRows,
     StreamedImages,
     batches_of_all,
     gather,
@@ -168,7 +169,8 @@ def _random_images(benchmark: Benchmark) -> DeviceImages:
     pixels = rng.integers(0, 256, (n, side, side, benchmark.channels), dtype=np.uint8)
     labels = rng.integers(0, benchmark.num_classes, n)
     channels = jnp.ones(benchmark.channels)
-    return DeviceImages(jnp.asarray(pixels), jnp.asarray(labels, jnp.int32), 0.5 * channels, 0.25 * channels)
+    stored = FlatRows.of(jnp.asarray(pixels))
+    return DeviceImages(stored, jnp.asarray(labels, jnp.int32), 0.5 * channels, 0.25 * channels)
 
 
 def _forward(model: Model, state: UnlearnState, examples: Examples) -> tuple[UnlearnState, jax.Array]:
@@ -292,7 +294,7 @@ def _pipeline(benchmark: Benchmark, images: DeviceImages) -> dict[str, float]:
     augmented = replace(images, augmentation="crop_flip")
     with tempfile.TemporaryDirectory() as folder:
         paths = [f"{folder}/{row}.png" for row in rows]
-        for path, pixels in zip(paths, np.asarray(images.images), strict=True):
+        for path, pixels in zip(paths, np.asarray(images.images.whole), strict=True):
             Image.fromarray(pixels[..., 0] if benchmark.channels == 1 else pixels).save(path)
         side = benchmark.image_size
         files = ImageFiles(np.array(paths), (side, side, benchmark.channels), resized=False)

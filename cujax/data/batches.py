@@ -4,6 +4,7 @@ Images that do not fit in memory are read from disk, a batch at a time, ahead of
 """
 
 import functools
+import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -23,6 +24,44 @@ from cujax.sharding import mesh_of, num_shards, own_shards, replicate, shard_own
 Augmentation = Literal["none", "crop", "crop_flip"]
 
 
+@functools.partial(jax.tree_util.register_dataclass, data_fields=("values",), meta_fields=("row_shape",))
+@dataclass(frozen=True)
+class FlatRows:
+    """Rows of several axes, each stored as one: a TPU copies an array of more axes whole before rows are gathered from it.
+
+    Attributes:
+        values: `[n, k]`.
+        row_shape: Of a row; its product is k.
+    """
+
+    values: jax.Array | np.ndarray
+    row_shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, stored: jax.Array | np.ndarray) -> "FlatRows":
+        """The rows of an array `[n, ...]`."""
+        return cls(stored.reshape(len(stored), math.prod(stored.shape[1:])), stored.shape[1:])
+
+    @property
+    def whole(self) -> jax.Array | np.ndarray:
+        """The array `[n, ...]`."""
+        return self.values.reshape(-1, *self.row_shape)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the array `[n, ...]`."""
+        return len(self.values), *self.row_shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the values."""
+        return self.values.dtype
+
+
+def _is_stored(node: Any) -> bool:
+    return isinstance(node, FlatRows)
+
+
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=("images", "labels", "mean", "std"),
@@ -33,8 +72,9 @@ class DeviceImages:
     """Samples of one split on the device: images, not yet normalised, or other inputs as the network takes them.
 
     Attributes:
-        images: `[n, H, W, C]` uint8, or float32 if already preprocessed; of other inputs a pytree of arrays `[n, ...]`.
-            `[devices, n, ...]` where each device holds only the rows that its part of a batch counts in.
+        images: `[n, H, W, C]` uint8, or float32 if already preprocessed; of other inputs a pytree of arrays `[n, ...]`. Each
+            array may be a `FlatRows`, as `to_device` stores it. `[devices, n, ...]` where each device holds only the rows
+            that its part of a batch counts in.
         labels: `[n]` int32, or `[devices, n]`.
         mean: `[C]` float32 of pixels in [0, 1]; `[0]` where the inputs are no images: these are neither normalised nor
             augmented.
@@ -92,10 +132,10 @@ def input_shapes(images: ImageSet, rows: int = 1) -> PyTree:
     if isinstance(images, StreamedImages):
         return jax.ShapeDtypeStruct((rows, *images.files.shape[1:]), jnp.float32)
 
-    def of_rows(stored: jax.Array) -> jax.ShapeDtypeStruct:
+    def of_rows(stored: jax.Array | FlatRows) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((rows, *stored.shape[1:]), jnp.float32 if images.are_images else stored.dtype)
 
-    return jax.tree.map(of_rows, images.images)
+    return jax.tree.map(of_rows, images.images, is_leaf=_is_stored)
 
 
 def noise_like(key: jax.Array, inputs: PyTree) -> PyTree:
@@ -137,7 +177,7 @@ def to_device(source: Source, images: Images, mesh: Mesh | None = None) -> Image
     mean, std = replicate((jnp.asarray(source.mean), jnp.asarray(source.std)), mesh)
     if isinstance(images.images, ImageFiles):
         return StreamedImages(images.images, images.labels, mean, std)
-    stored = images.images, images.labels
+    stored = jax.tree.map(lambda leaf: FlatRows.of(leaf) if leaf.ndim > 2 else leaf, images.images), images.labels
     inputs, labels = replicate(stored if mesh else jax.tree.map(jnp.asarray, stored), mesh)
     return DeviceImages(inputs, labels, mean, std)
 
@@ -201,7 +241,7 @@ def preprocess(arrays: DeviceImages, rows: Rows, key: jax.Array) -> Examples:
     """
     check_augmentation(arrays.augmentation, are_images=arrays.are_images)
     take = functools.partial(_take, indices=rows.indices, n_axes=arrays.labels.ndim)
-    images, labels = jax.tree.map(take, (arrays.images, arrays.labels))
+    images, labels = jax.tree.map(take, (arrays.images, arrays.labels), is_leaf=_is_stored)
     if arrays.augmentation != "none":
         augment = functools.partial(_augment, flip=arrays.augmentation == "crop_flip")
         images = jax.vmap(augment)(images, jax.random.split(key, len(images)))
@@ -227,7 +267,9 @@ def examples_at(images: ImageSet, indices: np.ndarray) -> Examples:
     return preprocess(arrays, rows, jax.random.key(0))
 
 
-def _take(stored: jax.Array, *, indices: jax.Array | np.ndarray, n_axes: int) -> jax.Array:
+def _take(stored: jax.Array | FlatRows, *, indices: jax.Array | np.ndarray, n_axes: int) -> jax.Array:
+    if isinstance(stored, FlatRows):
+        return jnp.take(stored.values, indices, axis=0).reshape(-1, *stored.row_shape)
     if n_axes == 1:
         return jnp.take(stored, indices, axis=0)
     by_device = jax.vmap(lambda own, rows: jnp.take(own, rows, axis=0))(stored, indices.reshape(len(stored), -1))

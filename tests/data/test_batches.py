@@ -1,6 +1,7 @@
 """Every forget sample once a pass, fresh retain samples each step, and pixels as documented."""
 
 import itertools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,18 @@ import numpy as np
 import pytest
 
 from cujax.batch import IndexBatch, Rows
-from cujax.data.batches import DeviceImages, batches_of_all, gather, paired_batches, preprocess
+from cujax.data.batches import (
+    DeviceImages,
+    FlatRows,
+    batches_of_all,
+    gather,
+    input_shapes,
+    paired_batches,
+    preprocess,
+    to_device,
+)
+from cujax.data.images import Images
+from cujax.sharding import data_mesh
 
 FORGET, RETAIN = np.arange(100, 123, dtype=np.int32), np.arange(50, dtype=np.int32)
 KEY = jax.random.key(3)
@@ -98,6 +110,26 @@ def test_pixels_are_normalised_per_channel():
 def test_preprocessed_images_are_left_alone():
     arrays = device_images(np.float32)
     np.testing.assert_array_equal(preprocess(arrays, ROWS, KEY).inputs, arrays.images[ROWS.indices])
+
+
+@pytest.mark.parametrize("mesh", [None, data_mesh()], ids=["one device", "eight"])
+@pytest.mark.parametrize("shape", [(6, 4, 3), (5, 2), (7,), ()])
+def test_rows_of_any_shape_are_stored_flat_and_gathered_whole(mesh, shape):
+    rng = np.random.default_rng(1)
+    stored, labels = rng.integers(0, 9, (20, *shape)).astype(np.int32), rng.integers(0, 3, 20).astype(np.int32)
+    part = Images(stored, labels, np.array([f"s/{n}" for n in range(20)]))
+    source = SimpleNamespace(mean=np.zeros(0, np.float32), std=np.zeros(0, np.float32))
+    arrays = to_device(source, part, mesh)
+    assert all(leaf.ndim <= 2 for leaf in jax.tree.leaves(arrays.images))
+    assert isinstance(arrays.images, FlatRows) == (len(shape) > 1)
+    assert input_shapes(arrays, 5) == jax.ShapeDtypeStruct((5, *shape), jnp.int32)
+    rows = Rows(np.array([4, 0, 4, 19, 7, 8, 9, 3], np.int32), np.ones(8, bool))
+    found = jax.jit(preprocess)(arrays, rows, KEY)
+    np.testing.assert_array_equal(found.inputs, stored[rows.indices])
+    np.testing.assert_array_equal(found.labels, labels[rows.indices])
+    if len(shape) > 1:
+        np.testing.assert_array_equal(arrays.images.whole, stored)
+        assert (arrays.images.shape, arrays.images.dtype) == (stored.shape, stored.dtype)
 
 
 def test_gathering_a_pair_gathers_both_sides():
