@@ -5,31 +5,31 @@ Neither test data nor a retrained model has a say: who is asked to forget has ne
 
 import importlib.util
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal
 
 import numpy as np
 from etils import epath
-from scipy.stats import qmc
 
 from cujax._ranges import Count
 from cujax.audit.traces import Traces
 from cujax.data.images import Source
 from cujax.data.requests import Part, Request
+from cujax.experiments.config import Experiment
 from cujax.experiments.identity import identity
+from cujax.experiments.jobs import Unit, failures, work_through
 from cujax.experiments.request_words import request_in_words
 from cujax.experiments.run import Run
 from cujax.experiments.sweep import ReadySweep, SeveralRuns, Sweep, slug
+from cujax.experiments.trials import OBJECTIVES, ObjectiveName, Trial, draw, tried_first
 from cujax.failures import Failure, attempt
 from cujax.methods.base import Method
 from cujax.methods.registry import chosen_methods, make_method
 from cujax.methods.retrain import Retrain
-from cujax.methods.search_space import SearchSpace, places_of, settings_at
-from cujax.methods.traits import published_settings, reproduction_settings, search_space_of
+from cujax.methods.traits import search_space_of
 from cujax.progress import Progress, silent
 from cujax.storage.checkpoints import Checkpoint, installed_versions
 from cujax.storage.preemption import Interruption
@@ -40,43 +40,6 @@ from cujax.training.predict import Predictions, accuracy, predict
 # Raise the last number when the same trial would give other values.
 TRIALS = Kind("trials", schema=2, computed_by=3)
 SETTINGS = Kind("settings", schema=2)
-ObjectiveName = Literal["accuracy", "features"]
-
-
-class Objective(NamedTuple):
-    """What makes a setting the best.
-
-    Attributes:
-        tolerance: By how much validation accuracy on retained data may fall.
-        rule: What is to be small among settings within it, in words.
-    """
-
-    tolerance: float
-    rule: str
-
-    @property
-    def in_words(self) -> str:
-        """The whole rule."""
-        return (
-            f"Admissible: validation accuracy on retained data within {self.tolerance} of the original's. Among those, "
-            f"{self.rule}; then the smallest fall on retained data, then the fewest steps."
-        )
-
-
-OBJECTIVES: dict[ObjectiveName, Objective] = {
-    "accuracy": Objective(
-        0.02,
-        "for classes the lowest validation accuracy on them, for samples the smallest difference between the accuracy on "
-        "them and on validation samples",
-    ),
-    "features": Objective(
-        0.01,
-        "the smallest sum of three: the accuracy that is to be small; how far the area under the ROC curve of the loss, "
-        "forget samples against validation samples of their classes, lies from 0.5; and what probes find, mean over depths "
-        "(classes: how much more often than from untrained networks they recognise it; samples: the difference between "
-        "their accuracy on them and on validation samples)",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -109,96 +72,44 @@ class Tuning(SeveralRuns):
         return {"request": request_in_words(request)}
 
 
-@dataclass(frozen=True)
-class Trial:
-    """What some settings gave on validation data.
-
-    Attributes:
-        settings: The settings that were tried.
-        forget_accuracy: On the forget set.
-        validation_forget_accuracy: On validation samples of the classes of the forget set.
-        retain_drop: By how much validation accuracy on retained data fell.
-        unforgotten: What is to be small: classes: `validation_forget_accuracy`; samples: how far `forget_accuracy` is from
-            it, on either side; and the sum of `traces`.
-        steps: Optimiser steps.
-        seconds: What it took.
-        stop_rule: Why it ended.
-        tolerance: By how much the objective lets accuracy on retained data fall.
-        traces: As `cujax.audit.traces.Traces` gives them; none where accuracy is all that counts.
-        failed: Why the trial gave nothing; "" if it did not fail.
-    """
-
-    settings: dict[str, Any]
-    forget_accuracy: float
-    validation_forget_accuracy: float
-    retain_drop: float
-    unforgotten: float
-    steps: int
-    seconds: float
-    stop_rule: str
-    tolerance: float = OBJECTIVES["accuracy"].tolerance
-    traces: Mapping[str, float] = field(default_factory=dict)
-    failed: str = ""
-
-    @classmethod
-    def failure(cls, settings: dict[str, Any], reason: str) -> Self:
-        """A trial that failed: the worst in everything."""
-        return cls(settings, 1.0, 1.0, 1.0, 1.0, 0, 0.0, "failed", failed=reason)
-
-    @property
-    def is_admissible(self) -> bool:
-        """Whether retained data was kept."""
-        return not self.failed and self.retain_drop <= self.tolerance + 1e-9
-
-    @property
-    def rank(self) -> tuple[float, float, float, int]:
-        """Smaller is better. Small validation sets tie often; without the third, the most brittle setting would win."""
-        shortfall = 0.0 if self.is_admissible else self.retain_drop
-        return shortfall, self.unforgotten, max(self.retain_drop, 0.0), self.steps
-
-
-def tried_first(kind: type[Method], task: Literal["class", "samples"]) -> list[dict[str, Any]]:
-    """The settings of the first trials: the published ones, then those of the method's reproduction, where it has any."""
-    published, reproduction = published_settings(kind, task), reproduction_settings(kind, task)
-    return [published] if reproduction in (None, published) else [published, dict(reproduction)]
-
-
-def draw(space: SearchSpace, earlier: Sequence[Trial], *, sampler: str, seed: int, number: int) -> dict[str, Any]:
-    """The settings of trial `number`, from what is known: the same whether or not tuning was interrupted.
-
-    Args:
-        space: The ranges.
-        earlier: The trials before it that drew from them.
-        sampler: "halton" or "tpe".
-        seed: Of the draw.
-        number: Of the trial, from 0.
-    """
-    if sampler == "halton":
-        points = qmc.Halton(len(space), rng=np.random.default_rng(seed)).random(number + 1)
-        return settings_at(space, dict(zip(space, map(float, points[-1]), strict=True)))
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # Optuna sees where in its range a value lies, and one figure to minimise.
-    places: dict[str, optuna.distributions.BaseDistribution] = {
-        name: optuna.distributions.FloatDistribution(0.0, 1.0) for name in space
-    }
-    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed + number, n_startup_trials=4))
-    for trial in earlier:
-        shortfall, unforgotten, drop, steps = trial.rank
-        params = places_of(space, trial.settings)
-        value = 10 * shortfall + unforgotten + 1e-2 * drop + 1e-7 * steps
-        study.add_trial(optuna.trial.create_trial(params=params, distributions=places, value=value))
-    params = study.ask(places).params
-    return settings_at(space, {name: min(place, math.nextafter(1, 0)) for name, place in params.items()})
-
-
 @dataclass
 class TuningRun(ReadySweep):
     """A tuning that was checked and is ready to compute. Made by `prepare_tuning`."""
 
     tuning: Tuning
     methods: dict[str, type[Method]]
+    failures: list[str] = field(default_factory=list)
+
+    def units(self) -> list[Unit]:
+        """All that is computed: the original, and the trials of each method."""
+        originals = self.cells.original_units(self.tuning.seed)
+        return [*originals, *(self._unit(name, originals) for name in self.methods)]
+
+    def _unit(self, name: str, needs: tuple[Unit, ...]) -> Unit:
+        def kept() -> bool:
+            return len(self._made(name)) >= self.tuning.trials
+
+        return Unit(f"trials of {name}", self.folder, self._file(name), kept, lambda: list(self._trials(name)), needs)
+
+    @property
+    def experiment(self) -> Experiment:
+        """What the run computes that the trials lie beside."""
+        return self.cells.cell(self.cells.request(self.tuning.request), Retrain(), self.tuning.seed)
+
+    @property
+    def folder(self) -> epath.Path:
+        """Where the trials lie."""
+        return self.cells.folder(self.experiment, *self._place)
+
+    @property
+    def _place(self) -> tuple[str, str]:
+        return "tuning", slug(self.tuning.request)
+
+    @cached_property
+    def _prepared(self) -> tuple[Run, Checkpoint, Traces]:
+        """The run, the original, and what looks for traces."""
+        run = self.cells.prepare(self.experiment, *self._place)
+        return run, run.original(), Traces(run.model, run.split, run.train_images)
 
     def run(self) -> tuple[epath.Path, dict[str, Any]]:
         """Makes all trials that are not there yet, and writes what was chosen and how.
@@ -206,13 +117,14 @@ class TuningRun(ReadySweep):
         Returns:
             The path of `settings.json`, and its content.
         """
-        tuning, cells = self.tuning, self.cells
-        experiment = cells.experiment(cells.request(tuning.request), Retrain(), tuning.seed)
-        run = cells.prepare(experiment, "tuning", slug(tuning.request))
-        original, traces = run.original(), Traces(run.model, run.split, run.train_images)
+        tuning, units = self.tuning, self.units()
+        work_through(units, self.cells.began, self.cells.notify)
+        self.failures = failures(units, self.cells.began)
         chosen = {}
-        for name, kind in self.methods.items():
-            trials = list(self._trials(run, original, traces, name, kind))
+        for name in self.methods:
+            trials = self._made(name)[: tuning.trials]
+            if len(trials) < tuning.trials:
+                continue
             best = min(trials, key=lambda trial: trial.rank)
             if best.failed:
                 self.cells.notify(f"{name}: all {len(trials)} trials failed: {best.failed}")
@@ -227,12 +139,12 @@ class TuningRun(ReadySweep):
                 "admissible": best.is_admissible,
                 "trials": [asdict(trial) for trial in trials],
             }
-        described = identity(experiment)
+        described = identity(self.experiment)
         for unrelated in ("forget", "method"):
             described.pop(unrelated)
         found = {
             "request": tuning.request,
-            "forget_digest": run.split.digest,
+            "forget_digest": self.cells.split(self.cells.request(tuning.request)).digest,
             "trials": tuning.trials,
             "sampler": tuning.sampler,
             "seed": tuning.seed,
@@ -242,7 +154,7 @@ class TuningRun(ReadySweep):
             "versions": installed_versions(),
             "methods": chosen,
         }
-        path = write_record(run.workdir / f"settings{self._suffix}.json", SETTINGS, found)
+        path = write_record(self.folder / f"settings{self._suffix}.json", SETTINGS, found)
         return path, json.loads(json.dumps(found))
 
     @property
@@ -250,13 +162,22 @@ class TuningRun(ReadySweep):
         """Tells the files of another objective than accuracy."""
         return "" if self.tuning.objective == "accuracy" else f"-{self.tuning.objective}"
 
-    def _trials(self, run: Run, original: Checkpoint, traces: Traces, name: str, kind: type[Method]) -> Iterator[Trial]:
-        tuning = self.tuning
+    def _file(self, name: str) -> str:
+        """The file of the trials of a method, without its ending."""
+        return f"{name}-{self.tuning.sampler}{self._suffix}"
+
+    def _made(self, name: str) -> list[Trial]:
+        """The trials of a method that are on disk."""
+        path = self.folder / f"{self._file(name)}.json"
+        return [Trial(**trial) for trial in (read_record(path, TRIALS) or [])] if path.is_file() else []
+
+    def _trials(self, name: str) -> Iterator[Trial]:
+        tuning, kind = self.tuning, self.methods[name]
+        run, original, traces = self._prepared
         space = search_space_of(kind)
         assert space is not None  # prepare_tuning left the others out
         first = tried_first(kind, "class" if run.split.is_class_task else "samples")
-        path = run.workdir / f"{name}-{tuning.sampler}{self._suffix}.json"
-        trials = [Trial(**trial) for trial in (read_record(path, TRIALS) or [])] if path.is_file() else []
+        path, trials = self.folder / f"{self._file(name)}.json", self._made(name)
         for number in range(tuning.trials):
             if number == len(trials):
                 if number < len(first):

@@ -12,7 +12,8 @@ from cujax import commands
 from cujax.data.images import Data
 from cujax.data.requests import ForgetClass
 from cujax.experiments.run import Run
-from cujax.experiments.tune import OBJECTIVES, Trial, Tuning, draw, prepare_tuning, read_settings, tried_first
+from cujax.experiments.trials import OBJECTIVES, Trial, draw, tried_first
+from cujax.experiments.tune import Tuning, prepare_tuning, read_settings
 from cujax.methods import ContrastiveUnlearning, FineTune, Scrub
 from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, LogUniform
 from cujax.methods.traits import published_settings
