@@ -84,7 +84,7 @@ def run_on_cluster(address: str, command: Command, units: Sequence[Unit], progre
     from distributed import Client, as_completed
 
     try:
-        client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
+        client = Client(address, timeout=_CONNECT_SECONDS)
     except (OSError, ValueError) as error:
         raise OSError(
             f"cluster {address} is not reached ({error}); start a scheduler there, or give its address."
