@@ -5,9 +5,11 @@ import errno
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -17,10 +19,14 @@ from etils import epath
 
 from cujax.data.images import Source
 from cujax.data.requests import ForgetClass, ForgetWhere
+from cujax.experiments.cluster import Command
 from cujax.experiments.config import Experiment, Setup
+from cujax.experiments.division import check_division, divide, is_divided, prepare_devices
+from cujax.experiments.jobs import Unit, failures
 from cujax.experiments.run import prepare
 from cujax.experiments.sweep import SeveralRuns
 from cujax.experiments.user_files import load_python_file
+from cujax.experiments.workers import end_with_starter, once_each, started_since
 from cujax.methods.registry import find_method, method_names
 from cujax.methods.traits import method_name
 from cujax.progress import bar, silent
@@ -194,6 +200,17 @@ def take_option(arguments: Sequence[str], option: str) -> tuple[str | None, list
     return None, arguments
 
 
+def _end_of_worker(failed: Sequence[str], *, is_child: bool) -> int:
+    """What a worker says when nothing is left for it, and its exit status."""
+    if is_child:
+        return 0
+    notify(
+        ("Nothing is left to compute here. " if not failed else f"{len(failed)} failed: {'; '.join(failed)}. ")
+        + "Tables and reports: the same command without --worker."
+    )
+    return int(bool(failed))
+
+
 class Prepared(Protocol):
     """What is ready to compute: a run, a tuning, a comparison."""
 
@@ -213,6 +230,8 @@ def main[Ready: Prepared](
     also_kept_in: Sequence[str] = (),
     parse: Callable[..., Setup] = parse,
     prepare: Callable[..., Ready] = prepare,  # type: ignore[assignment]
+    command: Sequence[str] = (),
+    units: Callable[[Ready], Sequence[Unit]] | None = None,
 ) -> int:
     """Parses the command line, prepares the experiment, does the work, and gives the exit status.
 
@@ -229,24 +248,37 @@ def main[Ready: Prepared](
         also_kept_in: Folders beside the workdir that models are kept in; an interrupted command says what they hold.
         parse: Reads the command line.
         prepare: Checks it, and makes of it what the work is done on.
+        command: What comes before the arguments in a command line of `cujax`; workers are started with it.
+        units: What workers divide; None where the command computes alone.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    interruption = Interruption()
+    interruption, began = Interruption(), started_since() or time.time()
+    is_child = started_since() is not None
+    if is_child:
+        end_with_starter(interruption)
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # the exception says once what failed
     with interruption.handled():
         try:
             experiment = parse(arguments, configs=configs, description=description)
             if experiment.deterministic:
                 compute_deterministically()
+            divided = units if is_divided(experiment) else None
+            if is_divided(experiment) and units is None:
+                raise ValueError("this command computes alone; leave out --jobs, --worker and --cluster.")
+            prepare_devices(experiment)
             if experiment.multihost:
                 start_multihost()
             keep_compilations()
             warning = unused_accelerator()
             if warning:
                 notify(f"warning: {warning}")
-            ready = prepare(experiment, bar if is_first_host() else silent, notify, interruption)
+            show = bar if is_first_host() and not is_child else silent
+            tell = notify if divided is None else once_each(notify)
+            ready = prepare(experiment, show, tell, interruption)
             for image in ready.source.skipped:
-                notify(f"left out: {image}")
+                tell(f"left out: {image}")
+            models = [] if divided is None else list(divided(ready))
+            check_division(experiment, models)
         except (ValueError, OSError, MultihostError) as error:
             notify(f"error: {error}")
             return 2
@@ -255,11 +287,21 @@ def main[Ready: Prepared](
             return PREEMPTED if isinstance(stopped, Preempted) else INTERRUPTED
         try:
             with profiled(experiment.profile), contextlib.nullcontext() if is_first_host() else _silenced():
+                if divided is not None:
+                    read = partial(parse, configs=configs, description="")
+                    meaning = Command(tuple(arguments), read, prepare, divided, str(Path.cwd()))
+                    divide(experiment, models, began, command, meaning, show, tell)
+                failed = failures(models, began)
+                if experiment.worker:
+                    return _end_of_worker(failed, is_child=is_child)
+                if failed and not isinstance(experiment, SeveralRuns):  # those list them
+                    raise ValueError("; ".join(failed))
                 status = work(ready)
         except (KeyboardInterrupt, Preempted) as stopped:
             places = [ready.workdir, *(epath.Path(folder) for folder in also_kept_in if epath.Path(folder).exists())]
             kept = " ".join(map(_what_is_kept, places))
-            notify(f"\nInterrupted. {kept} Run the same command again to continue.")
+            if not is_child:  # what started it says it for all
+                notify(f"\nInterrupted. {kept} Run the same command again to continue.")
             return PREEMPTED if isinstance(stopped, Preempted) else INTERRUPTED
         except (FloatingPointError, ValueError, OSError) as error:
             full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

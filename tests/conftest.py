@@ -27,6 +27,7 @@ ONE_WORKER = {
     "test_audit",
     "test_benchmark",
     "test_compare",
+    "test_division",
     "test_guards",
     "test_lineage",
     "test_resume",
@@ -35,7 +36,7 @@ ONE_WORKER = {
     "test_tune",
 }
 # Whole scripts in processes of their own, several hosts, whole audits.
-SLOW = {"test_audit", "test_multihost", "test_scripts", "test_torture"}
+SLOW = {"test_audit", "test_division", "test_multihost", "test_scripts", "test_torture"}
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -27,7 +27,7 @@ _INLINE = re.compile(r"`((?:uv run|cujax) [^`]+)`")
 _COMMENT = re.compile(r"(?:^|\s)#.*$", re.MULTILINE)
 _PLACEHOLDER = re.compile(r"\b(COMMAND|NAME)\b")
 # Programs that are not ours.
-OTHERS = {"bash", "gcloud", "pip", "pytest", "sphinx-build", "uvx"}
+OTHERS = {"bash", "dask", "gcloud", "pip", "pytest", "sbatch", "sphinx-build", "uvx"}
 
 
 def name(page):

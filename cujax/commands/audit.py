@@ -13,6 +13,7 @@ The report goes to WORKDIR/audit-LEVEL. How long it takes is reported before mod
 and an interrupted audit goes on from there. Exit status 3: the verdict is not good enough (see --require).
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,8 +23,10 @@ from etils import epath
 from cujax import cli
 from cujax.cli import CONFIGS, BadInputError, notify, take_option
 from cujax.data.id_lists import is_among
-from cujax.experiments.audit import Audit, method_of
+from cujax.experiments.audit import LEVELS, Audit, method_of
+from cujax.experiments.jobs import Unit
 from cujax.experiments.run import Run
+from cujax.experiments.units import audit_units
 from cujax.reports.parts import report_on_parts
 from cujax.reports.verdict import exit_status
 from cujax.storage.checkpoints import Checkpoint, load_checkpoint
@@ -35,7 +38,7 @@ def audit(run: Run, level: str, oracles: str, unlearned: str | None) -> int:
         work = Audit(run, level, epath.Path(oracles).expanduser())
     except ValueError as error:
         raise BadInputError(str(error)) from error
-    missing = [name for name in run.missing(unlearned=unlearned is None) if level == "quick" or "retrained" not in name]
+    missing = _missing(run, level, unlearned)
     if missing:
         raise BadInputError(
             f"{run.workdir} has no complete {', '.join(missing)}; make it with cujax unlearn and the same flags."
@@ -59,6 +62,20 @@ def audit(run: Run, level: str, oracles: str, unlearned: str | None) -> int:
     return exit_status(report["verdict"], run.experiment.require)
 
 
+def _missing(run: Run, level: str, unlearned: str | None) -> list[str]:
+    """What of the run is to be audited and is not there."""
+    return [name for name in run.missing(unlearned=unlearned is None) if level == "quick" or "retrained" not in name]
+
+
+def units(run: Run, level: str, oracles: str, unlearned: str | None) -> list[Unit]:
+    """The models that the audit trains; none where something is wrong, which `audit` says."""
+    if level not in LEVELS or _missing(run, level, unlearned):
+        return []
+    method = method_of(run.unlearned() if unlearned is None else _checked(run, unlearned))
+    folder = epath.Path(oracles).expanduser()
+    return list(itertools.chain(*(audit_units(Audit(part, level, folder), method) for part in run.parts())))
+
+
 def _checked(run: Run, path: str) -> Checkpoint:
     unlearned = load_checkpoint(path, like=run.like)
     metadata = unlearned.metadata
@@ -80,5 +97,13 @@ def main(arguments: Sequence[str]) -> int:
         notify(f"error: {error}")
         return 2
     folder = folder or "runs/oracles"
-    work = partial(audit, level=level or "quick", oracles=folder, unlearned=unlearned)
-    return cli.main(work, configs=CONFIGS, description=__doc__, arguments=rest, also_kept_in=[folder])
+    level = level or "quick"
+    return cli.main(
+        partial(audit, level=level, oracles=folder, unlearned=unlearned),
+        configs=CONFIGS,
+        description=__doc__,
+        arguments=rest,
+        also_kept_in=[folder],
+        command=["audit", f"--level={level}", f"--oracles={folder}", *([f"--unlearned={unlearned}"] if unlearned else [])],
+        units=partial(units, level=level, oracles=folder, unlearned=unlearned),
+    )

@@ -36,4 +36,6 @@ def main(arguments: Sequence[str]) -> int:
         arguments=arguments,
         parse=partial(parse_setup, Comparison),
         prepare=prepare_comparison,
+        command=["compare"],
+        units=ComparisonRun.units,
     )

@@ -1,9 +1,11 @@
 """Trains the original model of a configuration, and the models retrained without what is to be forgotten."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from cujax import cli
 from cujax.experiments.run import Run
+from cujax.experiments.units import run_units
 from cujax.training.predict import accuracy
 
 
@@ -21,4 +23,11 @@ def train(run: Run) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Reads the command line, trains, and gives the exit status."""
-    return cli.main(train, configs=cli.CONFIGS, description=__doc__, arguments=arguments)
+    return cli.main(
+        train,
+        configs=cli.CONFIGS,
+        description=__doc__,
+        arguments=arguments,
+        command=["train"],
+        units=partial(run_units, unlearned=False),
+    )

@@ -16,6 +16,8 @@ def tune(run: TuningRun) -> None:
     """Makes the trials, and says what was chosen and where it is."""
     path, found = run.run()
     print(f"{chosen_in_words(found)}\n{found['rule']}\nSettings for cujax compare --settings: {path}")
+    if run.failures:
+        raise ValueError(f"{len(run.failures)} methods were not tuned: {'; '.join(run.failures)}")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -27,4 +29,6 @@ def main(arguments: Sequence[str]) -> int:
         arguments=arguments,
         parse=partial(parse_setup, Tuning),
         prepare=prepare_tuning,
+        command=["tune"],
+        units=TuningRun.units,
     )

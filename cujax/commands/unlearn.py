@@ -7,11 +7,14 @@ Exit status: 0 done; 1 the computation failed; 2 bad input; 3 the verdict is not
 interrupted.
 """
 
+import itertools
 from collections.abc import Sequence
 
 from cujax import cli
 from cujax.experiments.audit import Audit
+from cujax.experiments.jobs import Unit
 from cujax.experiments.run import Run
+from cujax.experiments.units import audit_units, run_units
 from cujax.reports.parts import report_on_parts
 from cujax.reports.verdict import exit_status
 
@@ -24,6 +27,12 @@ def unlearn(run: Run) -> int:
     return exit_status(report["verdict"], run.experiment.require)
 
 
+def units(run: Run) -> list[Unit]:
+    """The models of a run and of its audit."""
+    audits = [audit_units(Audit.asked_for(part), part.experiment.method) for part in run.parts()]
+    return [*run_units(run, unlearned=True), *itertools.chain(*audits)]
+
+
 def main(arguments: Sequence[str]) -> int:
     """Reads the command line, runs, and gives the exit status."""
-    return cli.main(unlearn, configs=cli.CONFIGS, description=__doc__, arguments=arguments)
+    return cli.main(unlearn, configs=cli.CONFIGS, description=__doc__, arguments=arguments, command=["unlearn"], units=units)

@@ -1,9 +1,9 @@
 """Methods × requests × seeds: each a run of its own, compared with the same retrained models."""
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +20,25 @@ from cujax.data.requests import Request, Split
 from cujax.experiments.change import is_unchanged, parameter_change
 from cujax.experiments.config import Experiment
 from cujax.experiments.identity import describe
+from cujax.experiments.jobs import Unit, failure, work_through
 from cujax.experiments.judging import verdict_on_answers
 from cujax.experiments.request_words import describe_request, request_in_words
 from cujax.experiments.run import Run
 from cujax.experiments.sweep import ReadySweep, SeveralRuns, Sweep, slug
 from cujax.experiments.tune import read_settings
-from cujax.failures import Failure, attempt
 from cujax.methods.base import Method
 from cujax.methods.registry import chosen_methods, make_method
 from cujax.methods.retrain import Retrain, RetrainShort
 from cujax.progress import Progress, silent
 from cujax.storage.checkpoints import installed_versions
 from cujax.storage.preemption import Interruption
-from cujax.storage.records import Kind, kept_record
+from cujax.storage.records import Kind, kept_record, read_record
 from cujax.storage.workdir import Notify
 
 # Raise the last number when the same models would give other values.
 CELL = Kind("cell", schema=4, computed_by=2)
+# The name of the unit that a record and the model behind it are.
+_RECORD = "record"
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,23 @@ class ComparisonRun(ReadySweep):
     comparison: Comparison
     tasks: list[_Task]
     failures: list[str] = field(default_factory=list)
+    _looked_at: "_References | None" = None
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of originals, retrained models and methods."""
+        return self.comparison.seeds or (self.comparison.seed,)
+
+    def units(self) -> list[Unit]:
+        """All that is computed: originals, retrained models, what is found of them, and the cells."""
+        originals = {seed: self.cells.original_units(seed) for seed in self.seeds}
+        units = [unit for units in originals.values() for unit in units]
+        numbers = itertools.count(1)
+        for task, seed in itertools.product(self.tasks, self.seeds):
+            retrained = self._retrained_units(task, seed, originals[seed])
+            units += [*retrained, self._reference_unit(task, seed, retrained)]
+            units += [self._cell_unit(task, name, seed, retrained, next(numbers)) for name in task.methods]
+        return units
 
     def run(self) -> dict[str, Any]:
         """Computes every cell that is not there yet, and gives all that was found; a cell that fails leaves the others be.
@@ -97,10 +116,9 @@ class ComparisonRun(ReadySweep):
         Returns:
             The content of `comparison.json`, before its tables are made (`cujax.reports.comparison_report.tabulate`).
         """
-        seeds = self.comparison.seeds or (self.comparison.seed,)
-        total = sum(len(task.methods) for task in self.tasks) * len(seeds)
-        numbers = (f"[{number}/{total}]" for number in itertools.count(1))
-        tasks = {task.word: self._compared(task, seeds, numbers) for task in self.tasks}
+        units = self.units()
+        work_through(units, self.cells.began, self.cells.notify)
+        by_place = {(unit.folder, unit.name): unit for unit in units}
         setup = describe(self.comparison)
         for here in ("workdir", "settings"):
             setup.pop(here)
@@ -108,35 +126,26 @@ class ComparisonRun(ReadySweep):
         return {
             "source": {"name": self.source.name, "version": self.source.version},
             "setup": setup,
-            "seeds": list(seeds),
+            "seeds": list(self.seeds),
             "retrained": self.comparison.retrained,
             "versions": installed_versions(),
             "device": jax.devices()[0].device_kind,
-            "tasks": tasks,
+            "tasks": {task.word: self._compared(task, by_place) for task in self.tasks},
             "failures": self.failures,
         }
 
-    def _compared(self, task: _Task, seeds: Sequence[int], numbers: Iterator[str]) -> dict[str, Any]:
-        """All cells of one request; each is announced with a number of its own."""
+    def _compared(self, task: _Task, units: Mapping[tuple[epath.Path, str], Unit]) -> dict[str, Any]:
+        """All cells of one request, as they are on disk."""
         cells: dict[str, dict[str, Any]] = {name: {} for name in task.methods}
         reference_rows: dict[str, Any] = {}
-        for seed in seeds:
-            references = _References(self, task, seed)
-            reference = self._guarded(f"{task.word}, retrained, seed {seed}", references.audit)
+        for seed in self.seeds:
+            reference = self._found(units[self._folder(task, "retrained", Retrain(), seed), _RECORD])
             reference_rows[str(seed)] = reference
             for name, method in task.methods.items():
-                number, title = next(numbers), f"{task.word}, {name}, seed {seed}"
                 if "failed" in reference:
                     cells[name][str(seed)] = {"failed": "there are no retrained models to hold it against"}
-                    continue
-                cell = self._guarded(title, partial(self._cell, task, name, method, references))
-                cells[name][str(seed)] = cell
-                if "failed" not in cell:
-                    gap = cell["row"]["mean_gap"]
-                    self.cells.notify(
-                        f"{number} {title}: {ON_ANSWERS[cell['verdict']['word']]}, mean gap "
-                        f"{'–' if gap is None else f'{gap:.4f}'}, {cell['cost']['seconds']:.1f} s, {cell['stop']['rule']}"
-                    )
+                else:
+                    cells[name][str(seed)] = self._found(units[self._folder(task, name, method, seed), _RECORD])
         return {
             "request": describe_request(task.request),
             "classes": [self.source.class_names[label] for label in task.split.forgotten_classes],
@@ -150,13 +159,65 @@ class ComparisonRun(ReadySweep):
             "cells": cells,
         }
 
-    def _guarded(self, title: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        found = attempt(compute)
-        if not isinstance(found, Failure):
-            return found
-        self.failures.append(f"{title}: {found.reason}")
-        self.cells.notify(f"FAILED {title}: {found.reason}")
-        return {"failed": found.reason}
+    def _found(self, unit: Unit) -> dict[str, Any]:
+        """What is on disk of a unit, or why it failed."""
+        reason = failure(unit, self.cells.began)
+        if unit.is_complete or reason is None:
+            return read_record(self._record(unit.folder), CELL)
+        self.failures.append(f"{unit.title}: {reason}")
+        return {"failed": reason}
+
+    def _retrained_units(self, task: _Task, seed: int, needs: tuple[Unit, ...]) -> tuple[Unit, ...]:
+        folder = self._folder(task, "retrained", Retrain(), seed)
+
+        def unit(number: int) -> Unit:
+            title, name = f"{task.word}, retrained {number}, seed {seed}", f"retrained_{number}"
+            kept = (folder / "checkpoints" / name).exists
+            return Unit(
+                title, folder, name, kept, lambda: self._references(task, seed).prepared.retrained_model(number), needs
+            )
+
+        return tuple(map(unit, range(self.comparison.retrained)))
+
+    def _reference_unit(self, task: _Task, seed: int, needs: tuple[Unit, ...]) -> Unit:
+        folder = self._folder(task, "retrained", Retrain(), seed)
+
+        def compute() -> None:
+            kept_record(self._record(folder), CELL, self._references(task, seed).audit)
+
+        return Unit(f"{task.word}, retrained, seed {seed}", folder, _RECORD, self._has_record(folder), compute, needs)
+
+    def _cell_unit(self, task: _Task, name: str, seed: int, needs: tuple[Unit, ...], number: int) -> Unit:
+        title, method = f"{task.word}, {name}, seed {seed}", task.methods[name]
+        folder = self._folder(task, name, method, seed)
+        total = len(self.seeds) * sum(len(task.methods) for task in self.tasks)
+
+        def compute() -> None:
+            cell = self._cell(task, name, method, self._references(task, seed))
+            gap = cell["row"]["mean_gap"]
+            self.cells.notify(
+                f"[{number}/{total}] {title}: {ON_ANSWERS[cell['verdict']['word']]}, mean gap "
+                f"{'–' if gap is None else f'{gap:.4f}'}, {cell['cost']['seconds']:.1f} s, {cell['stop']['rule']}"
+            )
+
+        return Unit(title, folder, _RECORD, self._has_record(folder), compute, needs)
+
+    def _folder(self, task: _Task, name: str, method: Method, seed: int) -> epath.Path:
+        return self.cells.folder(self.cells.cell(task.request, method, seed), slug(task.word), name)
+
+    def _has_record(self, folder: epath.Path) -> Callable[[], bool]:
+        path = self._record(folder)
+        return lambda: path.is_file() and read_record(path, CELL) is not None
+
+    def _record(self, folder: epath.Path) -> epath.Path:
+        """What an audit finds against so many retrained models."""
+        return folder / f"audit-{self.comparison.retrained}.json"
+
+    def _references(self, task: _Task, seed: int) -> "_References":
+        """The original and the retrained models; those that were asked for last are kept in memory."""
+        if self._looked_at is None or (self._looked_at.task, self._looked_at.seed) != (task, seed):
+            self._looked_at = _References(self, task, seed)
+        return self._looked_at
 
     def _cell(self, task: _Task, name: str, method: Method, references: "_References") -> dict[str, Any]:
         """One method on one request from one original: its metrics, cost and stop."""
@@ -177,11 +238,7 @@ class ComparisonRun(ReadySweep):
                 "parameter_change": moved,
             }
 
-        return self._kept(self.cells.folder(experiment, *place), audit)
-
-    def _kept(self, folder: epath.Path, audit: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What an audit found earlier against as many retrained models, or finds now."""
-        return kept_record(folder / f"audit-{self.comparison.retrained}.json", CELL, audit)
+        return kept_record(self._record(self.cells.folder(experiment, *place)), CELL, audit)
 
 
 @dataclass
@@ -238,18 +295,14 @@ class _References:
 
     def audit(self) -> dict[str, Any]:
         """The rows of the original and of each retrained model, these against the others, and their costs."""
-
-        def look() -> dict[str, Any]:
-            original, retrained = self.answers
-            run = self.prepared
-            return {
-                "original": self.row(original),
-                "original_cost": run.original().metadata.record.get("cost"),
-                "retrained": [self.row(model) for model in retrained],
-                "retrained_costs": [model.metadata.record["cost"] for model in run.retrained()],
-            }
-
-        return self.of._kept(self.of.cells.folder(self.experiment, *self.place), look)
+        original, retrained = self.answers
+        run = self.prepared
+        return {
+            "original": self.row(original),
+            "original_cost": run.original().metadata.record.get("cost"),
+            "retrained": [self.row(model) for model in retrained],
+            "retrained_costs": [model.metadata.record["cost"] for model in run.retrained()],
+        }
 
 
 def prepare_comparison(

@@ -27,6 +27,9 @@ _Request = (
     | Annotated[ForgetWhere, tyro.conf.Suppress]
 )
 
+# Who computes: no model, table or report says so.
+_NOT_DESCRIBED = {"described": False}
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -65,6 +68,11 @@ class Setup:
         deterministic: On a GPU, use only operations that give the same bits each time; they are slower. On other devices all
             operations do.
         hashed_ids: Keep the SHA-256 of each forgotten id in checkpoints, in place of the id.
+        jobs: How many processes of this machine divide the models among them, each with its share of the cores; one where
+            not given. Each reads the data, needs memory of its own, and takes some seconds to start (docs/scaling.md).
+        worker: Only make models that no other process makes, on this or other machines that share the folder, and end
+            without tables and reports: the same command without --worker writes them.
+        cluster: Give the models to a Dask cluster, tcp://HOST:PORT of its scheduler (extra [cluster]).
     """
 
     data: Data = Data()  # noqa: RUF009 - frozen
@@ -88,16 +96,29 @@ class Setup:
     save_steps: Count | None = None
     deterministic: bool = False
     hashed_ids: bool = field(default=False, metadata={"since": "0.2"})
+    jobs: Count | None = field(default=None, metadata=_NOT_DESCRIBED)
+    worker: bool = field(default=False, metadata=_NOT_DESCRIBED)
+    cluster: str | None = field(default=None, metadata=_NOT_DESCRIBED)
 
     def __post_init__(self) -> None:
         STOP_RULES.find(self.stop_rule)
         check_fields(self)
         if self.validation_ids is not None and not self.validation:
             raise ValueError(f"validation_ids is {self.validation_ids}, but validation is off; give one of the two.")
-        for name in ("workdir", "network", "original", "validation_ids", "profile"):
+        for name in ("workdir", "network", "original", "validation_ids", "profile", "cluster"):
             value = getattr(self, name)
             if value is not None and not value.strip():
                 raise ValueError(f"{name} is empty; give a value, or leave it out.")
+        self._check_who_computes()
+
+    def _check_who_computes(self) -> None:
+        """Raises ValueError if several processes are asked for where only one can compute."""
+        several = [name for name in ("worker", "cluster") if getattr(self, name)] + ["jobs"] * ((self.jobs or 1) > 1)
+        if "cluster" in several and len(several) > 1:
+            raise ValueError(f"cluster is {self.cluster}, whose workers compute; leave out --worker and --jobs.")
+        for name in ("multihost", "profile"):
+            if several and getattr(self, name):
+                raise ValueError(f"{name} is of one command that computes alone; leave out --{several[0]}.")
 
     @property
     def validation_rows(self) -> Validation:

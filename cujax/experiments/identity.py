@@ -48,6 +48,8 @@ def describe(value: Any, *, of_0_1: bool = False) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         described = {"type": type(value).__name__}
         for item in fields(value):
+            if not item.metadata.get("described", True):
+                continue
             found = getattr(value, item.name)
             if of_0_1 and item.metadata.get("since") and found == _default(item):
                 continue

@@ -7,8 +7,11 @@ from etils import epath
 
 from cujax.experiments.config import Setup
 from cujax.model import Variables
+from cujax.sharding import is_first_host
 from cujax.storage.checkpoints import Checkpoint, Metadata, load_checkpoint, save_checkpoint
+from cujax.storage.locks import alone
 from cujax.storage.metrics_writer import MetricsWriter
+from cujax.storage.orbax import remove_leftovers
 from cujax.storage.preemption import Interruption
 from cujax.storage.progress_checkpoints import ProgressCheckpointer, remove_progress
 from cujax.storage.workdir import Notify, check_there
@@ -52,29 +55,37 @@ class ModelStore:
         return (self.directory / "checkpoints" / name).exists()
 
     def once(self, name: str, make: Make) -> Checkpoint:
-        """The model of this name: as in memory, as saved, or made and saved now."""
+        """The model of this name: as in memory, as saved, or made and saved now; if another process makes it, afterwards."""
         if name not in self._in_memory:
             self.check_there()
-            progress = self.directory / "progress" / name
-            if self.has(name):
-                self._in_memory[name] = load_checkpoint(self.directory / "checkpoints" / name, like=self.like())
-                remove_progress(progress)
-                return self._in_memory[name]
-            metrics = self.directory / "metrics" / f"{name}.jsonl"
-            kept = ProgressCheckpointer(
-                progress,
-                metrics,
-                self.identity,
-                steps=self.setup.save_steps,
-                seconds=self.setup.save_seconds,
-                interruption=self.interruption,
-                notify=self.notify,
-            )
-            with self.interruption.postponed(), kept as resume_point:
-                with MetricsWriter(metrics, self.setup.tensorboard, resume_point.metrics_bytes) as log:
-                    variables, metadata = make(log, resume_point)
-                self.check_there()
-                path = self.directory / "checkpoints" / name
-                self._in_memory[name] = save_checkpoint(path, variables, metadata)
-                resume_point.remove()
+            with alone(self.directory, name):
+                self._in_memory[name] = self._loaded(name) if self.has(name) else self._made(name, make)
         return self._in_memory[name]
+
+    def _loaded(self, name: str) -> Checkpoint:
+        found = load_checkpoint(self.directory / "checkpoints" / name, like=self.like())
+        remove_progress(self.directory / "progress" / name)
+        return found
+
+    def _made(self, name: str, make: Make) -> Checkpoint:
+        path, progress = self.directory / "checkpoints" / name, self.directory / "progress" / name
+        metrics = self.directory / "metrics" / f"{name}.jsonl"
+        if is_first_host():
+            remove_leftovers(path.parent, name)
+            remove_leftovers(progress)
+        kept = ProgressCheckpointer(
+            progress,
+            metrics,
+            self.identity,
+            steps=self.setup.save_steps,
+            seconds=self.setup.save_seconds,
+            interruption=self.interruption,
+            notify=self.notify,
+        )
+        with self.interruption.postponed(), kept as resume_point:
+            with MetricsWriter(metrics, self.setup.tensorboard, resume_point.metrics_bytes) as log:
+                variables, metadata = make(log, resume_point)
+            self.check_there()
+            saved = save_checkpoint(path, variables, metadata)
+            resume_point.remove()
+        return saved

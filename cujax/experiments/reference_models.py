@@ -5,14 +5,13 @@ They lie in one folder for each recipe and split, so that every audit of the spl
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
-from filelock import FileLock
 
 from cujax.audit.likelihood import log_odds, shadow_members
 from cujax.data.id_lists import hashed_id
@@ -44,11 +43,10 @@ class ReferenceModels:
 
     run: Run
     root: epath.Path
-    _lock: FileLock | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         if is_first_host():
-            self._lock = claim(self.directory, self.identity, {}, normalised)
+            claim(self.directory, self.identity, {}, normalised, shared=True)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -66,7 +64,8 @@ class ReferenceModels:
         return self.root / f"{self.run.source.name}-{what}-{digest_of(self.identity)[:10]}"
 
     @cached_property
-    def _store(self) -> ModelStore:
+    def store(self) -> ModelStore:
+        """The models of their folder."""
         return self._store_at(self.directory, self.identity)
 
     def _store_at(self, directory: epath.Path, identity: dict[str, Any]) -> ModelStore:
@@ -76,28 +75,26 @@ class ReferenceModels:
     def missing(self, *, retrained: int, shadows: int) -> int:
         """How many models of so many would have to be trained."""
         names = [f"retrained_{number}" for number in range(retrained)] + [f"shadow_{number}" for number in range(shadows)]
-        return sum(not self._store.has(name) for name in names)
+        return sum(not self.store.has(name) for name in names)
 
     def retrained(self, count: int) -> list[Checkpoint]:
         """Models trained without the forget set, each with an initialisation and order of its own."""
+        return [self.retrained_model(number) for number in range(count)]
+
+    def retrained_model(self, number: int) -> Checkpoint:
+        """One of them."""
         split = self.run.split
-        return [
-            self._trained(f"retrained_{number}", split.retain.indices, split.forget.ids.tolist(), number)
-            for number in range(count)
-        ]
+        return self._trained(f"retrained_{number}", split.retain.indices, split.forget.ids.tolist(), number)
 
     def shadows(self, count: int) -> list[Checkpoint]:
         """Models trained on the retain set and half of the forget set, as `members` divides it."""
-        split, members = self.run.split, self.members(count)
-        return [
-            self._trained(
-                f"shadow_{number}",
-                np.sort(np.concatenate([split.retain.indices, split.forget.indices[seen]])),
-                split.forget.ids[~seen].tolist(),
-                _SHADOWS + number,
-            )
-            for number, seen in enumerate(members)
-        ]
+        return [self.shadow(number, count) for number in range(count)]
+
+    def shadow(self, number: int, count: int) -> Checkpoint:
+        """One of so many."""
+        split, seen = self.run.split, self.members(count)[number]
+        indices = np.sort(np.concatenate([split.retain.indices, split.forget.indices[seen]]))
+        return self._trained(f"shadow_{number}", indices, split.forget.ids[~seen].tolist(), _SHADOWS + number)
 
     def members(self, count: int) -> np.ndarray:
         """Which forget samples each shadow model is trained on, `[count, n]` bool."""
@@ -105,35 +102,24 @@ class ReferenceModels:
 
     def unlearned_shadows(self, method: Method, count: int) -> list[Checkpoint]:
         """Each shadow model after the method made it forget the half that it was trained on."""
-        described = describe(method)
+        return [self.unlearned_shadow(method, number, count) for number in range(count)]
+
+    def unlearned_store(self, method: Method) -> ModelStore:
+        """The shadow models after a method."""
         setup = self.run.experiment
         identity = self.identity | {
-            "method": described,
+            "method": describe(method),
             "retain_tolerance": setup.retain_tolerance,
             "stop_early": setup.stop_early,
             **({} if setup.stop_rule == "accuracy" else {"stop_rule": setup.stop_rule}),
         }
         name = f"{method_name(method)}-{digest_of(identity)[:10]}"
-        store = self._store_at(self.directory / "unlearned" / name, identity)
-        return [
-            self._unlearned(store, method, number, shadow, seen)
-            for number, (shadow, seen) in enumerate(zip(self.shadows(count), self.members(count), strict=True))
-        ]
+        return self._store_at(self.directory / "unlearned" / name, identity)
 
-    def forget_log_odds(self, checkpoints: Sequence[Checkpoint]) -> np.ndarray:
-        """`[N, n]` log-odds of the forget samples under some models."""
-        run = self.run
-        return np.array([log_odds(run.predictions(checkpoint, run.split.forget)) for checkpoint in checkpoints])
-
-    def _trained(self, name: str, indices: np.ndarray, unseen_ids: list[str], fold: int) -> Checkpoint:
-        def make(log: MetricsWriter, resume_point: ResumePoint) -> tuple[Variables, Metadata]:
-            trained = self.run.train(name, indices, jax.random.fold_in(jax.random.key(0), 2 + fold), log, resume_point)
-            return trained.variables, self._metadata("retrained", unseen_ids, {"cost": asdict(trained.cost)})
-
-        return self._store.once(name, make)
-
-    def _unlearned(self, store: ModelStore, method: Method, number: int, shadow: Checkpoint, seen: np.ndarray) -> Checkpoint:
+    def unlearned_shadow(self, method: Method, number: int, count: int) -> Checkpoint:
+        """One shadow model of so many after the method."""
         run, split = self.run, self.run.split
+        shadow, seen = self.shadow(number, count), self.members(count)[number]
 
         def make(log: MetricsWriter, resume_point: ResumePoint) -> tuple[Variables, Metadata]:
             own: Split = replace(split, forget=Part(split.forget.indices[seen], split.forget.ids[seen]))
@@ -147,7 +133,19 @@ class ReferenceModels:
 
         if not seen.any():
             return shadow
-        return store.once(f"shadow_{number}", make)
+        return self.unlearned_store(method).once(f"shadow_{number}", make)
+
+    def forget_log_odds(self, checkpoints: Sequence[Checkpoint]) -> np.ndarray:
+        """`[N, n]` log-odds of the forget samples under some models."""
+        run = self.run
+        return np.array([log_odds(run.predictions(checkpoint, run.split.forget)) for checkpoint in checkpoints])
+
+    def _trained(self, name: str, indices: np.ndarray, unseen_ids: list[str], fold: int) -> Checkpoint:
+        def make(log: MetricsWriter, resume_point: ResumePoint) -> tuple[Variables, Metadata]:
+            trained = self.run.train(name, indices, jax.random.fold_in(jax.random.key(0), 2 + fold), log, resume_point)
+            return trained.variables, self._metadata("retrained", unseen_ids, {"cost": asdict(trained.cost)})
+
+        return self.store.once(name, make)
 
     def _metadata(
         self,

@@ -138,10 +138,11 @@ class Run:
 
     def retrained(self) -> list[Checkpoint]:
         """Models trained without the forget set, each with an initialisation and order of its own."""
-        return [
-            self._trained("retrained", f"retrained_{number}", self.split.retain.indices, fold=2 + number)
-            for number in range(self.experiment.retrained)
-        ]
+        return [self.retrained_model(number) for number in range(self.experiment.retrained)]
+
+    def retrained_model(self, number: int) -> Checkpoint:
+        """One of them."""
+        return self._trained("retrained", f"retrained_{number}", self.split.retain.indices, fold=2 + number)
 
     def unlearned(self) -> Checkpoint:
         """The model after unlearning."""
@@ -232,8 +233,8 @@ class Run:
             "previously_forgotten_digest": ids_digest(self.split.previously_forgotten.ids.tolist()),
         }
 
-    def claim_workdir(self) -> None:
-        """Makes the workdir the run's own, if it is nobody else's.
+    def claim_workdir(self, *, shared: bool) -> None:
+        """Makes the workdir the run's own, if it is nobody else's; other processes may share the work on it.
 
         Raises:
             FileExistsError: if it holds another experiment, or something else.
@@ -247,7 +248,7 @@ class Run:
         if is_first_host():
             lists = {"redrawn_ids.txt": self.source.redrawn_ids, "skipped_images.txt": self.source.skipped}
             files = {name: "\n".join(lines) + "\n" for name, lines in lists.items() if lines}
-            self.lock = claim(self.workdir, described, files, normalised)
+            self.lock = claim(self.workdir, described, files, normalised, shared=shared)
 
     def _key(self, fold: int) -> jax.Array:
         return jax.random.fold_in(jax.random.key(self.experiment.seed), fold)
@@ -303,6 +304,7 @@ def prepare(
     interruption: Interruption | None = None,
     *,
     source: Source | None = None,
+    shared: bool = False,
 ) -> Run:
     """Reads the data, resolves the request and checks everything that can be checked before computing.
 
@@ -312,19 +314,20 @@ def prepare(
         notify: Takes what a person should know, such as that a run goes on from saved progress.
         interruption: Says when the process was asked to end; then progress is saved first.
         source: The data, if it was read before.
+        shared: Whether other processes may make models of the same workdir at the same time.
 
     Raises:
         ValueError: if the data, the request, the network, a batch size or the given original do not fit together.
         FileNotFoundError: if data, a file of ids or a checkpoint is not there.
         FileExistsError: if the workdir holds another experiment, or something else.
-        BlockingIOError: if another process uses the workdir.
+        BlockingIOError: if another process uses the workdir, and it is not to be shared.
         OSError: if the workdir cannot be written.
     """
     settings = describe(experiment)
     settings["data"].pop("data_dir")
     check_same_on_all_hosts("configuration", json.dumps([settings, installed_versions()]))
     try:
-        run = _prepare(experiment, progress, notify, interruption or Interruption(), source)
+        run = _prepare(experiment, progress, notify, interruption or Interruption(), source, shared or experiment.worker)
     except (ValueError, OSError) as error:
         with contextlib.suppress(ValueError):
             check_same_on_all_hosts("split", None)
@@ -334,7 +337,12 @@ def prepare(
 
 
 def _prepare(
-    experiment: Experiment, progress: Progress, notify: Notify, interruption: Interruption, source: Source | None
+    experiment: Experiment,
+    progress: Progress,
+    notify: Notify,
+    interruption: Interruption,
+    source: Source | None,
+    shared: bool,
 ) -> Run:
     check_extras(experiment)
     source = load_source(experiment.data, progress) if source is None else source
@@ -354,7 +362,7 @@ def _prepare(
     check_fits(experiment.method, split, model, like)
     check_batch_sizes(experiment, split, trains_original=given is None)
     run = Run(experiment, source, split, model, given, progress, notify, interruption)
-    run.claim_workdir()
+    run.claim_workdir(shared=shared)
     if len(split.copies):
         how = "are forgotten with them" if experiment.forget.copies == "with" else "are kept and trained on"
         notify(

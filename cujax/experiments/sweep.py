@@ -1,8 +1,9 @@
 """Runs side by side in one folder, which share what they have in common: data, original models, retrained models."""
 
 import abc
+import time
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Self
 
 from etils import epath
@@ -13,6 +14,7 @@ from cujax.data.sources import load_source
 from cujax.experiments.checks import check_extras
 from cujax.experiments.config import Experiment, Setup
 from cujax.experiments.identity import digest_of, identity
+from cujax.experiments.jobs import Unit
 from cujax.experiments.request_words import parse_request
 from cujax.experiments.run import Run, load_given_original, prepare
 from cujax.experiments.user_files import abstract_arrays, build_model, network_for
@@ -50,6 +52,7 @@ class Sweep:
     interruption: Interruption = field(default_factory=Interruption)
     originals: dict[int, str] = field(default_factory=dict)
     given_source: Source | None = None
+    began: float = field(default_factory=time.time)
 
     def __post_init__(self) -> None:
         if self.setup.multihost:
@@ -68,11 +71,25 @@ class Sweep:
         if self.setup.original is not None:
             return self.setup.original
         if seed not in self.originals:
-            # The original does not depend on the request, so any will do.
-            run = self.prepare(self._experiment(ForgetRandom(count=1), Retrain(), seed), "original")
-            run.original()
-            self.originals[seed] = str(run.workdir / "checkpoints" / "original")
+            self.prepare(self._of_original(seed), "original").original()
+            self.originals[seed] = self.original_path(seed)
         return self.originals[seed]
+
+    def original_path(self, seed: int) -> str:
+        """Where the original of a seed lies, or will."""
+        return self.setup.original or str(self.folder(self._of_original(seed), "original") / "checkpoints" / "original")
+
+    def _of_original(self, seed: int) -> Experiment:
+        # The original does not depend on the request, so any will do.
+        return self._experiment(ForgetRandom(count=1), Retrain(), seed)
+
+    def original_units(self, seed: int) -> tuple[Unit, ...]:
+        """The original of a seed as a unit; none where it is given."""
+        if self.setup.original is not None:
+            return ()
+        folder = self.folder(self._of_original(seed), "original")
+        path = epath.Path(self.original_path(seed))
+        return (Unit(f"original, seed {seed}", folder, "original", path.exists, partial(self.original, seed)),)
 
     @cached_property
     def model(self) -> Model:
@@ -103,8 +120,14 @@ class Sweep:
         return with_numbers(parse_request(word), self.source)
 
     def experiment(self, request: Request, method: Method, seed: int) -> Experiment:
-        """What the run of a cell computes, from the original of its seed."""
-        return self._experiment(request, method, seed, original=self.original(seed), retrained=self.setup.retrained)
+        """What the run of a cell computes, from the original of its seed, which is trained now if it is not there."""
+        self.original(seed)
+        return self.cell(request, method, seed)
+
+    def cell(self, request: Request, method: Method, seed: int) -> Experiment:
+        """As `experiment`; nothing is trained."""
+        original = self.original_path(seed)
+        return self._experiment(request, method, seed, original=original, retrained=self.setup.retrained)
 
     def folder(self, experiment: Experiment, *names: str) -> epath.Path:
         """The folder of a run: what it is about, its seed, and a digest of its settings."""
@@ -115,7 +138,7 @@ class Sweep:
     def prepare(self, experiment: Experiment, *names: str) -> Run:
         """A run in its folder, checked as any other."""
         experiment = replace(experiment, workdir=str(self.folder(experiment, *names)))
-        return prepare(experiment, self.progress, self.notify, self.interruption, source=self.source)
+        return prepare(experiment, self.progress, self.notify, self.interruption, source=self.source, shared=True)
 
     def _experiment(self, request: Request, method: Method, seed: int, **changes: Any) -> Experiment:
         return Experiment(**self.setup.shared() | {"seed": seed, "forget": request, "method": method} | changes)

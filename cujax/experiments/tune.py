@@ -5,9 +5,9 @@ Neither test data nor a retrained model has a say: who is asked to forget has ne
 
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,9 +17,10 @@ from etils import epath
 from cujax._ranges import Count, Seed
 from cujax.audit.traces import Traces
 from cujax.data.images import Source
-from cujax.data.requests import Part, Request
+from cujax.data.requests import Part, Request, Split
 from cujax.experiments.config import Experiment
 from cujax.experiments.identity import identity
+from cujax.experiments.jobs import Unit, failures, work_through
 from cujax.experiments.request_words import request_in_words
 from cujax.experiments.run import Run
 from cujax.experiments.sweep import ReadySweep, SeveralRuns, Sweep, slug
@@ -83,8 +84,20 @@ class TuningRun(ReadySweep):
 
     tuning: Tuning
     methods: dict[str, type[Method]]
+    failures: list[str] = field(default_factory=list)
     _runs: dict[int, Run] = field(default_factory=dict, init=False)
     _traces: dict[int, Traces] = field(default_factory=dict, init=False)
+
+    def units(self) -> list[Unit]:
+        """All that is computed: the originals, and the trials of each method."""
+        originals = [unit for seed in self.seeds for unit in self.cells.original_units(seed)]
+        return [*originals, *(self._unit(name, tuple(originals)) for name in self.methods)]
+
+    def _unit(self, name: str, needs: tuple[Unit, ...]) -> Unit:
+        def kept() -> bool:
+            return self._chosen(name) is not None
+
+        return Unit(f"trials of {name}", self.folder, self._file(name), kept, partial(self._make_trials, name), needs)
 
     def run(self) -> tuple[epath.Path, dict[str, Any]]:
         """Makes all trials that are not there yet, and writes what was chosen and how.
@@ -92,10 +105,14 @@ class TuningRun(ReadySweep):
         Returns:
             The path of `settings.json`, and its content.
         """
-        tuning, cells, folder = self.tuning, self.cells, self._seed_run(self.seeds[0]).workdir
+        tuning, cells, units = self.tuning, self.cells, self.units()
+        work_through(units, cells.began, cells.notify)
+        self.failures = failures(units, cells.began)
         chosen = {}
-        for name, kind in self.methods.items():
-            found = self._chosen(name, kind)
+        for name in self.methods:
+            found = self._chosen(name)
+            if found is None:
+                continue
             failed = [trial.failed for trial in found.over_seeds if trial.failed]
             worst = max(trial.retain_drop for trial in found.over_seeds)
             if failed:
@@ -114,7 +131,7 @@ class TuningRun(ReadySweep):
             described.pop(unrelated)
         found_all = {
             "request": tuning.request,
-            "forget_digest": self._seed_run(self.seeds[0]).split.digest,
+            "forget_digest": self._split.digest,
             "trials": tuning.trials,
             "sampler": tuning.sampler,
             "seed": tuning.seed,
@@ -125,7 +142,7 @@ class TuningRun(ReadySweep):
             "versions": installed_versions(),
             "methods": chosen,
         }
-        path = write_record(folder / f"settings{self._suffix}.json", SETTINGS, found_all)
+        path = write_record(self.folder / f"settings{self._suffix}.json", SETTINGS, found_all)
         return path, json.loads(json.dumps(found_all))
 
     @property
@@ -134,49 +151,87 @@ class TuningRun(ReadySweep):
         return self.tuning.seeds or tuple(range(self.tuning.seed, self.tuning.seed + 3))
 
     @property
+    def folder(self) -> epath.Path:
+        """Where the trials lie."""
+        return self.cells.folder(self._experiment(self.seeds[0]), *self._place)
+
+    @property
+    def _place(self) -> tuple[str, str]:
+        return "tuning", slug(self.tuning.request)
+
+    @property
     def _suffix(self) -> str:
         """Tells the files of another objective than accuracy."""
         return "" if self.tuning.objective == "accuracy" else f"-{self.tuning.objective}"
 
+    @cached_property
+    def _split(self) -> Split:
+        return self.cells.split(self.cells.request(self.tuning.request))
+
     def _experiment(self, seed: int) -> Experiment:
-        return self.cells.experiment(self.cells.request(self.tuning.request), Retrain(), seed)
+        return self.cells.cell(self.cells.request(self.tuning.request), Retrain(), seed)
 
     def _seed_run(self, seed: int) -> Run:
         """The run whose original the trials of a seed start from."""
         if seed not in self._runs:
-            self._runs[seed] = self.cells.prepare(self._experiment(seed), "tuning", slug(self.tuning.request))
+            self._runs[seed] = self.cells.prepare(self._experiment(seed), *self._place)
         return self._runs[seed]
 
-    def _chosen(self, name: str, kind: type[Method]) -> Chosen:
-        """The outcome of all trials of a method; each is kept, and made once."""
-        tuning, run = self.tuning, self._seed_run(self.seeds[0])
+    def _file(self, name: str) -> str:
+        """The file of the trials of a method, without its ending."""
+        return f"{name}-{self.tuning.sampler}{self._suffix}"
+
+    def _kept(self, name: str) -> list[Trial]:
+        """The trials of a method that are on disk."""
+        path = self.folder / f"{self._file(name)}.json"
+        return [Trial(**trial) for trial in (read_record(path, TRIALS) or [])] if path.is_file() else []
+
+    def _chosen(self, name: str) -> Chosen | None:
+        """The outcome of the trials of a method; None where some are not made yet."""
+        kept = self._kept(name)
+        try:
+            return self._halved(name, partial(_find, kept))
+        except LookupError:
+            return None
+
+    def _make_trials(self, name: str) -> None:
+        """Makes the trials of a method that are not there yet; each is kept at once."""
+        kept = self._kept(name)
+
+        def trial(method: Method | Failure, settings: dict[str, Any], share: float, seed: int) -> Trial:
+            try:
+                return _find(kept, method, settings, share, seed)
+            except LookupError:
+                pass
+            found = method if isinstance(method, Failure) else attempt(partial(self._try, method, settings, share, seed))
+            if isinstance(found, Failure):
+                found = Trial.failure(settings, found.reason, share=share, seed=seed)
+            kept.append(found)
+            write_record(self.folder / f"{self._file(name)}.json", TRIALS, [asdict(one) for one in kept])
+            self.cells.notify(_in_words(name, found))
+            return found
+
+        self._halved(name, trial)
+
+    def _halved(self, name: str, trial: Callable[[Method | Failure, dict[str, Any], float, int], Trial]) -> Chosen:
+        """Successive halving with trials of one method, given with its settings, a share of the passes and a seed."""
+        tuning, kind = self.tuning, self.methods[name]
         space = search_space_of(kind)
         assert space is not None  # prepare_tuning left the others out
-        first = tried_first(kind, "class" if run.split.is_class_task else "samples")
-        path = run.workdir / f"{name}-{tuning.sampler}{self._suffix}.json"
-        kept = [Trial(**trial) for trial in (read_record(path, TRIALS) or [])] if path.is_file() else []
+        first = tried_first(kind, "class" if self._split.is_class_task else "samples")
 
         def settings(earlier: Sequence[Trial], number: int) -> dict[str, Any]:
             if number < len(first):
                 return first[number]
             return draw(space, earlier[len(first) :], sampler=tuning.sampler, seed=tuning.seed, number=number)
 
-        def trial(settings: dict[str, Any], share: float, seed: int) -> Trial:
-            method = attempt(lambda: make_method(kind, name, settings))
+        def attempted(settings: dict[str, Any], share: float, seed: int) -> Trial:
+            method = attempt(partial(make_method, kind, name, settings))
             if not isinstance(method, Failure) and shortened(method, share) == method:
                 share = 1.0
-            for one in kept:
-                if (one.settings, one.share, one.seed) == (settings, share, seed):
-                    return one
-            found = method if isinstance(method, Failure) else attempt(partial(self._try, method, settings, share, seed))
-            if isinstance(found, Failure):
-                found = Trial.failure(settings, found.reason, share=share, seed=seed)
-            kept.append(found)
-            write_record(path, TRIALS, [asdict(one) for one in kept])
-            self.cells.notify(_in_words(name, found))
-            return found
+            return trial(method, settings, share, seed)
 
-        return halve(settings, trial, number=tuning.trials, always=len(first), seeds=self.seeds)
+        return halve(settings, attempted, number=tuning.trials, always=len(first), seeds=self.seeds)
 
     def _try(self, method: Method, settings: dict[str, Any], share: float, seed: int) -> Trial:
         run, tolerance = self._seed_run(seed), OBJECTIVES[self.tuning.objective].tolerance
@@ -215,6 +270,15 @@ class TuningRun(ReadySweep):
             run = self._seed_run(seed)
             self._traces[seed] = Traces(run.model, run.split, run.train_images)
         return self._traces[seed]
+
+
+def _find(kept: Sequence[Trial], method: Method | Failure, settings: dict[str, Any], share: float, seed: int) -> Trial:
+    """A trial that was made earlier; LookupError where there is none."""
+    del method
+    for one in kept:
+        if (one.settings, one.share, one.seed) == (settings, share, seed):
+            return one
+    raise LookupError(f"no trial of {settings} with {share} of the passes and seed {seed}")
 
 
 def _in_words(name: str, trial: Trial) -> str:

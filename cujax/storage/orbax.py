@@ -22,7 +22,7 @@ _METADATA_KEY = "cujax"
 _OVERHEAD_BYTES = 200_000
 
 
-_UNFINISHED = ".orbax-checkpoint-tmp"
+UNFINISHED = ".orbax-checkpoint-tmp"
 
 
 # Orbax confuses saves that overlap in two threads, and fails.
@@ -35,7 +35,7 @@ class CheckpointError(ValueError):
 
 def remove_leftovers(directory: Path, name: str = "") -> None:
     """Removes what Orbax leaves in a folder where it was killed while writing; what is complete stays."""
-    for leftover in directory.glob(f"{glob.escape(name) or '*'}{_UNFINISHED}*"):
+    for leftover in directory.glob(f"{glob.escape(name) or '*'}{UNFINISHED}*"):
         leftover.rmtree()
 
 

@@ -1,5 +1,7 @@
 """The progress of unfinished models on disk: checkpoints that a killed run goes on from."""
 
+import contextlib
+import os
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from os import PathLike
@@ -183,8 +185,9 @@ def remove_progress(directory: Path) -> None:
     """Removes the progress of a model that is complete, and the folder around it if no other model is begun."""
     if is_first_host() and directory.exists():
         directory.rmtree()
-        if directory.parent.exists() and not any(directory.parent.iterdir()):
-            directory.parent.rmdir()
+        # Not by etils, which removes what another process writes there meanwhile.
+        with contextlib.suppress(OSError):
+            os.rmdir(directory.parent)  # noqa: PTH106
 
 
 def _place(devices: int, versions: dict[str, str]) -> str:

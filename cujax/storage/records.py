@@ -5,6 +5,7 @@ A changed digit, a lost key or a file of another kind is refused; nothing damage
 
 import hashlib
 import json
+import uuid
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -39,8 +40,8 @@ def json_digest(content: Any) -> str:
 
 
 def write_whole(path: Path, text: str) -> Path:
-    """Writes a text file whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp")
+    """Writes a text file whole or not at all, whichever other processes do so."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     temporary.write_text(text, "utf-8")
     return temporary.replace(path)
 

@@ -1,17 +1,18 @@
 """A run's folder: whose it is, which process uses it, and the progress of what is unfinished."""
 
+import contextlib
 import json
-import os
-import socket
 import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from os import PathLike
 from typing import Any
 
 from etils.epath import Path
 from filelock import FileLock, Timeout
 
-from cujax.storage.orbax import remove_leftovers
+from cujax.storage.locks import alone_now, held_by_others, this_process
+from cujax.storage.orbax import UNFINISHED, remove_leftovers
 from cujax.storage.records import write_whole
 
 # Takes a sentence that a person should read.
@@ -19,8 +20,10 @@ Notify = Callable[[str], None]
 
 _MOVE_AWAY = "restore it from a copy, or give another folder with --workdir"
 # What a run may leave whose folder was deleted while it wrote; progress says itself whose it is.
-_LEFT_BEHIND = {"progress", "metrics"}
+_LEFT_BEHIND = {"progress", "metrics", ".jobs"}
 _LOCK, _HOLDER = ".lock", ".lock-holder"
+# How long the lock is waited for: another process that only begins to share the folder has it for an instant.
+_PATIENCE_SECONDS = 1.0
 
 
 # Runs of one process may share a folder: they take turns. The system drops a lock when its process ends.
@@ -31,7 +34,7 @@ def lock(workdir: PathLike[str]) -> FileLock | None:
     """Takes a folder for this process, until the result is collected; None for a bucket (gs://), which has no locks.
 
     Raises:
-        BlockingIOError: if another process has it; the message names the process.
+        BlockingIOError: if another process has it, or makes something in it; the message names the process.
     """
     if "://" in str(workdir):
         return None
@@ -39,16 +42,18 @@ def lock(workdir: PathLike[str]) -> FileLock | None:
     held = _held.get(path)
     if held is not None and path.exists():
         return held
-    taken, holder = FileLock(path, timeout=0, thread_local=False), path.with_name(_HOLDER)
+    taken, holder = FileLock(path, timeout=_PATIENCE_SECONDS, thread_local=False), path.with_name(_HOLDER)
     try:
         taken.acquire()
+        named = held_by_others(path.parent)
     except Timeout:
-        named = holder.read_text("utf-8").strip() if holder.is_file() else ""
+        named = (holder.read_text("utf-8").strip() if holder.is_file() else "") or "another process"
+    if named:
+        taken.release()
         raise BlockingIOError(
-            f"workdir {workdir} is in use by {named or 'another process'}; wait for it or stop it, or give another folder "
-            "with --workdir."
-        ) from None
-    write_whole(holder, f"process {os.getpid()} on {socket.gethostname()}\n")
+            f"workdir {workdir} is in use by {named}; wait for it or stop it, or give another folder with --workdir."
+        )
+    write_whole(holder, f"{this_process()}\n")
     _held[path] = taken
     return taken
 
@@ -72,21 +77,25 @@ def claim(
     identity: dict[str, Any],
     files: dict[str, str],
     normalised: Callable[[dict[str, Any]], dict[str, Any]] = lambda described: described,
+    *,
+    shared: bool = False,
 ) -> FileLock | None:
     """Makes a folder the home of one configuration, or checks that it is, and locks it.
 
-    What a killed process left half written is removed.
+    What a killed process left half written is removed, unless another process may be writing it.
 
     Args:
         directory: The folder.
         identity: What tells the configuration from others; plain data, kept in `config.json`.
         files: Text files to write beside it, by name.
         normalised: Gives what an earlier release may have written as this one would.
+        shared: Whether other processes may work in the folder, too: then it is locked only until its configuration is
+            written, and each model while it is made (`cujax.storage.locks`).
 
     Raises:
         ValueError: if `config.json` is damaged.
         FileExistsError: if the folder holds another configuration, or something else.
-        BlockingIOError: if another process uses it.
+        BlockingIOError: if another process uses it, and it is not to be shared.
         OSError: if it cannot be written.
     """
     workdir = Path(directory)
@@ -98,12 +107,13 @@ def claim(
         )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        taken = lock(workdir)
-        if config.is_file():
-            _compare(workdir, normalised(_read_config(config)), identity)
-        else:
-            for name, text in {**files, config.name: json.dumps(identity, indent=2) + "\n"}.items():
-                write_whole(workdir / name, text)
+        taken = None if shared else lock(workdir)
+        with _first_to_write(config) if shared else contextlib.nullcontext():
+            if config.is_file():
+                _compare(workdir, normalised(_read_config(config)), identity)
+            else:
+                for name, text in {**files, config.name: json.dumps(identity, indent=2) + "\n"}.items():
+                    write_whole(workdir / name, text)
     except (FileExistsError, BlockingIOError):
         raise
     except OSError as error:
@@ -111,9 +121,27 @@ def claim(
             f"workdir {workdir} cannot be written ({error}); restore access or free space, or give another folder with "
             "--workdir."
         ) from error
-    for folder in (workdir / "checkpoints", *(workdir / "progress").glob("*")):
-        remove_leftovers(folder)
+    for leftover in (workdir / "checkpoints").glob(f"*{UNFINISHED}*"):
+        _remove_unfinished(workdir, leftover.name.partition(UNFINISHED)[0])
+    for begun in (workdir / "progress").glob("*"):
+        _remove_unfinished(workdir, begun.name)
     return taken
+
+
+def _first_to_write(config: Path) -> AbstractContextManager[Any]:
+    """The folder's lock, for processes that share it and begin at once; nothing is locked where nothing is to be written."""
+    if config.is_file() or "://" in str(config):
+        return contextlib.nullcontext()
+    return FileLock(config.parent.resolve() / _LOCK, timeout=60 * _PATIENCE_SECONDS)
+
+
+def _remove_unfinished(workdir: Path, name: str) -> None:
+    """Removes what was half written of a model, unless another process makes it now."""
+    held = alone_now(workdir, name)
+    if held is not None:
+        with held:
+            remove_leftovers(workdir / "checkpoints", name)
+            remove_leftovers(workdir / "progress" / name)
 
 
 def _read_config(config: Path) -> dict[str, Any]:

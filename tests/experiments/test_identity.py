@@ -118,6 +118,9 @@ def test_digests_are_those_of_0_1(experiment, described):
         {"multihost": True},
         {"save_seconds": None},
         {"save_steps": 3},
+        {"jobs": 4},
+        {"worker": True},
+        {"cluster": "tcp://scheduler:8786"},
     ],
     ids=str,
 )
@@ -145,7 +148,7 @@ def test_everything_else_is_part_of_it():
     assert len(digests - {digest_of(identity(Experiment()))}) == len(CHANGES)
     elsewhere = {"workdir", "retrained", "original", "tensorboard", "steps_per_call", "profile", "multihost"}
     elsewhere |= {"save_seconds", "save_steps", "stop_rule", "audit", "require", "requested_by", "ticket"}
-    elsewhere |= {"validation_ids", "hashed_ids"}
+    elsewhere |= {"validation_ids", "hashed_ids", "jobs", "worker", "cluster"}
     assert {field.name for field in dataclasses.fields(Experiment)} == set(CHANGES) | elsewhere
 
 

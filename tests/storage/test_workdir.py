@@ -74,7 +74,7 @@ def test_what_was_half_written_is_removed_and_the_rest_stays(tmp_path):
     (tmp_path / ".lock").touch()
     claim(tmp_path, {}, {})
     found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_dir())
-    assert found == ["checkpoints", "checkpoints/a", "progress", "progress/c"]
+    assert found == [".jobs", "checkpoints", "checkpoints/a", "progress", "progress/c"]
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path, monkeypatch):

@@ -1,0 +1,124 @@
+"""The units of a command, each computed once and kept on disk, by whichever process comes first.
+
+Processes of one command, of several commands in one folder and of several machines divide them through locks beside what
+is computed; nobody hands them out.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from etils import epath
+
+from cujax.failures import Failure, attempt
+from cujax.storage.locks import POLL_SECONDS, alone_now, read_note, remove_note, write_note
+from cujax.storage.records import RecordError
+from cujax.storage.workdir import Notify
+
+# A unit that ended the process so often is not begun again by the same command.
+_MOST_KILLED = 2
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Something that is computed once and kept.
+
+    Attributes:
+        title: What a person reads, such as "class:5, scrub, seed 0".
+        folder: The folder that it lies in.
+        name: Tells it from others in the folder.
+        kept: Whether it is complete on disk.
+        compute: Computes and keeps it.
+        needs: What must be complete before.
+    """
+
+    title: str
+    folder: epath.Path
+    name: str
+    kept: Callable[[], bool]
+    compute: Callable[[], object]
+    needs: "tuple[Unit, ...]" = ()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it is complete on disk; a damaged record is not: computing it says what is wrong."""
+        try:
+            return self.kept()
+        except RecordError:
+            return False
+
+
+def failure(unit: Unit, since: float) -> str | None:
+    """Why a unit, or one that it needs, failed in the processes that began after some time; None if none did."""
+    note = read_note(unit.folder, unit.name)
+    if note.failed and note.at >= since:
+        return note.failed
+    for need in unit.needs:
+        reason = None if need.is_complete else failure(need, since)
+        if reason is not None:
+            return f"{need.title} failed: {reason}"
+    return None
+
+
+def is_settled(unit: Unit, since: float) -> bool:
+    """Whether there is nothing left to do about a unit: it is complete, or failed."""
+    return unit.is_complete or failure(unit, since) is not None
+
+
+def settle(unit: Unit, since: float, notify: Notify) -> bool:
+    """Computes a unit if it can be computed now; gives whether it is settled.
+
+    It cannot while another process computes it, or before what it needs is complete. A unit whose process was killed twice
+    is noted as failed.
+    """
+    if is_settled(unit, since):
+        return True
+    if not all(need.is_complete for need in unit.needs):
+        return False
+    held = alone_now(unit.folder, unit.name)
+    if held is None:
+        return False
+    with held:
+        if not is_settled(unit, since):
+            _compute(unit, notify)
+    return True
+
+
+def _compute(unit: Unit, notify: Notify) -> None:
+    begun = read_note(unit.folder, unit.name).begun
+    if begun >= _MOST_KILLED:
+        found: object = Failure(
+            f"its process was killed {begun} times, perhaps for lack of memory; give it more, or fewer --jobs, and run the "
+            "same command again."
+        )
+    else:
+        write_note(unit.folder, unit.name, begun=begun + 1)
+        try:
+            found = attempt(unit.compute)
+        finally:
+            remove_note(unit.folder, unit.name)
+    if isinstance(found, Failure):
+        write_note(unit.folder, unit.name, failed=found.reason)
+        notify(f"FAILED {unit.title}: {found.reason}")
+
+
+def work_through(units: Sequence[Unit], since: float, notify: Notify) -> None:
+    """Computes the units that are neither complete nor failed, until all of them are; waits for those of other processes.
+
+    Args:
+        units: In the order to compute them in; none before what it needs.
+        since: Failures noted before this time are tried again.
+        notify: Takes what a person should know.
+    """
+    left = list(units)
+    while left:
+        still = [unit for unit in left if not settle(unit, since, notify)]
+        if len(still) == len(left):
+            time.sleep(POLL_SECONDS)
+        left = still
+
+
+def failures(units: Sequence[Unit], since: float) -> list[str]:
+    """The units that are not complete and why, a sentence each."""
+    reasons = ((unit, None if unit.is_complete else failure(unit, since)) for unit in units)
+    return [f"{unit.title}: {reason}" for unit, reason in reasons if reason is not None]
