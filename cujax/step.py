@@ -9,11 +9,13 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
+from jaxtyping import Float, Float32, Int32, Key, Shaped
 
 from cujax.batch import Batch, Examples
 from cujax.embedding_queue import LabelledEmbeddings, queue_of
@@ -23,9 +25,10 @@ from cujax.model import Model, Outputs, PyTree, Variables, num_rows
 from cujax.sharding import mesh_of, on_mesh, traced_num_shards, whole, with_auto_axes
 
 BatchNorm = Literal["joint", "retain_only", "frozen"]
-Metrics = dict[str, jax.Array]
+Metrics = dict[str, Shaped[Array, ""]]
 
 
+@runtime_checkable
 class StepConfig(Protocol):
     """The settings that the step reads, such as those of a `cujax.ContrastiveUnlearning`.
 
@@ -66,14 +69,16 @@ class UnlearnState:
         key: One typed key for the whole run; step n uses `fold_in(key, n)`.
     """
 
-    step: jax.Array
+    step: Int32[Array, ""]
     params: PyTree
     model_state: PyTree
     opt_state: PyTree
-    key: jax.Array
+    key: Key[Array, ""]
 
     @classmethod
-    def create(cls, params: PyTree, model_state: PyTree, tx: optax.GradientTransformation, key: jax.Array) -> Self:
+    def create(
+        cls, params: PyTree, model_state: PyTree, tx: optax.GradientTransformation, key: Key[Array, ""]
+    ) -> "UnlearnState":
         """The state before the first step.
 
         Arrays are copied, because the jitted step donates its state, and donation deletes the original.
@@ -86,7 +91,7 @@ class UnlearnState:
         params, model_state, opt_state = jax.tree.map(_owned, (params, model_state, tx.init(params)))
         return cls(jnp.zeros((), jnp.int32), params, model_state, opt_state, jnp.array(key, copy=True))
 
-    def with_frozen_of(self, variables: Variables, model: Model) -> Self:
+    def with_frozen_of(self, variables: Variables, model: Model) -> "UnlearnState":
         """This state, but what the model freezes as it is in `variables`; copied, as in `create`."""
         if not model.freezes:
             return self
@@ -102,9 +107,9 @@ def _owned(leaf: jax.Array) -> jax.Array:
 class LossWeights(NamedTuple):
     """The traced part of a `StepConfig`: changing these does not compile anew."""
 
-    unlearn_weight: float | jax.Array
-    retain_weight: float | jax.Array
-    temperature: float | jax.Array
+    unlearn_weight: float | Float[Array, ""]
+    retain_weight: float | Float[Array, ""]
+    temperature: float | Float[Array, ""]
 
 
 Step = Callable[[UnlearnState, Batch], tuple[UnlearnState, Metrics]]
@@ -235,7 +240,7 @@ class _UnlearnStep:
             key = jax.random.fold_in(key, jax.lax.axis_index(self.axis_name))
             model = model if self.batch_norm == "frozen" else model.with_axis_name(self.axis_name)
 
-        def objective(params: PyTree) -> tuple[jax.Array, tuple[PyTree, Metrics, LabelledEmbeddings]]:
+        def objective(params: PyTree) -> tuple[Float32[Array, ""], tuple[PyTree, Metrics, LabelledEmbeddings]]:
             forget, retain, model_state = apply_to_batch(model, params, state.model_state, batch, key, self.batch_norm)
             classes = retain.logits.shape[1]
             retain_counts = counted_labels("retain", batch.retain.labels, batch.retain.mask, classes)
@@ -273,7 +278,7 @@ class _UnlearnStep:
 
 
 def apply_to_batch(
-    model: Model, params: PyTree, model_state: PyTree, batch: Batch, key: jax.Array, batch_norm: BatchNorm
+    model: Model, params: PyTree, model_state: PyTree, batch: Batch, key: Key[Array, ""], batch_norm: BatchNorm
 ) -> tuple[Outputs, Outputs, PyTree]:
     """Passes forget and retain rows through the network.
 
@@ -359,7 +364,7 @@ def update(
     return state, {**metrics, "gradient_norm": optax.tree.norm(gradients), "finite": finite}
 
 
-def accuracy(logits: jax.Array, examples: Examples, axis_name: str | None = None) -> jax.Array:
+def accuracy(logits: Float[Array, "B C"], examples: Examples, axis_name: str | None = None) -> Float32[Array, ""]:
     """The share of rows that count whose largest logit is their label's; `axis_name` as in `losses.masked_mean`."""
     correct = jnp.argmax(logits, axis=1) == examples.labels
     return masked_mean(correct, counted_labels("batch", examples.labels, examples.mask, logits.shape[1]), axis_name)

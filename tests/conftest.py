@@ -6,10 +6,21 @@ from pathlib import Path
 # Before NumPy starts: two workers share the cores, and the scripts that they run find the modules compiled.
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# XLA ends the process if one of the eight devices is 40 s late, as on a machine with much else to do.
+os.environ["XLA_FLAGS"] = "--xla_cpu_collective_call_terminate_timeout_seconds=900"
 
+import hypothesis
 import jax
+import jaxtyping
 import pytest
 
+# Shapes and dtypes are checked in every call.
+jaxtyping.install_import_hook(["cujax.losses", "cujax.step"], "shape_checks.checked")
+# No test fails because the machine is slow; one that draws at random says so itself.
+hypothesis.settings.register_profile(
+    "tests", deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("tests")
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -58,6 +69,14 @@ def _compile_quickly(request):
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def shapes_unchecked():
+    """For tests of the errors that the package itself raises for wrong shapes and dtypes."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")
