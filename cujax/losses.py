@@ -291,9 +291,9 @@ def cosine_similarity(rows: CountedRows, others: CountedRows, temperature: Scala
     return cosines / jnp.asarray(temperature, jnp.float32)
 
 
-def logsumexp_among(chosen: Bool[Array, "B n"], values: Float32[Array, "B n"]) -> Float32[Array, "B"]:
+def logsumexp_among(chosen: Bool[ArrayLike, "B n"], values: Float32[ArrayLike, "B n"]) -> Float32[Array, "B"]:
     """`logsumexp` of the chosen values of each row; of all where none is: minus infinity has no gradient."""
-    chosen = chosen | ~jnp.any(chosen, axis=1, keepdims=True)
+    chosen = jnp.asarray(chosen) | ~jnp.any(chosen, axis=1, keepdims=True)
     return jax.nn.logsumexp(jnp.where(chosen, values, -jnp.inf), axis=1)
 
 
@@ -369,12 +369,14 @@ def cross_entropy(
     return masked_mean(losses, counts, axis_name)
 
 
-def masked_mean(values: Shaped[Array, "B"], counts: Bool[Array, "B"], axis_name: str | None = None) -> Float32[Array, ""]:
+def masked_mean(
+    values: Shaped[ArrayLike, "B"], counts: Bool[ArrayLike, "B"], axis_name: str | None = None
+) -> Float32[Array, ""]:
     """Mean of the values (`[B]`) that count (`[B]` bool), in float32; 0 where none does.
 
     With the name of a mapped device axis: this device's share of the mean over all devices, which is their sum.
     """
-    total, n = jnp.sum(jnp.where(counts, values.astype(jnp.float32), 0.0)), jnp.sum(counts)
+    total, n = jnp.sum(jnp.where(counts, jnp.asarray(values, jnp.float32), 0.0)), jnp.sum(counts)
     if axis_name is not None:
         n = jax.lax.psum(n, axis_name)
     return total / jnp.maximum(n, 1).astype(jnp.float32)

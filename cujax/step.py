@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Float, Float32, Int32, Key, Shaped
 
 from cujax.batch import Batch, Examples
@@ -99,7 +100,7 @@ class UnlearnState:
         return replace(self, **jax.tree.map(_owned, kept)._asdict())
 
 
-def _owned(leaf: jax.Array) -> jax.Array:
+def _owned(leaf: ArrayLike) -> Array:
     """A copy that nobody else holds, of the type that a step gives back: a weak type would compile twice."""
     return jnp.array(leaf, dtype=jnp.asarray(leaf).dtype, copy=True)
 
@@ -304,7 +305,7 @@ def apply_to_batch(
     n_forget, n_retain = num_rows(batch.forget.inputs), num_rows(batch.retain.inputs)
     groups = math.gcd(n_forget, n_retain, traced_num_shards())
 
-    def joined(forget: jax.Array, retain: jax.Array) -> jax.Array:
+    def joined(forget: ArrayLike, retain: ArrayLike) -> Array:
         return _ungrouped(jnp.concatenate([_grouped(forget, groups), _grouped(retain, groups)], axis=1))
 
     inputs = jax.tree.map(joined, batch.forget.inputs, batch.retain.inputs)
@@ -316,11 +317,12 @@ def apply_to_batch(
     return forget, retain, new_state
 
 
-def _grouped(rows: jax.Array, groups: int) -> jax.Array:
+def _grouped(rows: ArrayLike, groups: int) -> Array:
+    rows = jnp.asarray(rows)
     return rows.reshape(groups, -1, *rows.shape[1:])
 
 
-def _ungrouped(rows: jax.Array) -> jax.Array:
+def _ungrouped(rows: Array) -> Array:
     return rows.reshape(-1, *rows.shape[2:])
 
 
@@ -364,7 +366,7 @@ def update(
     return state, {**metrics, "gradient_norm": optax.tree.norm(gradients), "finite": finite}
 
 
-def accuracy(logits: Float[Array, "B C"], examples: Examples, axis_name: str | None = None) -> Float32[Array, ""]:
+def accuracy(logits: Float[ArrayLike, "B C"], examples: Examples, axis_name: str | None = None) -> Float32[Array, ""]:
     """The share of rows that count whose largest logit is their label's; `axis_name` as in `losses.masked_mean`."""
     correct = jnp.argmax(logits, axis=1) == examples.labels
-    return masked_mean(correct, counted_labels("batch", examples.labels, examples.mask, logits.shape[1]), axis_name)
+    return masked_mean(correct, counted_labels("batch", examples.labels, examples.mask, jnp.shape(logits)[1]), axis_name)
