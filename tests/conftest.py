@@ -29,21 +29,42 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 # Folders and modules whose tests mostly compile: there XLA leaves out most optimisations, which halves their time.
-MOSTLY_COMPILE = {"methods", "networks", "test_pmap", "test_sharding", "test_benchmark", "test_scripts"}
+MOSTLY_COMPILE = {
+    "methods",
+    "networks",
+    "one_call",
+    "test_benchmark",
+    "test_docs",
+    "test_embedding_queue",
+    "test_freezing",
+    "test_linen_as_people_have_it",
+    "test_model",
+    "test_nnx_as_people_have_it",
+    "test_optimizers",
+    "test_pmap",
+    "test_scripts",
+    "test_sharding",
+    "test_step",
+}
 TRAIN = {"test_base", "test_torch_weights"}
 
 
-# Modules whose fixtures take long: one worker takes all of their tests, so that nothing is computed twice.
-ONE_WORKER = {
-    "test_audit",
-    "test_benchmark",
+# Modules that take longest. They begin first, so that no worker waits for another at the end.
+LONGEST = {
+    "test_docs",
+    "test_freezing",
+    "test_networks",
+    "test_calls",
     "test_compare",
     "test_guards",
-    "test_lineage",
-    "test_resume",
-    "test_run_report",
-    "test_scripts",
+    "test_linen_as_people_have_it",
+    "test_losses",
+    "test_model",
+    "test_embedding_queue",
     "test_tune",
+    "test_run",
+    "test_run_report",
+    "test_resume",
 }
 # Whole scripts in processes of their own, several hosts, whole audits.
 SLOW = {"test_audit", "test_multihost", "test_scripts", "test_torture"}
@@ -52,12 +73,9 @@ SLOW = {"test_audit", "test_multihost", "test_scripts", "test_torture"}
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.path.stem in ONE_WORKER:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
         if item.path.stem in SLOW:
             item.add_marker(pytest.mark.slow)
-    # What takes long begins first, so that no worker waits for another at the end.
-    items.sort(key=lambda item: item.path.stem not in ONE_WORKER | SLOW)
+    items.sort(key=lambda item: item.path.stem not in LONGEST | SLOW)
 
 
 @pytest.fixture(scope="module", autouse=True)
