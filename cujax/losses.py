@@ -9,17 +9,21 @@ from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Float32, Integer, Real, Shaped
 
 from cujax.labels import counted_labels
 
 Denominator = Literal["paper", "official"]
+Mask = Bool[ArrayLike, "B"] | None
+Scalar = Real[ArrayLike, ""]
 
 # Embeddings with no entry larger than this count as zero: below it 1 / norm, times 1 / temperature, leaves float32.
 _ZERO_NORM = 1e-30
 
 
-def normalize(embeddings: ArrayLike) -> jax.Array:
+def normalize(embeddings: Float[ArrayLike, "*rows d"]) -> Float32[Array, "*rows d"]:
     """Scales each row to unit L2 norm, in float32; rows of zero norm stay zero and pass no gradient.
 
     Each row is divided by its largest entry first, so that no square overflows or underflows.
@@ -44,16 +48,16 @@ def normalize(embeddings: ArrayLike) -> jax.Array:
 
 
 def contrastive_unlearning_loss(
-    forget_embeddings: ArrayLike,
-    forget_labels: ArrayLike,
-    retain_embeddings: ArrayLike,
-    retain_labels: ArrayLike,
+    forget_embeddings: Float[ArrayLike, "B_f d"],
+    forget_labels: Integer[ArrayLike, "B_f"],
+    retain_embeddings: Float[ArrayLike, "B_r d"],
+    retain_labels: Integer[ArrayLike, "B_r"],
     *,
-    temperature: ArrayLike = 0.7,
+    temperature: Scalar = 0.7,
     denominator: Denominator = "paper",
-    forget_mask: ArrayLike | None = None,
-    retain_mask: ArrayLike | None = None,
-) -> jax.Array:
+    forget_mask: Bool[ArrayLike, "B_f"] | None = None,
+    retain_mask: Bool[ArrayLike, "B_r"] | None = None,
+) -> Float32[Array, ""]:
     r"""The contrastive unlearning loss of Lee et al., which pushes forget samples out of their own class.
 
     With L2-normalised embeddings, `s_ij = z_i · z_j / temperature`, and for a forget sample (anchor) i the positives
@@ -117,16 +121,16 @@ def contrastive_unlearning_loss(
 
 
 def anchor_losses(
-    forget_embeddings: ArrayLike,
-    forget_labels: ArrayLike,
-    retain_embeddings: ArrayLike,
-    retain_labels: ArrayLike,
+    forget_embeddings: Float[ArrayLike, "B_f d"],
+    forget_labels: Integer[ArrayLike, "B_f"],
+    retain_embeddings: Float[ArrayLike, "B_r d"],
+    retain_labels: Integer[ArrayLike, "B_r"],
     *,
-    temperature: ArrayLike,
+    temperature: Scalar,
     denominator: Denominator,
-    forget_mask: ArrayLike | None,
-    retain_mask: ArrayLike | None,
-) -> tuple[jax.Array, jax.Array]:
+    forget_mask: Bool[ArrayLike, "B_f"] | None,
+    retain_mask: Bool[ArrayLike, "B_r"] | None,
+) -> tuple[Float32[Array, "B_f"], Bool[Array, "B_f"]]:
     """The terms whose mean is `contrastive_unlearning_loss`, whose arguments these are.
 
     Returns:
@@ -159,16 +163,16 @@ def anchor_losses(
 
 
 def nearest_contrastive_loss(
-    forget_embeddings: ArrayLike,
-    forget_labels: ArrayLike,
-    retain_embeddings: ArrayLike,
-    retain_labels: ArrayLike,
+    forget_embeddings: Float[ArrayLike, "B_f d"],
+    forget_labels: Integer[ArrayLike, "B_f"],
+    retain_embeddings: Float[ArrayLike, "B_r d"],
+    retain_labels: Integer[ArrayLike, "B_r"],
     *,
-    temperature: ArrayLike = 0.1,
-    push_weight: ArrayLike = 0.5,
-    forget_mask: ArrayLike | None = None,
-    retain_mask: ArrayLike | None = None,
-) -> jax.Array:
+    temperature: Scalar = 0.1,
+    push_weight: Scalar = 0.5,
+    forget_mask: Bool[ArrayLike, "B_f"] | None = None,
+    retain_mask: Bool[ArrayLike, "B_r"] | None = None,
+) -> Float32[Array, ""]:
     r"""Sends each forget sample among the retain samples of other classes that lie nearest to it, one by one.
 
     `contrastive_unlearning_loss` pulls to the mean of all others, which moves a class as one cluster that is as readable as
@@ -228,8 +232,12 @@ def nearest_contrastive_loss(
 
 
 def info_nce(
-    embeddings: ArrayLike, other_embeddings: ArrayLike, mask: ArrayLike | None = None, *, temperature: ArrayLike = 0.1
-) -> jax.Array:
+    embeddings: Float[ArrayLike, "B d"],
+    other_embeddings: Float[ArrayLike, "B d"],
+    mask: Mask = None,
+    *,
+    temperature: Scalar = 0.1,
+) -> Float32[Array, ""]:
     """How well each row's other view is distinguished from those of all rows: the mean of `logsumexp_j s_ij - s_ii`.
 
     With `s_ij` the cosine of row i of one set and row j of the other over the temperature (van den Oord et al.,
@@ -262,20 +270,20 @@ def info_nce(
 class CountedRows(NamedTuple):
     """Normalised embeddings `[B, d]`, zero where a row does not count; labels `[B]`; `[B]` bool, which rows count."""
 
-    embeddings: jax.Array
-    labels: jax.Array
-    counts: jax.Array
+    embeddings: Float32[Array, "B d"]
+    labels: Integer[Array, "B"]
+    counts: Bool[Array, "B"]
 
 
-def counted_rows(name: str, embeddings: ArrayLike, labels: ArrayLike, mask: ArrayLike | None) -> CountedRows:
+def counted_rows(name: str, embeddings: Float[ArrayLike, "B d"], labels: Integer[ArrayLike, "B"], mask: Mask) -> CountedRows:
     """Embeddings `[B, d]` with their labels and mask, checked; the name is for messages."""
     embeddings, labels = jnp.asarray(embeddings), jnp.asarray(labels)
     counts = _mask_or_ones(name, embeddings, labels, mask)
     return CountedRows(normalize(jnp.where(counts[:, None], embeddings, 0)), labels, counts)
 
 
-def cosine_similarity(rows: CountedRows, others: CountedRows, temperature: ArrayLike) -> jax.Array:
-    """Cosines over the temperature, `[B, B']`."""
+def cosine_similarity(rows: CountedRows, others: CountedRows, temperature: Scalar) -> Float32[Array, "B other_B"]:
+    """Cosines over the temperature, `[B, other_B]`."""
     widths = rows.embeddings.shape[1], others.embeddings.shape[1]
     if widths[0] != widths[1]:
         raise ValueError(f"both sets of embeddings must have the same width, but have {widths[0]} and {widths[1]}.")
@@ -283,20 +291,24 @@ def cosine_similarity(rows: CountedRows, others: CountedRows, temperature: Array
     return cosines / jnp.asarray(temperature, jnp.float32)
 
 
-def logsumexp_among(chosen: jax.Array, values: jax.Array) -> jax.Array:
+def logsumexp_among(chosen: Bool[ArrayLike, "B n"], values: Float32[ArrayLike, "B n"]) -> Float32[Array, "B"]:
     """`logsumexp` of the chosen values of each row; of all where none is: minus infinity has no gradient."""
-    chosen = chosen | ~jnp.any(chosen, axis=1, keepdims=True)
+    chosen = jnp.asarray(chosen) | ~jnp.any(chosen, axis=1, keepdims=True)
     return jax.nn.logsumexp(jnp.where(chosen, values, -jnp.inf), axis=1)
 
 
-def _check_temperature(temperature: ArrayLike) -> None:
+def _check_temperature(temperature: Scalar) -> None:
     if isinstance(temperature, int | float) and not temperature > 0:
         raise ValueError(f"temperature must be positive, but is {temperature}; the paper uses 0.7.")
 
 
 def distillation(
-    student_logits: ArrayLike, teacher_logits: ArrayLike, mask: ArrayLike | None = None, *, temperature: ArrayLike = 1.0
-) -> jax.Array:
+    student_logits: Float[ArrayLike, "B C"],
+    teacher_logits: Float[ArrayLike, "B C"],
+    mask: Mask = None,
+    *,
+    temperature: Scalar = 1.0,
+) -> Float32[Array, ""]:
     """Mean of `T² · KL(softmax(teacher / T) ‖ softmax(student / T))` over the rows that count; 0 where none does.
 
     The teacher's distribution comes first (Hinton et al., arXiv:1503.02531): the student is pulled to where the teacher
@@ -320,7 +332,7 @@ def distillation(
     if teacher.shape != student.shape:
         raise ValueError(f"student and teacher logits must have one shape, but have {student.shape} and {teacher.shape}.")
 
-    def log_probabilities(logits: jax.Array) -> jax.Array:
+    def log_probabilities(logits: Float[Array, "B C"]) -> Float32[Array, "B C"]:
         scaled = jnp.where(counts[:, None], logits, 0).astype(jnp.float32) / jnp.asarray(temperature, jnp.float32)
         return jax.nn.log_softmax(scaled)
 
@@ -331,8 +343,8 @@ def distillation(
 
 
 def cross_entropy(
-    logits: ArrayLike, labels: ArrayLike, mask: ArrayLike | None = None, axis_name: str | None = None
-) -> jax.Array:
+    logits: Float[ArrayLike, "B C"], labels: Integer[ArrayLike, "B"], mask: Mask = None, axis_name: str | None = None
+) -> Float32[Array, ""]:
     """Mean softmax cross-entropy over the rows that count; 0 where none does.
 
     Args:
@@ -357,20 +369,20 @@ def cross_entropy(
     return masked_mean(losses, counts, axis_name)
 
 
-def masked_mean(values: jax.Array, counts: jax.Array, axis_name: str | None = None) -> jax.Array:
+def masked_mean(
+    values: Shaped[ArrayLike, "B"], counts: Bool[ArrayLike, "B"], axis_name: str | None = None
+) -> Float32[Array, ""]:
     """Mean of the values (`[B]`) that count (`[B]` bool), in float32; 0 where none does.
 
     With the name of a mapped device axis: this device's share of the mean over all devices, which is their sum.
     """
-    total, n = jnp.sum(jnp.where(counts, values.astype(jnp.float32), 0.0)), jnp.sum(counts)
+    total, n = jnp.sum(jnp.where(counts, jnp.asarray(values, jnp.float32), 0.0)), jnp.sum(counts)
     if axis_name is not None:
         n = jax.lax.psum(n, axis_name)
     return total / jnp.maximum(n, 1).astype(jnp.float32)
 
 
-def _mask_or_ones(
-    name: str, rows: jax.Array, labels: jax.Array, mask: ArrayLike | None, classes: int | None = None
-) -> jax.Array:
+def _mask_or_ones(name: str, rows: Array, labels: Array, mask: ArrayLike | None, classes: int | None = None) -> Array:
     """Which rows count, as `counted_labels` has it, after checking that rows, labels and mask fit."""
     mask = jnp.ones(labels.shape, bool) if mask is None else jnp.asarray(mask)
     if rows.ndim != 2 or labels.shape != rows.shape[:1] or mask.shape != labels.shape:

@@ -9,11 +9,14 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float, Float32, Int32, Key, Shaped
 
 from cujax.batch import Batch, Examples
 from cujax.embedding_queue import LabelledEmbeddings, queue_of
@@ -23,9 +26,10 @@ from cujax.model import Model, Outputs, PyTree, Variables, num_rows
 from cujax.sharding import mesh_of, on_mesh, traced_num_shards, whole, with_auto_axes
 
 BatchNorm = Literal["joint", "retain_only", "frozen"]
-Metrics = dict[str, jax.Array]
+Metrics = dict[str, Shaped[Array, ""]]
 
 
+@runtime_checkable
 class StepConfig(Protocol):
     """The settings that the step reads, such as those of a `cujax.ContrastiveUnlearning`.
 
@@ -66,14 +70,16 @@ class UnlearnState:
         key: One typed key for the whole run; step n uses `fold_in(key, n)`.
     """
 
-    step: jax.Array
+    step: Int32[Array, ""]
     params: PyTree
     model_state: PyTree
     opt_state: PyTree
-    key: jax.Array
+    key: Key[Array, ""]
 
     @classmethod
-    def create(cls, params: PyTree, model_state: PyTree, tx: optax.GradientTransformation, key: jax.Array) -> Self:
+    def create(
+        cls, params: PyTree, model_state: PyTree, tx: optax.GradientTransformation, key: Key[Array, ""]
+    ) -> "UnlearnState":
         """The state before the first step.
 
         Arrays are copied, because the jitted step donates its state, and donation deletes the original.
@@ -86,7 +92,7 @@ class UnlearnState:
         params, model_state, opt_state = jax.tree.map(_owned, (params, model_state, tx.init(params)))
         return cls(jnp.zeros((), jnp.int32), params, model_state, opt_state, jnp.array(key, copy=True))
 
-    def with_frozen_of(self, variables: Variables, model: Model) -> Self:
+    def with_frozen_of(self, variables: Variables, model: Model) -> "UnlearnState":
         """This state, but what the model freezes as it is in `variables`; copied, as in `create`."""
         if not model.freezes:
             return self
@@ -94,7 +100,7 @@ class UnlearnState:
         return replace(self, **jax.tree.map(_owned, kept)._asdict())
 
 
-def _owned(leaf: jax.Array) -> jax.Array:
+def _owned(leaf: ArrayLike) -> Array:
     """A copy that nobody else holds, of the type that a step gives back: a weak type would compile twice."""
     return jnp.array(leaf, dtype=jnp.asarray(leaf).dtype, copy=True)
 
@@ -102,9 +108,9 @@ def _owned(leaf: jax.Array) -> jax.Array:
 class LossWeights(NamedTuple):
     """The traced part of a `StepConfig`: changing these does not compile anew."""
 
-    unlearn_weight: float | jax.Array
-    retain_weight: float | jax.Array
-    temperature: float | jax.Array
+    unlearn_weight: float | Float[Array, ""]
+    retain_weight: float | Float[Array, ""]
+    temperature: float | Float[Array, ""]
 
 
 Step = Callable[[UnlearnState, Batch], tuple[UnlearnState, Metrics]]
@@ -235,7 +241,7 @@ class _UnlearnStep:
             key = jax.random.fold_in(key, jax.lax.axis_index(self.axis_name))
             model = model if self.batch_norm == "frozen" else model.with_axis_name(self.axis_name)
 
-        def objective(params: PyTree) -> tuple[jax.Array, tuple[PyTree, Metrics, LabelledEmbeddings]]:
+        def objective(params: PyTree) -> tuple[Float32[Array, ""], tuple[PyTree, Metrics, LabelledEmbeddings]]:
             forget, retain, model_state = apply_to_batch(model, params, state.model_state, batch, key, self.batch_norm)
             classes = retain.logits.shape[1]
             retain_counts = counted_labels("retain", batch.retain.labels, batch.retain.mask, classes)
@@ -273,7 +279,7 @@ class _UnlearnStep:
 
 
 def apply_to_batch(
-    model: Model, params: PyTree, model_state: PyTree, batch: Batch, key: jax.Array, batch_norm: BatchNorm
+    model: Model, params: PyTree, model_state: PyTree, batch: Batch, key: Key[Array, ""], batch_norm: BatchNorm
 ) -> tuple[Outputs, Outputs, PyTree]:
     """Passes forget and retain rows through the network.
 
@@ -299,7 +305,7 @@ def apply_to_batch(
     n_forget, n_retain = num_rows(batch.forget.inputs), num_rows(batch.retain.inputs)
     groups = math.gcd(n_forget, n_retain, traced_num_shards())
 
-    def joined(forget: jax.Array, retain: jax.Array) -> jax.Array:
+    def joined(forget: ArrayLike, retain: ArrayLike) -> Array:
         return _ungrouped(jnp.concatenate([_grouped(forget, groups), _grouped(retain, groups)], axis=1))
 
     inputs = jax.tree.map(joined, batch.forget.inputs, batch.retain.inputs)
@@ -311,11 +317,12 @@ def apply_to_batch(
     return forget, retain, new_state
 
 
-def _grouped(rows: jax.Array, groups: int) -> jax.Array:
+def _grouped(rows: ArrayLike, groups: int) -> Array:
+    rows = jnp.asarray(rows)
     return rows.reshape(groups, -1, *rows.shape[1:])
 
 
-def _ungrouped(rows: jax.Array) -> jax.Array:
+def _ungrouped(rows: Array) -> Array:
     return rows.reshape(-1, *rows.shape[2:])
 
 
@@ -359,7 +366,7 @@ def update(
     return state, {**metrics, "gradient_norm": optax.tree.norm(gradients), "finite": finite}
 
 
-def accuracy(logits: jax.Array, examples: Examples, axis_name: str | None = None) -> jax.Array:
+def accuracy(logits: Float[ArrayLike, "B C"], examples: Examples, axis_name: str | None = None) -> Float32[Array, ""]:
     """The share of rows that count whose largest logit is their label's; `axis_name` as in `losses.masked_mean`."""
     correct = jnp.argmax(logits, axis=1) == examples.labels
-    return masked_mean(correct, counted_labels("batch", examples.labels, examples.mask, logits.shape[1]), axis_name)
+    return masked_mean(correct, counted_labels("batch", examples.labels, examples.mask, jnp.shape(logits)[1]), axis_name)

@@ -6,10 +6,21 @@ from pathlib import Path
 # Before NumPy starts: two workers share the cores, and the scripts that they run find the modules compiled.
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# XLA ends the process if one of the eight devices is 40 s late, as on a machine with much else to do.
+os.environ["XLA_FLAGS"] = "--xla_cpu_collective_call_terminate_timeout_seconds=900"
 
+import hypothesis
 import jax
+import jaxtyping
 import pytest
 
+# Shapes and dtypes are checked in every call.
+jaxtyping.install_import_hook(["cujax.losses", "cujax.step"], "shape_checks.checked")
+# No test fails because the machine is slow; one that draws at random says so itself.
+hypothesis.settings.register_profile(
+    "tests", deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("tests")
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -18,22 +29,43 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 # Folders and modules whose tests mostly compile: there XLA leaves out most optimisations, which halves their time.
-MOSTLY_COMPILE = {"methods", "networks", "test_pmap", "test_sharding", "test_benchmark", "test_scripts"}
+MOSTLY_COMPILE = {
+    "methods",
+    "networks",
+    "one_call",
+    "test_benchmark",
+    "test_docs",
+    "test_embedding_queue",
+    "test_freezing",
+    "test_linen_as_people_have_it",
+    "test_model",
+    "test_nnx_as_people_have_it",
+    "test_optimizers",
+    "test_pmap",
+    "test_scripts",
+    "test_sharding",
+    "test_step",
+}
 TRAIN = {"test_base", "test_torch_weights"}
 
 
-# Modules whose fixtures take long: one worker takes all of their tests, so that nothing is computed twice.
-ONE_WORKER = {
-    "test_audit",
-    "test_benchmark",
+# Modules that take longest. They begin first, so that no worker waits for another at the end.
+LONGEST = {
+    "test_docs",
+    "test_freezing",
+    "test_networks",
+    "test_calls",
     "test_compare",
     "test_division",
     "test_guards",
-    "test_lineage",
-    "test_resume",
-    "test_run_report",
-    "test_scripts",
+    "test_linen_as_people_have_it",
+    "test_losses",
+    "test_model",
+    "test_embedding_queue",
     "test_tune",
+    "test_run",
+    "test_run_report",
+    "test_resume",
 }
 # Whole scripts in processes of their own, several hosts, whole audits.
 SLOW = {"test_audit", "test_division", "test_multihost", "test_scripts", "test_torture"}
@@ -42,12 +74,9 @@ SLOW = {"test_audit", "test_division", "test_multihost", "test_scripts", "test_t
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.path.stem in ONE_WORKER:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
         if item.path.stem in SLOW:
             item.add_marker(pytest.mark.slow)
-    # What takes long begins first, so that no worker waits for another at the end.
-    items.sort(key=lambda item: item.path.stem not in ONE_WORKER | SLOW)
+    items.sort(key=lambda item: item.path.stem not in LONGEST | SLOW)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -59,6 +88,14 @@ def _compile_quickly(request):
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def shapes_unchecked():
+    """For tests of the errors that the package itself raises for wrong shapes and dtypes."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

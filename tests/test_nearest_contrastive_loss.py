@@ -82,7 +82,7 @@ def slopes(rows, **options):
     return gradient
 
 
-@hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=60)
 @hypothesis.given(
     seed=st.integers(0, 2**31),
     classes=st.integers(1, 4),
@@ -199,6 +199,7 @@ def test_mapped_devices_that_gather_all_rows_give_what_one_device_gives():
     chex.assert_trees_all_close(np.asarray(gradients).reshape(gradient.shape), gradient, rtol=2e-6, atol=2e-6)
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

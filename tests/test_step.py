@@ -379,6 +379,7 @@ def test_batch_accuracies_count_unmasked_rows():
     assert float(metrics["retain_accuracy"]) == pytest.approx(correct[:5].mean())
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_an_untyped_key_is_refused():
     variables = MODEL.init(jax.random.key(0), make_batch().forget.inputs)
     with pytest.raises(ValueError, match=r"typed key such as jax.random.key\(0\)"):

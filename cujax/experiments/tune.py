@@ -29,7 +29,7 @@ from cujax.failures import Failure, attempt
 from cujax.methods.base import Method
 from cujax.methods.registry import chosen_methods, make_method
 from cujax.methods.retrain import Retrain
-from cujax.methods.traits import search_space_of
+from cujax.methods.traits import search_space_of, with_recipe
 from cujax.progress import Progress, silent
 from cujax.storage.checkpoints import installed_versions
 from cujax.storage.preemption import Interruption
@@ -235,7 +235,8 @@ class TuningRun(ReadySweep):
 
     def _try(self, method: Method, settings: dict[str, Any], share: float, seed: int) -> Trial:
         run, tolerance = self._seed_run(seed), OBJECTIVES[self.tuning.objective].tolerance
-        result = run.unlearn(shortened(method, share), run.original(), run.loop)
+        method = with_recipe(shortened(method, share), run.experiment.training)
+        result = run.unlearn(method, run.original(), run.loop)
 
         def answers(part: Part) -> Predictions:
             return predict(result.model, result.variables, run.train_images, part.indices)

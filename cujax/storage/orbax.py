@@ -1,9 +1,11 @@
 """Trees of arrays on disk: the only file that imports Orbax, and only when something is written or read."""
 
+import contextlib
 import glob
 import hashlib
 import shutil
 import threading
+import time
 from collections.abc import Mapping
 from os import PathLike
 from typing import Any
@@ -23,6 +25,7 @@ _OVERHEAD_BYTES = 200_000
 
 
 UNFINISHED = ".orbax-checkpoint-tmp"
+_TRIES, _PAUSE_SECONDS = 20, 0.1
 
 
 # Orbax confuses saves that overlap in two threads, and fails.
@@ -34,9 +37,18 @@ class CheckpointError(ValueError):
 
 
 def remove_leftovers(directory: Path, name: str = "") -> None:
-    """Removes what Orbax leaves in a folder where it was killed while writing; what is complete stays."""
+    """Removes what Orbax leaves in a folder where it was killed while writing; what is complete stays.
+
+    After a write that failed its threads may write on for a moment, which can keep a folder from being removed.
+    """
     for leftover in directory.glob(f"{glob.escape(name) or '*'}{UNFINISHED}*"):
-        leftover.rmtree()
+        for _ in range(_TRIES):
+            with contextlib.suppress(OSError):
+                leftover.rmtree(missing_ok=True)
+                break
+            time.sleep(_PAUSE_SECONDS)
+        else:
+            leftover.rmtree()
 
 
 def absolute(directory: str | PathLike[str]) -> Path:

@@ -351,7 +351,7 @@ FILES = {
     copies=st.integers(1, 6),
     options=st.sampled_from([{}, {"skip_bad": True}, {"image_size": 8}]),
 )
-@hypothesis.settings(max_examples=120, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=120)
 def test_whatever_a_folder_holds_it_is_read_whole_or_refused_with_a_sentence(tmp_path_factory, places, copies, options):
     root, rng = tmp_path_factory.mktemp("drawn"), np.random.default_rng(0)
     for folders, name in places:

@@ -255,7 +255,7 @@ def drawn_source(tmp_path_factory):
     encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "cp1252"]),
     name=st.sampled_from(["list.txt", "list.csv", "list.tsv", "list"]),
 )
-@hypothesis.settings(max_examples=200, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=200)
 def test_whatever_a_list_holds_its_ids_are_forgotten_or_it_is_refused_with_the_file(
     drawn_source, tmp_path_factory, lines, ending, encoding, name
 ):

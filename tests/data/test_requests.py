@@ -40,7 +40,7 @@ REQUESTS = [
 ]
 
 
-@hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=60)
 @hypothesis.given(
     n=st.integers(60, 200), classes=st.integers(4, 6), seed=st.integers(0, 10**6), request=st.sampled_from(REQUESTS)
 )

@@ -278,6 +278,12 @@ def test_the_script_says_what_was_chosen_and_where(tmp_path, capsys):
     assert Path(printed.split("--settings: ")[1].strip()).is_file()
 
 
+def test_a_method_that_trains_anew_gets_the_recipe_of_the_original(tuning):
+    changed = dataclasses.replace(tuning, request="random:0.1", methods=("margin_matching",), trials=1)
+    _, found = prepare_tuning(changed).run()
+    assert [trial["failed"] for trial in found["methods"]["margin_matching"]["trials"]] == ["", ""]
+
+
 def test_a_method_that_raises_is_recorded_and_the_others_go_on(tuning, monkeypatch):
     def broken(self, *arguments, **options):
         raise RuntimeError("out of something")

@@ -45,7 +45,7 @@ def start(command, *, folder, devices, process=None, n_processes=2, port=None):
 def finish(processes):
     """`(status, stdout, stderr)` of each."""
     try:
-        ended = [(*process.communicate(timeout=240), process.returncode) for process in processes]
+        ended = [(*process.communicate(timeout=900), process.returncode) for process in processes]
     finally:
         for process in processes:
             process.kill()

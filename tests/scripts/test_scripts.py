@@ -33,7 +33,7 @@ def script(name, *arguments, cwd, **variables):
     environment = os.environ | COMPILATIONS | quick | variables
     environment = {name: value for name, value in environment.items() if value is not None}
     command = [sys.executable, "-W", "error", str(ROOT / "scripts" / f"{name}.py"), *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Checkpoints come back as they were, or are refused: never silently other numbers."""
 
+import errno
 import json
 import resource
 import shutil
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from cujax.adapters import from_linen
@@ -31,6 +33,7 @@ from cujax.storage.checkpoints import (
 )
 from cujax.storage.imports import import_checkpoint
 from cujax.storage.lineage import describe_lineage
+from cujax.storage.orbax import remove_leftovers
 
 # When a load fails half-way, Orbax leaves coroutines of its own unawaited.
 pytestmark = [
@@ -298,3 +301,20 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk_is_told_and_leaves_nothing(s
     assert list(tmp_path.iterdir()) == []
     assert load_checkpoint(directory).digest == written.digest
     assert save_checkpoint(tmp_path / "full", variables, METADATA).digest == written.digest
+
+
+def test_leftovers_go_though_a_thread_of_orbax_still_writes_to_them(tmp_path, monkeypatch):
+    (tmp_path / "a.orbax-checkpoint-tmp" / "d").mkdir(parents=True)
+    folder = epath.Path(tmp_path)
+    remove, tries = type(folder).rmtree, []
+
+    def busy_at_first(self, **options):
+        tries.append(self)
+        if len(tries) == 1:
+            raise OSError(errno.ENOTEMPTY, "Directory not empty")
+        remove(self, **options)
+
+    monkeypatch.setattr(type(folder), "rmtree", busy_at_first)
+    remove_leftovers(folder)
+    assert len(tries) == 2
+    assert list(tmp_path.iterdir()) == []

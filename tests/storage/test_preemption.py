@@ -1,6 +1,5 @@
 """Requests to end: at once, postponed, or insisted upon."""
 
-import os
 import signal
 
 import pytest
@@ -9,7 +8,7 @@ from cujax.storage.preemption import Interruption, Preempted
 
 
 def ask(number=signal.SIGTERM):
-    os.kill(os.getpid(), number)
+    signal.raise_signal(number)
 
 
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Preempted), (signal.SIGINT, KeyboardInterrupt)])
