@@ -40,7 +40,7 @@ class Chip(NamedTuple):
 
 
 # Cloud TPU documentation, a page a generation; its bandwidths count both directions.
-CHIPS = {"v5e": Chip(197, 200), "v5p": Chip(459, 300), "v6e": Chip(918, 400)}
+CHIPS = {"v5e": Chip(197, 200), "v5p": Chip(459, 600), "v6e": Chip(918, 400)}
 
 
 class Collective(NamedTuple):

@@ -336,3 +336,17 @@ def test_the_table_of_samples_is_that_of_its_comparison():
         found = [f"{mean[METRICS[column]]:.{4 if column == 'mean gap' else 3}f}" for column in heading[1:-2]]
         place = next((word for begin, word in places.items() if remark.startswith(begin)), "–")
         assert cells == [*found, f"{mean['share']:.2f}", place], name
+
+
+@pytest.mark.parametrize("slice_", ["v5e:2x4", "v5p:2x4x4", "v5e:16x16"])
+def test_the_table_of_slices_is_that_of_the_compiler(slice_):
+    found = load(f"compiled/resnet18-{slice_.replace(':', '-')}.json")
+    (line,) = (line for line in (RESULTS.parent / "scaling.md").read_text().splitlines() if line.startswith(f"| {slice_} |"))
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[1] == str(found["devices"])
+    for kind in {one["kind"] for one in found["collectives"]}:
+        sizes = [one["size"] for one in found["collectives"] if one["kind"] == kind]
+        assert f"{len(sizes)} {kind} ({sum(sizes) / 1e6:.2f} MB)" in cells[3]
+    figures = ("sent_mb", "gflop", "temporary_mib", "compute_ms", "send_ms")
+    assert cells[4:9] == [f"{found[key]:.{digits}f}" for key, digits in zip(figures, (1, 0, 0, 2, 2), strict=True)]
+    assert cells[9] == f"{1 - found['communication_share']:.1%}"
