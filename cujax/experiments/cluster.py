@@ -101,8 +101,7 @@ def run_on_cluster(address: str, command: Command, units: Sequence[Unit], progre
             for task in as_completed(by_task):
                 unit = by_task[task]
                 advance()
-                failed_before = any(tasks[_key(need)].status == "error" for need in unit.needs if _key(need) in tasks)
-                if task.status == "error" and not failed_before:
+                if task.status == "error":
                     reason = f"{type(task.exception()).__name__}: {task.exception()}"
                     write_note(unit.folder, unit.name, failed=reason)
                     notify(f"FAILED {unit.title}: {reason}")

@@ -49,15 +49,9 @@ class Unit:
 
 
 def failure(unit: Unit, since: float) -> str | None:
-    """Why a unit, or one that it needs, failed in the processes that began after some time; None if none did."""
+    """Why a unit failed in the processes that began after some time; None if it did not."""
     note = read_note(unit.folder, unit.name)
-    if note.failed and note.at >= since:
-        return note.failed
-    for need in unit.needs:
-        reason = None if need.is_complete else failure(need, since)
-        if reason is not None:
-            return f"{need.title} failed: {reason}"
-    return None
+    return note.failed if note.failed and note.at >= since else None
 
 
 def is_settled(unit: Unit, since: float) -> bool:
@@ -68,13 +62,17 @@ def is_settled(unit: Unit, since: float) -> bool:
 def settle(unit: Unit, since: float, notify: Notify) -> bool:
     """Computes a unit if it can be computed now; gives whether it is settled.
 
-    It cannot while another process computes it, or before what it needs is complete. A unit whose process was killed twice
-    is noted as failed.
+    It cannot while another process computes it, or before what it needs is complete. A unit whose process was killed twice,
+    and one that needs what failed, are noted as failed.
     """
     if is_settled(unit, since):
         return True
-    if not all(need.is_complete for need in unit.needs):
-        return False
+    for need in unit.needs:
+        if not need.is_complete:
+            reason = failure(need, since)
+            if reason is not None:
+                write_note(unit.folder, unit.name, failed=f"{need.title} failed: {reason}")
+            return reason is not None
     held = alone_now(unit.folder, unit.name)
     if held is None:
         return False
@@ -110,10 +108,13 @@ def work_through(units: Sequence[Unit], since: float, notify: Notify) -> None:
         since: Failures noted before this time are tried again.
         notify: Takes what a person should know.
     """
-    left = list(units)
+    left, waiting = list(units), False
     while left:
         still = [unit for unit in left if not settle(unit, since, notify)]
         if len(still) == len(left):
+            if not waiting:
+                notify(f"Waiting for other processes: {len(left)} to go, the next is {left[0].title}.")
+            waiting = True
             time.sleep(POLL_SECONDS)
         left = still
 

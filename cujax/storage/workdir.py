@@ -21,7 +21,7 @@ Notify = Callable[[str], None]
 _MOVE_AWAY = "restore it from a copy, or give another folder with --workdir"
 # What a run may leave whose folder was deleted while it wrote; progress says itself whose it is.
 _LEFT_BEHIND = {"progress", "metrics", ".jobs"}
-_LOCK, _HOLDER = ".lock", ".lock-holder"
+_CONFIG, _LOCK, _HOLDER = "config.json", ".lock", ".lock-holder"
 # How long the lock is waited for: another process that only begins to share the folder has it for an instant.
 _PATIENCE_SECONDS = 1.0
 
@@ -61,7 +61,7 @@ def lock(workdir: PathLike[str]) -> FileLock | None:
 def check_there(workdir: PathLike[str]) -> None:
     """Raises OSError if a folder that was claimed is not there any more."""
     path = Path(workdir)
-    if "://" not in str(path) and not (path / _LOCK).is_file():
+    if "://" not in str(path) and not (path / _CONFIG).is_file():
         raise gone(workdir)
 
 
@@ -99,9 +99,11 @@ def claim(
         OSError: if it cannot be written.
     """
     workdir = Path(directory)
-    config = workdir / "config.json"
-    ours = config.is_file() or (workdir / _LOCK).is_file()
-    if not ours and workdir.exists() and (not workdir.is_dir() or {path.name for path in workdir.iterdir()} - _LEFT_BEHIND):
+    config = workdir / _CONFIG
+    # Listed once: another process may be making the folder.
+    there = {path.name for path in workdir.iterdir()} if workdir.is_dir() else set()
+    is_other = there - _LEFT_BEHIND and not there & {_CONFIG, _LOCK}
+    if is_other or (workdir.exists() and not workdir.is_dir()):
         raise FileExistsError(
             f"workdir {workdir} is not empty and holds no run of cujax; give another folder with --workdir."
         )

@@ -10,15 +10,20 @@ import time
 import pytest
 from etils import epath
 
+from cujax import commands
 from cujax.data.images import Data
+from cujax.experiments.audit import Audit
 from cujax.experiments.config import Experiment
 from cujax.experiments.division import check_division, is_divided
 from cujax.experiments.jobs import Unit, failures, settle, work_through
 from cujax.experiments.run import prepare
-from cujax.experiments.units import run_units
+from cujax.experiments.units import audit_units, run_units
 from cujax.experiments.workers import once_each, shares
+from cujax.methods import FineTune
+from cujax.storage.checkpoints import load_checkpoint
 from cujax.storage.locks import alone_now, read_note, write_note
 from cujax.storage.workdir import claim, lock
+from cujax.training.supervised import Trainer
 
 HOLD = "import sys; from cujax.storage.locks import alone_now; held = alone_now(sys.argv[1], sys.argv[2]); "
 HOLD += "print(held is not None, flush=True); sys.stdin.read()"
@@ -103,6 +108,7 @@ def test_a_unit_that_another_process_computes_is_come_back_to(folder):
     threading.Timer(1.0, process.kill).start()
     folder.work(first, second, other)
     assert folder.order == ["other", "first", "second"]
+    assert folder.told == ["Waiting for other processes: 2 to go, the next is the first."]
     end(process)
 
 
@@ -196,6 +202,55 @@ def test_the_models_of_a_run_are_units_and_need_no_more_than_the_original(tmp_pa
 def test_who_computes_is_said_without_contradiction(changes, message):
     with pytest.raises(ValueError, match=message):
         Experiment(**changes)
+
+
+SMALL = ("--data.limit", "200", "--training.epochs", "1", "--training.batch-size", "32")
+
+
+def test_a_worker_makes_the_models_of_a_run_and_leaves_the_report_to_the_command(tmp_path, capsys, monkeypatch):
+    run = tmp_path / "run"
+    arguments = [*SMALL, "--retrained", "2", "--workdir", str(run), "--method.max-passes", "1", "--audit", "quick"]
+    assert commands.run("unlearn", ["--worker", *arguments]) == 0
+    assert "Tables and reports: the same command without --worker." in capsys.readouterr().err
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [
+        "original", "retrained_0", "retrained_1", "unlearned",
+    ]  # fmt: skip
+    assert not (run / "report.json").exists()
+    described = load_checkpoint(run / "checkpoints" / "original").metadata.config
+    assert not {"worker", "jobs", "cluster"} & described.keys()
+    monkeypatch.setattr(Trainer, "train", lambda *arguments, **options: 1 / 0)
+    assert commands.run("unlearn", arguments) in (0, 3)
+    assert (run / "report.json").exists()
+
+
+def test_a_worker_tunes_and_leaves_the_settings_to_the_command(tmp_path, capsys):
+    arguments = [*SMALL, "--workdir", str(tmp_path / "run"), "--trials", "2", "--methods", "selective_synaptic_dampening"]
+    assert commands.run("tune", ["--worker", *arguments]) == 0
+    assert "Tables and reports" in capsys.readouterr().err
+    (folder,) = (tmp_path / "run" / "tuning" / "class-5").iterdir()
+    assert (folder / "selective_synaptic_dampening-halton.json").exists()
+    assert not (folder / "settings.json").exists()
+    assert commands.run("tune", arguments) == 0
+    assert (folder / "settings.json").exists()
+
+
+def test_a_model_that_fails_in_a_worker_is_listed_and_its_status_is_1(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Trainer, "train", lambda *arguments, **options: 1 / 0)
+    arguments = ["--worker", *SMALL, "--retrained", "1", "--workdir", str(tmp_path / "run")]
+    assert commands.run("train", arguments) == 1
+    said = capsys.readouterr().err
+    assert "FAILED run/original: ZeroDivisionError" in said
+    assert "2 failed: run/original: ZeroDivisionError: division by zero; run/retrained_0: " in said
+
+
+def test_an_audit_divides_the_models_that_it_trains(tmp_path):
+    run = prepare(Experiment(data=Data(limit=200), workdir=str(tmp_path / "run")))
+    assert audit_units(Audit(run, "quick"), None) == []
+    assert len(audit_units(Audit(run, "standard", epath.Path(tmp_path / "shared")), None)) == 8
+    units = audit_units(Audit(run, "full", epath.Path(tmp_path / "shared")), FineTune())
+    assert len(units) == 16 + 16 + 16
+    assert all([need.name for need in unit.needs] == [unit.name] for unit in units if unit.needs)
+    assert sum(bool(unit.needs) for unit in units) == 16
 
 
 def test_one_job_is_no_division():
