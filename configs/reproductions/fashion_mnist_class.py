@@ -22,10 +22,10 @@ CONFIG = Experiment(
 )
 
 
-def in_the_paper_of_co_un(gap: str, departs: str = "") -> Reproduction:
+def in_the_paper_of_co_un(gap: str, departs: str = "", tried: str = "") -> Reproduction:
     """A method whose mean gap, in points, is in the table of arXiv:2509.16391 for 10 % random samples."""
     published = f"10 % random samples of CIFAR-10, ResNet-18: mean gap {gap} points"
-    return Reproduction(published, "arXiv:2509.16391", departs)
+    return Reproduction(published, "arXiv:2509.16391", departs, tried)
 
 
 REPRODUCTIONS: dict[str, Reproduction] = {
@@ -35,12 +35,23 @@ REPRODUCTIONS: dict[str, Reproduction] = {
     "contrastive": in_the_paper_of_co_un(".61", "Adam for SGD; a third of the weight."),
     "deep_contrastive": Reproduction(),
     "exact_unlearn_last_k": Reproduction(departs="A learning rate of .04 for .01; 5 passes for 10."),
-    "delete": Reproduction(departs="A learning rate of .02 for 1e-4; batches of 64 for 128; 2 passes for 20."),
+    "delete": Reproduction(
+        departs="A learning rate of .02 for 1e-4; batches of 64 for 128; 2 passes for 20.",
+        tried="Meets the aim with seed 0 alone. On digits the best of 12 settings by successive halving left .20 to .33 of the "
+        "class on validation data.",
+    ),
     "bad_teacher": in_the_paper_of_co_un(
-        "1.58", "A learning rate of .004 for 1e-4; all of the retain set; 4 passes for one."
+        "1.58",
+        "A learning rate of .004 for 1e-4; all of the retain set; 4 passes for one.",
+        "Meets the aim with seeds 0 and 2. On digits successive halving over 12 settings left up to .27 of the class on "
+        "validation data.",
     ),
     "layer_negation": in_the_paper_of_co_un(".30", "One machine, Adam; 4 passes of batches of 64."),
-    "boundary_shrink": Reproduction(departs="A learning rate of .003 for 1e-5."),
+    "boundary_shrink": Reproduction(
+        departs="A learning rate of .003 for 1e-5.",
+        tried="The class is gone with all seeds; with seed 2 it costs 2.7 points. On digits none of 12 settings took it out "
+        "within 2 points on validation data.",
+    ),
     "scrub": in_the_paper_of_co_un(
         ".62", "Adam; forget batches of 64 for 512, and the larger α of the settings for small sets."
     ),
