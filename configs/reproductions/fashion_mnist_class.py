@@ -37,8 +37,8 @@ REPRODUCTIONS: dict[str, Reproduction] = {
     "exact_unlearn_last_k": Reproduction(departs="A learning rate of .04 for .01; 5 passes for 10."),
     "delete": Reproduction(
         departs="A learning rate of .02 for 1e-4; batches of 64 for 128; 2 passes for 20.",
-        tried="Meets the aim with seed 0 alone. On digits the best of 12 settings by successive halving left .20 to .33 of the "
-        "class on validation data.",
+        tried="Meets the aim with seed 0 alone. On digits the best of 12 settings by successive halving left .20 to .33 of "
+        "the class on validation data.",
     ),
     "bad_teacher": in_the_paper_of_co_un(
         "1.58",
