@@ -22,15 +22,11 @@ CONFIG = Experiment(
     workdir="runs/reproductions/digits_class",
 )
 
-FINE_TUNED = {"optimizer": "adamw", "learning_rate": 1e-2, "weight_decay": 0.0, "batch_size": 64, "max_passes": 15}
-
 REPRODUCTIONS: dict[str, Reproduction] = {
-    "l1_sparse": Reproduction(
-        settings=FINE_TUNED | {"learning_rate": 5e-3, "alpha": 2e-3, "max_passes": 20},
-    ),
-    "fine_tune": Reproduction(settings=FINE_TUNED),
-    "catastrophic_forget_last_k": Reproduction(settings=FINE_TUNED),
-    "co_un": Reproduction(settings=FINE_TUNED | {"contrastive_weight": 0.1}),
+    "l1_sparse": Reproduction(),
+    "fine_tune": Reproduction(),
+    "catastrophic_forget_last_k": Reproduction(),
+    "co_un": Reproduction(),
     "gradient_ascent": Reproduction(
         settings={"optimizer": "adamw", "learning_rate": 3e-4, "batch_size": 64, "max_passes": 8},
         tried="SGD at .01: beyond the guard after 3 passes.",

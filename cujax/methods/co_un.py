@@ -12,7 +12,7 @@ from cujax.data.requests import Split
 from cujax.losses import cross_entropy, info_nce
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent, shuffled
-from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, LogUniform, SearchSpace
+from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, LogUniform, Reproduction, SearchSpace
 from cujax.model import Model, PyTree, Variables
 from cujax.sharding import whole
 from cujax.step import apply_to_batch
@@ -44,6 +44,16 @@ class CoUn(Descent):
         "learning_rate": ByOptimizer(sgd=LogUniform(0.003, 0.3), adamw=LogUniform(1e-4, 1e-2)),
         "contrastive_weight": LogUniform(0.1, 6.0),
         "max_passes": LogUniform(5, 40),
+    }
+    reproduction: ClassVar[Reproduction] = {
+        "class": {
+            "optimizer": "adamw",
+            "learning_rate": 1e-2,
+            "weight_decay": 0.0,
+            "batch_size": 64,
+            "max_passes": 15,
+            "contrastive_weight": 0.1,
+        }
     }
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:

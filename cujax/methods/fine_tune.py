@@ -11,7 +11,7 @@ from cujax.data.requests import Split
 from cujax.losses import cross_entropy
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent
-from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, LogUniform, SearchSpace
+from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, LogUniform, Reproduction, SearchSpace
 from cujax.model import Model, PyTree, Variables
 
 
@@ -28,6 +28,9 @@ class FineTune(Descent):
         "optimizer": OPTIMIZERS,
         "learning_rate": ByOptimizer(sgd=LogUniform(0.003, 0.3), adamw=LogUniform(1e-4, 1e-2)),
         "max_passes": LogUniform(5, 40),
+    }
+    reproduction: ClassVar[Reproduction] = {
+        "class": {"optimizer": "adamw", "learning_rate": 1e-2, "weight_decay": 0.0, "batch_size": 64, "max_passes": 15}
     }
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:

@@ -13,7 +13,7 @@ from cujax.data.requests import Split
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent, shuffled
 from cujax.methods.fine_tune import retain_objective
-from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, LogUniform, SearchSpace
+from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, LogUniform, Reproduction, SearchSpace
 from cujax.model import Model, PyTree, Variables
 from cujax.training.loop import Phase
 
@@ -36,6 +36,16 @@ class L1Sparse(Descent):
         "learning_rate": ByOptimizer(sgd=LogUniform(0.003, 0.3), adamw=LogUniform(1e-4, 1e-2)),
         "alpha": LogUniform(5e-5, 5e-3),
         "max_passes": LogUniform(5, 40),
+    }
+    reproduction: ClassVar[Reproduction] = {
+        "class": {
+            "optimizer": "adamw",
+            "learning_rate": 5e-3,
+            "weight_decay": 0.0,
+            "batch_size": 64,
+            "max_passes": 20,
+            "alpha": 2e-3,
+        }
     }
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
