@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from cujax.audit.verdict_words import ON_ANSWERS
+from cujax.reports.control_curve import beside_curve, control_curve
+
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 PAGES = ("README", "beyond", "in_plain_words")
 METRICS = {
@@ -350,3 +353,51 @@ def test_the_table_of_slices_is_that_of_the_compiler(slice_):
     figures = ("sent_mb", "gflop", "temporary_mib", "compute_ms", "send_ms")
     assert cells[4:9] == [f"{found[key]:.{digits}f}" for key, digits in zip(figures, (1, 0, 0, 2, 2), strict=True)]
     assert cells[9] == f"{1 - found['communication_share']:.1%}"
+
+
+def test_the_table_of_digits_is_that_of_its_comparison():
+    found = load("digits/comparison.json")
+    table = found["tables"]["class:5"]
+    curve = control_curve(table, found["tasks"]["class:5"]["controls"])
+    where = beside_curve(table, curve)
+    lines = (RESULTS / "digits.md").read_text().splitlines()
+    rows = {
+        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in lines if line[:2] == "| "
+    }
+    assert rows.keys() - {""} == table.keys()
+    columns = [("forget_test_accuracy", 3), ("retain_test_accuracy", 3), ("js_to_retrained", 3), ("agreement", 3)]
+    for name, row in table.items():
+        cells = [
+            "–" if row["mean"][key] is None else f"{row['mean'][key]:.{digits}f}"
+            for key, digits in (*columns, ("log_odds_to_retrained", 2))
+        ]
+        ratio = row["mean"]["flops_ratio"]
+        cells.append("1.00" if name == "retrained" else "–" if ratio is None else f"{1 / ratio:.2f}")
+        assert rows[name][:6] == cells, name
+        for word, count in row.get("verdicts", {}).items():
+            assert ON_ANSWERS[word] + f" {count}" * (len(row["verdicts"]) > 1) in rows[name][6], name
+        assert rows[name][7] == where.get(name, "–"), name
+
+
+def test_the_sentences_on_digits_are_those_of_its_comparison():
+    table = load("digits/comparison.json")["tables"]["class:5"]
+    others = {
+        name: row
+        for name, row in table.items()
+        if name not in ("original", "retrained", "mask_logit") and "retrain_" not in name
+    }
+    gone = {
+        name
+        for name, row in others.items()
+        if row["mean"]["forget_test_accuracy"] == row["std"]["forget_test_accuracy"] == 0
+    }
+    assert len(gone) == 11
+    retained = {name: table[name]["mean"]["retain_test_accuracy"] for name in gone | {"retrained"}}
+    assert min(retained.values()) >= retained["retrained"] - 0.0055
+    assert max(gone, key=retained.get) == "contrastive"
+    operations = {name: 1 / table[name]["mean"]["flops_ratio"] for name in gone}
+    assert max(operations, key=operations.get) == "contrastive"
+    distances = {name: table[name]["mean"]["js_to_retrained"] for name in gone}
+    assert min(distances, key=distances.get) == "deep_contrastive"
+    assert all(distances[name] < distances["contrastive"] for name in ("selective_synaptic_dampening", "neg_grad_plus"))
+    assert all(set(row["verdicts"]) - {"no_trace", "not_judged"} for row in others.values())
