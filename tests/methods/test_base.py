@@ -164,7 +164,7 @@ def test_losing_what_stays_ends_the_run_at_the_last_good_state(class_task):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_at_the_last_good_state(class_task):
-    broken = dataclasses.replace(class_task.images, images=class_task.images.images.astype(jnp.float32))
+    broken = dataclasses.replace(class_task.images, images=class_task.images.images.whole.astype(jnp.float32))
     row = int(class_task.split.forget.indices[3])
     broken = dataclasses.replace(broken, images=broken.images.at[row].set(jnp.nan))
     result = METHOD(MODEL, class_task.original, class_task.split, key=KEY, loop=Loop(broken))
@@ -226,7 +226,7 @@ def test_every_pass_uses_every_forget_sample_and_retained_samples_alone(class_ta
 def test_the_test_set_and_what_was_forgotten_before_are_never_looked_at(class_task):
     first = make_split(load_source(Data()), ForgetClass(3))
     split = make_split(load_source(Data()), ForgetClass(5), first.forget.ids.tolist())
-    poisoned = np.asarray(class_task.images.images, np.float32)
+    poisoned = np.array(class_task.images.images.whole, np.float32)
     clean = dataclasses.replace(class_task.images, images=jnp.asarray(poisoned))
     poisoned[split.previously_forgotten.indices] = np.nan
     method = dataclasses.replace(METHOD, max_passes=1, learning_rate=0.001)

@@ -128,6 +128,7 @@ def test_devices_share_the_rows():
     np.testing.assert_allclose(gradients, wanted, rtol=2e-6, atol=2e-6)
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_what_does_not_fit_is_named():
     rows, others = views(0)
     for temperature in (0, -0.1, float("nan")):
