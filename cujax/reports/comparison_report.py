@@ -203,9 +203,11 @@ def budget(task: dict[str, Any]) -> str:
     tuned = task["tuned"]
     if tuned is None:
         return "Settings: each method's defaults; nothing was tuned."
+    seeds = ", ".join(map(str, tuned.get("seeds", ())))
+    worst = f" The best three were tried on seeds {seeds}, and the worst of these decided." * bool(seeds)
     return (
         f"Settings: the best of {tuned['trials']} trials a method ({tuned['sampler']} search from the published settings, "
-        f"seed {tuned['seed']}), chosen on validation data. {tuned['rule']}"
+        f"seed {tuned['seed']}), chosen on validation data. {tuned['rule']}{worst}"
     )
 
 

@@ -277,6 +277,9 @@ def test_the_budget_of_tuning_is_printed(made_up):
     }
     found = tabulate(made_up)
     assert "the best of 7 trials a method" in as_markdown(found)
+    assert "The best three" not in as_markdown(found)
+    made_up["tasks"]["class:5"]["tuned"]["seeds"] = [0, 4]
+    assert "The best three were tried on seeds 0, 4, and the worst of these decided." in as_markdown(tabulate(made_up))
     assert found["tables"]["class:5"]["good"]["mean"]["trials"] == 7
     assert "no trial was admissible" in found["tables"]["class:5"]["idle"]["remarks"]
 
