@@ -20,6 +20,7 @@ import tyro
 from rich.console import Console
 
 from cujax.compile_ahead import CompileAhead, compile_ahead, tables
+from cujax.experiments.checks import check_output_file
 from cujax.progress import bar
 
 
@@ -38,6 +39,8 @@ def main(arguments: Sequence[str]) -> int:
     """Compiles, prints, writes, and gives the exit status: 0, 1 without the compiler, or 2 for bad input."""
     try:
         options = tyro.cli(Options, args=arguments, description=__doc__)
+        if options.json is not None:
+            check_output_file("json", options.json.expanduser())
         wanted = CompileAhead(**{name: getattr(options, name) for name in CompileAhead.__dataclass_fields__})
         with bar("compiling", 1) as advance:
             figures = compile_ahead(wanted)

@@ -62,6 +62,12 @@ has_compiler = pytest.mark.skipif(
 )
 
 
+def test_a_folder_in_place_of_the_file_is_refused_before_anything_is_compiled(tmp_path):
+    done, _ = compiled(tmp_path, "--json", str(tmp_path))
+    assert done.returncode == 2
+    assert f"json {tmp_path} is a folder; give a file." in done.stderr
+
+
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="the TPU compiler is installed")
 def test_without_the_compiler_the_error_names_the_extra(tmp_path):
     done, figures = compiled(tmp_path, "--network", "cnn")

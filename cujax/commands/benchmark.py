@@ -19,7 +19,7 @@ from rich.console import Console
 
 from cujax.benchmark import Benchmark, measure, read_earlier, tables
 from cujax.cli import profiled
-from cujax.experiments.checks import check_folder
+from cujax.experiments.checks import check_output_file
 from cujax.progress import bar
 
 
@@ -44,9 +44,7 @@ def main(arguments: Sequence[str]) -> int:
         options = tyro.cli(Options, args=arguments, description=__doc__)
         benchmark = Benchmark(**{name: getattr(options, name) for name in Benchmark.__dataclass_fields__})
         if options.json is not None:
-            check_folder("the folder of json", options.json.expanduser().parent)
-            if options.json.is_dir():
-                raise ValueError(f"json {options.json} is a folder; give a file.")
+            check_output_file("json", options.json.expanduser())
         earlier = read_earlier(options.compare, benchmark) if options.compare else None
         with profiled(options.profile):
             figures = measure(benchmark, bar)

@@ -1,6 +1,7 @@
 """What can be checked of a setup before anything is computed, beside what data, storage and methods check themselves."""
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
@@ -37,6 +38,24 @@ def check_folder(name: str, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"{name} {folder} cannot be made a folder ({error.strerror}); give another.") from error
+
+
+def check_output_file(name: str, path: Path) -> None:
+    """Checks that a file can be written, and makes its folder if it is not there.
+
+    Raises:
+        OSError: if the folder cannot be made, or is a file.
+        ValueError: if the path is a folder.
+    """
+    check_folder(f"the folder of {name}", path.parent)
+    if path.is_dir():
+        raise ValueError(f"{name} {path} is a folder; give a file.")
+
+
+def check_seeds_differ(seeds: Sequence[int]) -> None:
+    """Raises ValueError if a seed is given more than once."""
+    if len(set(seeds)) != len(seeds):
+        raise ValueError(f"seeds must differ, but are {seeds}.")
 
 
 def check_num_classes(model: Model, like: Variables, source: Source) -> None:

@@ -18,6 +18,7 @@ from cujax.audit.verdict_words import ON_ANSWERS
 from cujax.data.images import Source
 from cujax.data.requests import Request, Split
 from cujax.experiments.change import is_unchanged, parameter_change
+from cujax.experiments.checks import check_seeds_differ
 from cujax.experiments.config import Experiment
 from cujax.experiments.identity import describe
 from cujax.experiments.jobs import Unit, failure, work_through
@@ -63,8 +64,7 @@ class Comparison(SeveralRuns):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds must differ, but are {self.seeds}.")
+        check_seeds_differ(self.seeds)
         if self.retrained < 1:
             raise ValueError("retrained is 0, but methods are compared with retrained models; give --retrained 3 or more.")
 

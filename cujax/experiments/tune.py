@@ -18,6 +18,7 @@ from cujax._ranges import Count, Seed
 from cujax.audit.traces import Traces
 from cujax.data.images import Source
 from cujax.data.requests import Part, Request, Split
+from cujax.experiments.checks import check_seeds_differ
 from cujax.experiments.config import Experiment
 from cujax.experiments.identity import identity
 from cujax.experiments.jobs import Unit, failures, work_through
@@ -70,8 +71,7 @@ class Tuning(SeveralRuns):
         super().__post_init__()
         if self.sampler == "random":  # its name in 0.1
             object.__setattr__(self, "sampler", "halton")
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds must differ, but are {self.seeds}.")
+        check_seeds_differ(self.seeds)
 
     @classmethod
     def asked(cls, request: Request) -> dict[str, Any]:
@@ -188,9 +188,12 @@ class TuningRun(ReadySweep):
 
     def _chosen(self, name: str) -> Chosen | None:
         """The outcome of the trials of a method; None where some are not made yet."""
-        kept = self._kept(name)
+
+        def missing(*trial: Any) -> Trial:
+            raise LookupError(f"this trial was not made yet: {trial}")
+
         try:
-            return self._halved(name, partial(_find, kept))
+            return self._halved(name, self._kept(name), missing)
         except LookupError:
             return None
 
@@ -198,11 +201,7 @@ class TuningRun(ReadySweep):
         """Makes the trials of a method that are not there yet; each is kept at once."""
         kept = self._kept(name)
 
-        def trial(method: Method | Failure, settings: dict[str, Any], share: float, seed: int) -> Trial:
-            try:
-                return _find(kept, method, settings, share, seed)
-            except LookupError:
-                pass
+        def new(method: Method | Failure, settings: dict[str, Any], share: float, seed: int) -> Trial:
             found = method if isinstance(method, Failure) else attempt(partial(self._try, method, settings, share, seed))
             if isinstance(found, Failure):
                 found = Trial.failure(settings, found.reason, share=share, seed=seed)
@@ -211,10 +210,15 @@ class TuningRun(ReadySweep):
             self.cells.notify(_in_words(name, found))
             return found
 
-        self._halved(name, trial)
+        self._halved(name, kept, new)
 
-    def _halved(self, name: str, trial: Callable[[Method | Failure, dict[str, Any], float, int], Trial]) -> Chosen:
-        """Successive halving with trials of one method, given with its settings, a share of the passes and a seed."""
+    def _halved(
+        self, name: str, kept: Sequence[Trial], new: Callable[[Method | Failure, dict[str, Any], float, int], Trial]
+    ) -> Chosen:
+        """Successive halving of one method: with trials that were kept, and with new ones where there is none.
+
+        `new` is given the method, its settings, a share of the passes and a seed.
+        """
         tuning, kind = self.tuning, self.methods[name]
         space = search_space_of(kind)
         assert space is not None  # prepare_tuning left the others out
@@ -229,7 +233,10 @@ class TuningRun(ReadySweep):
             method = attempt(partial(make_method, kind, name, settings))
             if not isinstance(method, Failure) and shortened(method, share) == method:
                 share = 1.0
-            return trial(method, settings, share, seed)
+            for one in kept:
+                if (one.settings, one.share, one.seed) == (settings, share, seed):
+                    return one
+            return new(method, settings, share, seed)
 
         return halve(settings, attempted, number=tuning.trials, always=len(first), seeds=self.seeds)
 
@@ -271,15 +278,6 @@ class TuningRun(ReadySweep):
             run = self._seed_run(seed)
             self._traces[seed] = Traces(run.model, run.split, run.train_images)
         return self._traces[seed]
-
-
-def _find(kept: Sequence[Trial], method: Method | Failure, settings: dict[str, Any], share: float, seed: int) -> Trial:
-    """A trial that was made earlier; LookupError where there is none."""
-    del method
-    for one in kept:
-        if (one.settings, one.share, one.seed) == (settings, share, seed):
-            return one
-    raise LookupError(f"no trial of {settings} with {share} of the passes and seed {seed}")
 
 
 def _in_words(name: str, trial: Trial) -> str:
