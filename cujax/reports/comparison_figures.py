@@ -11,6 +11,7 @@ from matplotlib.patches import Rectangle
 from cujax.reports.figures import COLORS
 
 _MANY_POINTS = 500
+_LEGEND_LINE = 0.2  # inches
 _MARKERS = "osD^v<>PX*hpd"
 # Okabe and Ito's palette; the markers distinguish methods in grey, too.
 _PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -130,7 +131,9 @@ def draw_methods(axis: Axes, table: dict[str, Any], shares: Mapping[str, float],
 
 
 def finish(figure: Figure, axis: Axes) -> None:
-    """A grid, and the legend beside the axes."""
+    """A grid, and the legend beside the axes; the figure is made as high as its legend."""
     axis.grid(alpha=0.3)
-    if axis.get_legend_handles_labels()[0]:
+    entries = len(axis.get_legend_handles_labels()[0])
+    if entries:
+        figure.set_figheight(max(figure.get_figheight(), _LEGEND_LINE * (entries + 1)))
         figure.legend(loc="outside right center", fontsize="small")

@@ -20,8 +20,9 @@ from cujax.experiments.request_words import parse_request, request_in_words
 from cujax.methods import FineTune, SelectiveSynapticDampening
 from cujax.methods.registry import make_method
 from cujax.model import Variables
+from cujax.reports.comparison_figures import cost_figure, trade_off_figure
 from cujax.reports.comparison_report import as_csv, as_html, as_latex, as_markdown, tabulate, write_comparison
-from cujax.reports.control_curve import beside_curve, control_caption, control_curve
+from cujax.reports.control_curve import beside_curve, control_caption, control_curve, control_figure
 from cujax.training.supervised import Trainer, Training
 
 ROOT = Path(__file__).parents[2]
@@ -395,6 +396,19 @@ def test_methods_are_placed_beside_retraining_cut_short(with_controls):
     page = as_html(found)
     assert "The curve is what an approximate method has to beat" in page
     assert "near: nearer to retrained models than retraining cut short to the same operations." in as_markdown(found)
+
+
+def test_the_legend_of_many_methods_lies_within_the_picture(with_controls):
+    cells = with_controls["tasks"]["class:5"]["cells"]
+    cells |= {f"method_{number}": cells["far"] for number in range(40)}
+    found = tabulate(with_controls)
+    table = found["tables"]["class:5"]
+    curve = control_curve(table, ["short_25", "short_50"])
+    figures = trade_off_figure(found, "class:5", "forget_test_accuracy"), cost_figure(table), control_figure(table, curve)
+    for figure in figures:
+        figure.draw_without_rendering()
+        (legend,) = figure.legends
+        assert legend.get_window_extent().height <= figure.bbox.height
 
 
 @pytest.mark.parametrize("controls", [[], ["short_25"]])
