@@ -16,9 +16,11 @@ HEADINGS: dict[Word, str] = {
     "not_judged": "Cannot be judged",
 }
 
+IN_TABLES: dict[Word, str] = {word: heading.lower() for word, heading in HEADINGS.items()}
+
 # Where answers alone were looked at, the absence of a fault is theirs alone.
 ON_ANSWERS: dict[Word, str] = {
-    **{word: heading.lower() for word, heading in HEADINGS.items()},
+    **IN_TABLES,
     "no_trace": "no trace in the answers",
     "not_judged": "no fault in the answers",
 }

@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +10,16 @@ import jax
 from etils import epath
 
 from cujax._ranges import ProportionAboveZero, Seed
-from cujax.audit.evidence import Answers, Evidence
-from cujax.audit.metric import MetricContext
-from cujax.audit.rows import audit_row
-from cujax.audit.verdict_words import ON_ANSWERS
+from cujax.audit.verdict import Word
+from cujax.audit.verdict_words import IN_TABLES, ON_ANSWERS
 from cujax.data.images import Source
 from cujax.data.requests import Request, Split
-from cujax.experiments.change import is_unchanged, parameter_change
+from cujax.experiments.change import parameter_change
 from cujax.experiments.checks import check_seeds_differ
-from cujax.experiments.config import Experiment
+from cujax.experiments.comparison_references import References, VerdictReads
 from cujax.experiments.identity import describe
 from cujax.experiments.jobs import Unit, failure, work_through
-from cujax.experiments.judging import verdict_on_answers
 from cujax.experiments.request_words import describe_request, request_in_words
-from cujax.experiments.run import Run
 from cujax.experiments.sweep import ReadySweep, SeveralRuns, Sweep, slug
 from cujax.experiments.tune import read_settings
 from cujax.methods.base import Method
@@ -54,6 +49,9 @@ class Comparison(SeveralRuns):
         settings: Files of settings that cujax tune wrote, one a request; methods that they do not name, and requests
             without one, have the methods' defaults.
         controls: Shares of the epochs of retraining cut short, the control that every comparison shows as a curve.
+        audit: What the verdict on each method reads: its "answers", or ("standard") its features and relearning too, as
+            cujax unlearn does. That takes about as long as unlearning; without 5 retrained models it says little, and
+            without 8 never "no trace found".
     """
 
     requests: tuple[str, ...] = ()
@@ -61,6 +59,7 @@ class Comparison(SeveralRuns):
     seeds: tuple[Seed, ...] = ()
     settings: tuple[str, ...] = ()
     controls: tuple[ProportionAboveZero, ...] = (0.1, 0.2, 0.4, 0.6)
+    audit: VerdictReads = "answers"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,7 +91,7 @@ class ComparisonRun(ReadySweep):
     comparison: Comparison
     tasks: list[_Task]
     failures: list[str] = field(default_factory=list)
-    _looked_at: "_References | None" = None
+    _looked_at: tuple[_Task, int, References] | None = None
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -173,9 +172,7 @@ class ComparisonRun(ReadySweep):
         def unit(number: int) -> Unit:
             title, name = f"{task.word}, retrained {number}, seed {seed}", f"retrained_{number}"
             kept = (folder / "checkpoints" / name).exists
-            return Unit(
-                title, folder, name, kept, lambda: self._references(task, seed).prepared.retrained_model(number), needs
-            )
+            return Unit(title, folder, name, kept, lambda: self._references(task, seed).run.retrained_model(number), needs)
 
         return tuple(map(unit, range(self.comparison.retrained)))
 
@@ -193,14 +190,18 @@ class ComparisonRun(ReadySweep):
         total = len(self.seeds) * sum(len(task.methods) for task in self.tasks)
 
         def compute() -> None:
-            cell = self._cell(task, name, method, self._references(task, seed))
+            cell = self._cell(task, name, method, seed)
             gap = cell["row"]["mean_gap"]
             self.cells.notify(
-                f"[{number}/{total}] {title}: {ON_ANSWERS[cell['verdict']['word']]}, mean gap "
+                f"[{number}/{total}] {title}: {self._words[cell['verdict']['word']]}, mean gap "
                 f"{'–' if gap is None else f'{gap:.4f}'}, {cell['cost']['seconds']:.1f} s, {cell['stop']['rule']}"
             )
 
         return Unit(title, folder, _RECORD, self._has_record(folder), compute, needs)
+
+    @property
+    def _words(self) -> Mapping[Word, str]:
+        return ON_ANSWERS if self.comparison.audit == "answers" else IN_TABLES
 
     def _folder(self, task: _Task, name: str, method: Method, seed: int) -> epath.Path:
         return self.cells.folder(self.cells.cell(task.request, method, seed), slug(task.word), name)
@@ -210,18 +211,21 @@ class ComparisonRun(ReadySweep):
         return lambda: path.is_file() and read_record(path, CELL) is not None
 
     def _record(self, folder: epath.Path) -> epath.Path:
-        """What an audit finds against so many retrained models."""
-        return folder / f"audit-{self.comparison.retrained}.json"
+        """What an audit of this level finds against so many retrained models."""
+        level = "" if self.comparison.audit == "answers" else f"-{self.comparison.audit}"
+        return folder / f"audit-{self.comparison.retrained}{level}.json"
 
-    def _references(self, task: _Task, seed: int) -> "_References":
+    def _references(self, task: _Task, seed: int) -> References:
         """The original and the retrained models; those that were asked for last are kept in memory."""
-        if self._looked_at is None or (self._looked_at.task, self._looked_at.seed) != (task, seed):
-            self._looked_at = _References(self, task, seed)
-        return self._looked_at
+        if self._looked_at is None or self._looked_at[:2] != (task, seed):
+            experiment = self.cells.experiment(task.request, Retrain(), seed)
+            run = self.cells.prepare(experiment, slug(task.word), "retrained")
+            self._looked_at = task, seed, References(run, self.comparison.audit)
+        return self._looked_at[2]
 
-    def _cell(self, task: _Task, name: str, method: Method, references: "_References") -> dict[str, Any]:
+    def _cell(self, task: _Task, name: str, method: Method, seed: int) -> dict[str, Any]:
         """One method on one request from one original: its metrics, cost and stop."""
-        experiment = self.cells.experiment(task.request, method, references.seed)
+        experiment, references = self.cells.experiment(task.request, method, seed), self._references(task, seed)
         place = (slug(task.word), name)
 
         def audit() -> dict[str, Any]:
@@ -229,9 +233,10 @@ class ComparisonRun(ReadySweep):
             original, unlearned = run.original(), run.unlearned()
             record = unlearned.metadata.record
             answers, moved = run.answers(unlearned), parameter_change(original.variables, unlearned.variables)
+            looked, verdict = references.judged(unlearned, answers)
             return {
-                "row": references.row(answers),
-                "verdict": references.verdict(answers, unchanged=is_unchanged(original.variables, unlearned.variables)),
+                "row": references.row(answers) | looked,
+                "verdict": {"word": verdict.word, "faults": list(verdict.faults), "unchanged": verdict.unchanged},
                 "cost": record["cost"],
                 "stop": {"rule": record["stop_rule"], "step": record["step"], "reason": record["stop_reason"]},
                 "course": record["checks"],
@@ -239,70 +244,6 @@ class ComparisonRun(ReadySweep):
             }
 
         return kept_record(self._record(self.cells.folder(experiment, *place)), CELL, audit)
-
-
-@dataclass
-class _References:
-    """The original and the retrained models of a request and a seed; looked at once, when a method is compared with them."""
-
-    of: ComparisonRun
-    task: _Task
-    seed: int
-
-    @cached_property
-    def experiment(self) -> Experiment:
-        """What their run computes."""
-        return self.of.cells.experiment(self.task.request, Retrain(), self.seed)
-
-    @property
-    def place(self) -> tuple[str, str]:
-        """Where their run lies."""
-        return slug(self.task.word), "retrained"
-
-    @cached_property
-    def prepared(self) -> Run:
-        """Their run, ready to compute."""
-        return self.of.cells.prepare(self.experiment, *self.place)
-
-    @cached_property
-    def answers(self) -> tuple[Answers, list[Answers]]:
-        """Of the original and of each retrained model."""
-        run = self.prepared
-        return run.answers(run.original()), [run.answers(model) for model in run.retrained()]
-
-    def row(self, answers: Answers) -> dict[str, Any]:
-        """The metrics of one model."""
-        original, retrained = self.answers
-        return audit_row(
-            self.task.split,
-            answers,
-            original=original,
-            retrained=retrained,
-            clean_test_only=bool(self.of.source.redrawn_ids),
-        )
-
-    def verdict(self, answers: Answers, *, unchanged: bool) -> dict[str, Any]:
-        """What the answers of one model carry of a verdict: features and relearning are looked at by cujax audit."""
-        original, retrained = self.answers
-        context = MetricContext(
-            self.task.split,
-            Evidence(original),
-            [Evidence(model) for model in retrained],
-            bool(self.of.source.redrawn_ids),
-        )
-        verdict = verdict_on_answers(context, Evidence(answers), unchanged=unchanged)
-        return {"word": verdict.word, "faults": list(verdict.faults), "unchanged": verdict.unchanged}
-
-    def audit(self) -> dict[str, Any]:
-        """The rows of the original and of each retrained model, these against the others, and their costs."""
-        original, retrained = self.answers
-        run = self.prepared
-        return {
-            "original": self.row(original),
-            "original_cost": run.original().metadata.record.get("cost"),
-            "retrained": [self.row(model) for model in retrained],
-            "retrained_costs": [model.metadata.record["cost"] for model in run.retrained()],
-        }
 
 
 def prepare_comparison(

@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 
 from cujax.adapters import from_linen
 from cujax.model import Model
+from cujax.networks.airbench import Airbench
 from cujax.networks.cnn import CNN
 from cujax.networks.heads import Head
 from cujax.networks.mlp import MLP
@@ -15,7 +16,13 @@ from cujax.networks.resnet import ResNet
 from cujax.networks.vit import ViT
 from cujax.registry import Registry
 
-_MakeModule = functools.partial[CNN] | functools.partial[MLP] | functools.partial[ResNet] | functools.partial[ViT]
+_MakeModule = (
+    functools.partial[Airbench]
+    | functools.partial[CNN]
+    | functools.partial[MLP]
+    | functools.partial[ResNet]
+    | functools.partial[ViT]
+)
 
 _HEADS: tuple[tuple[str, Head], ...] = (("", "official"), ("_linear", "linear"))
 _RESNETS: dict[str, _MakeModule] = {
@@ -43,6 +50,8 @@ MODULES: dict[str, _MakeModule] = {
     "cnn": functools.partial(CNN),
     "small_cnn": functools.partial(CNN, features=(32, 64)),
     "mlp": functools.partial(MLP),
+    "airbench32": functools.partial(Airbench, widths=(32, 64, 128)),
+    "airbench64": functools.partial(Airbench, widths=(64, 128, 128)),
     **{
         f"{name}{suffix}": functools.partial(make, head=head)
         for name, make in (_RESNETS | _IMAGENET_RESNETS | _VITS).items()

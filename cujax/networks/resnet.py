@@ -4,7 +4,7 @@ Layout and padding are PyTorch's, so that weights trained there can be used (`cu
 """
 
 import functools
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -12,26 +12,15 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from cujax.model import Outputs
+from cujax.networks.convolution import convolve
 from cujax.networks.heads import Head, classify, head_layers
-
-
-def _convolve(images: jax.Array, *arguments: Any, **options: Any) -> jax.Array:
-    """`jax.lax.conv_general_dilated` of an input that CPUs hold in memory, where that trains a sixth faster.
-
-    XLA's CPU compiler begins a kernel's gradient by transposing the input, and would compute all that the input is made
-    from (normalisations, activations, sums since the convolutions before) once more inside that transposition; see
-    docs/performance.md. Other platforms are left alone.
-    """
-    images = jax.lax.platform_dependent(images, cpu=jax.lax.optimization_barrier, default=lambda images: images)
-    return jax.lax.conv_general_dilated(images, *arguments, **options)
-
 
 _Norm = functools.partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
 _Conv = functools.partial(
     nn.Conv,
     use_bias=False,
     kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
-    conv_general_dilated=_convolve,
+    conv_general_dilated=convolve,
 )
 
 

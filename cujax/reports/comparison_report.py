@@ -15,7 +15,7 @@ from rich.table import Table
 from tabulate import tabulate as text_table
 
 from cujax.audit.verdict import ORDER
-from cujax.audit.verdict_words import ON_ANSWERS
+from cujax.audit.verdict_words import IN_TABLES, ON_ANSWERS
 from cujax.experiments.request_words import class_labels, parse_request, request_title
 from cujax.reports.comparison_figures import cost_caption, cost_figure, trade_off_caption, trade_off_figure
 from cujax.reports.control_curve import control_caption, control_curve, control_figure, control_remarks
@@ -36,6 +36,10 @@ COLUMNS = (
     ("agreement", "agreement", 3),
     ("log_odds_to_retrained", "log odds to retrained", 2),
     ("mean_gap", "mean gap", 4),
+    ("probe_z", "probe (embedding)", 3),
+    ("probe_below_z", "probe (below it)", 3),
+    ("nearest_class_mean", "nearest mean", 3),
+    ("relearning_steps", "steps to relearn", 0),
     ("parameter_change", "parameters moved", 3),
     ("steps", "steps", 0),
     ("samples", "samples", 0),
@@ -180,11 +184,20 @@ def _shown(table: dict[str, Any]) -> list[tuple[str, str, int]]:
     return [column for column in COLUMNS if any(row["mean"][column[0]] is not None for row in table.values())]
 
 
-def _verdicts(row: dict[str, Any]) -> str:
+def _on_answers(found: dict[str, Any]) -> bool:
+    """Whether verdicts read the answers alone, as those of comparisons did before they could read more."""
+    return bool(found["setup"].get("audit", "answers") == "answers")
+
+
+def _verdict_heading(found: dict[str, Any]) -> str:
+    return "verdict on answers" if _on_answers(found) else "verdict"
+
+
+def _verdicts(row: dict[str, Any], found: dict[str, Any]) -> str:
     """Such as "hidden" or, where seeds differ, "hidden 2, distinguishable 1"."""
-    found = sorted(row.get("verdicts", {}).items(), key=lambda entry: -ORDER.index(entry[0]))
-    words = [ON_ANSWERS[word] + f" {count}" * (len(found) > 1) for word, count in found]
-    return ", ".join(words) or "–"
+    counts = sorted(row.get("verdicts", {}).items(), key=lambda entry: -ORDER.index(entry[0]))
+    names = ON_ANSWERS if _on_answers(found) else IN_TABLES
+    return ", ".join(names[word] + f" {count}" * (len(counts) > 1) for word, count in counts) or "–"
 
 
 def _heading(word: str, task: dict[str, Any]) -> str:
@@ -196,6 +209,11 @@ def _heading(word: str, task: dict[str, Any]) -> str:
 def _lines(table: dict[str, Any], columns: Sequence[tuple[str, str, int]]) -> list[list[str]]:
     """Of each method, its name and its figures as text."""
     return [[name, *(_figure(row, key, digits) for key, _, digits in columns)] for name, row in table.items()]
+
+
+def _with_verdicts(table: dict[str, Any], columns: Sequence[tuple[str, str, int]], found: dict[str, Any]) -> list[list[str]]:
+    """The lines, each with its verdict at the end."""
+    return [[*line, _verdicts(row, found)] for line, row in zip(_lines(table, columns), table.values(), strict=True)]
 
 
 def budget(task: dict[str, Any]) -> str:
@@ -216,7 +234,7 @@ def as_csv(found: dict[str, Any]) -> str:
     rows = [
         {"request": word, "method": name, "n": row["n"]}
         | {f"{key}{end}": row[which][key] for key, _, _ in COLUMNS for which, end in (("mean", ""), ("std", "_std"))}
-        | {"verdict": _verdicts(row), "remarks": "; ".join(row["remarks"])}
+        | {"verdict": _verdicts(row, found), "remarks": "; ".join(row["remarks"])}
         for word, table in found["tables"].items()
         for name, row in table.items()
     ]
@@ -233,8 +251,8 @@ def as_markdown(found: dict[str, Any]) -> str:
     for word, table in found["tables"].items():
         task, columns = found["tasks"][word], _shown(table)
         parts.append(f"## {_heading(word, task)}\n\n{budget(task)}\n")
-        lines = [[*line, _verdicts(row)] for line, row in zip(_lines(table, columns), table.values(), strict=True)]
-        parts.append(_text_table(lines, ["", *(heading for _, heading, _ in columns), "verdict on answers"], "pipe"))
+        lines = _with_verdicts(table, columns, found)
+        parts.append(_text_table(lines, ["", *(heading for _, heading, _ in columns), _verdict_heading(found)], "pipe"))
         parts.append("".join(f"- {note}\n" for note in _notes(table, task)))
     return "\n".join(filter(None, parts))
 
@@ -253,15 +271,24 @@ def _notes(table: dict[str, Any], task: dict[str, Any]) -> list[str]:
     return remarks + [f"{name} is left out: {why}" for name, why in task["left_out"].items()]
 
 
+_ALONE = (
+    "The verdict is on the answers alone: features and relearning, where most of what is hidden shows, are read with "
+    "--audit standard."
+)
+_WHOLE = (
+    "The verdict reads answers, features and relearning. A probe is a linear classifier that is trained on the features of "
+    "other samples; its figure is the share of the forgotten samples that it gets right."
+)
+
+
 def _preamble(found: dict[str, Any]) -> str:
     n = found["retrained"]
     return (
         f"Mean ± standard deviation over {len(found['seeds'])} seeds; the retrained row is over the {n} retrained models of "
         f"each seed. The aim is the retrained models' figure, not the best one. Mean gap: mean absolute difference of "
         "forget, retain and test accuracy to the retrained models' mean; of a retrained model, to the mean of the others. "
-        "The verdict is on the answers alone: features and relearning, where most of what is hidden shows, are looked at by "
-        "cujax audit. Methods are ranked by it, then by retained test accuracy, then by operations. Seconds are "
-        f"without compilation, on {found['device']}. {CAVEAT}"
+        f"{_ALONE if _on_answers(found) else _WHOLE} Methods are ranked by it, then by retained test accuracy, then by "
+        f"operations. Seconds are without compilation, on {found['device']}. {CAVEAT}"
     )
 
 
@@ -292,9 +319,9 @@ def terminal_table(word: str, found: dict[str, Any]) -> Table:
     shown.add_column("", no_wrap=True, min_width=max(map(len, table)))
     for _, heading, _ in columns:
         shown.add_column(heading, justify="right")
-    shown.add_column("verdict on answers", justify="right")
-    for line, row in zip(_lines(table, columns), table.values(), strict=True):
-        shown.add_row(*line, _verdicts(row))
+    shown.add_column(_verdict_heading(found), justify="right")
+    for line in _with_verdicts(table, columns, found):
+        shown.add_row(*line)
     return shown
 
 
@@ -307,8 +334,8 @@ def as_html(found: dict[str, Any]) -> str:
             {
                 "heading": f"{found['source']['name']}: {_heading(word, task)}",
                 "budget": budget(task),
-                "columns": [*((key, heading) for key, heading, _ in columns), ("verdict", "verdict on answers")],
-                "rows": [[*line, _verdicts(row)] for line, row in zip(_lines(table, columns), table.values(), strict=True)],
+                "columns": [*((key, heading) for key, heading, _ in columns), ("verdict", _verdict_heading(found))],
+                "rows": _with_verdicts(table, columns, found),
                 "notes": _notes(table, task),
                 "figures": _figures(found, word),
                 "settings": json.dumps(task["settings"], indent=2),

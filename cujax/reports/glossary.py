@@ -55,6 +55,16 @@ TERMS = {
         "mean gap",
         "Mean absolute difference of forget, retain and test accuracy from the mean of the retrained models.",
     ),
+    "probe_z": (
+        "probe (embedding)",
+        "Accuracy, on forgotten samples, of a linear classifier trained on embeddings of other samples with all labels.",
+    ),
+    "probe_below_z": ("probe (below it)", "The same, one layer below the embedding."),
+    "nearest_class_mean": ("nearest mean", "Accuracy, on forgotten samples, of the nearest class mean of embeddings."),
+    "relearning_steps": (
+        "steps to relearn",
+        "Steps of training on the forget set until 95 % of the original's accuracy on it is reached again; at most 300.",
+    ),
     "parameter_change": ("parameters moved", "Norm of the change of all parameters, relative to their norm before."),
     "steps": ("steps", "Optimiser steps."),
     "samples": ("samples", "Training samples processed, counting repetitions."),

@@ -44,7 +44,8 @@ class Training:
         batch_size: Images a step.
         optimizer: "adamw" (Adam with decoupled weight decay; "adam" is another name for it), or "sgd" with heavy-ball
             momentum 0.9.
-        learning_rate: At the start; it falls to 0 along half a cosine.
+        learning_rate: The highest; it falls to 0 along half a cosine.
+        warmup: Share of the steps in which the learning rate first rises to it in a straight line, from 0.
         weight_decay: Strength of L2 decay.
         augmentation: "none", "crop" or "crop_flip".
     """
@@ -55,6 +56,7 @@ class Training:
     learning_rate: Positive = 2e-3
     weight_decay: NotNegative = 0.0
     augmentation: Augmentation = "none"
+    warmup: ProportionBelowOne = field(default=0.0, metadata={"since": "0.2"})
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "optimizer", optimizer_name(self.optimizer))
@@ -62,12 +64,17 @@ class Training:
 
     def make_optimizer(self, steps: int) -> optax.GradientTransformation:
         """The optimiser for a run of so many steps; the same value for equal settings."""
-        return _optimizer(self.optimizer, self.learning_rate, self.weight_decay, steps)
+        return _optimizer(self.optimizer, self.learning_rate, self.weight_decay, steps, round(self.warmup * steps))
 
 
 @functools.cache
-def _optimizer(name: OptimizerName, learning_rate: float, weight_decay: float, steps: int) -> optax.GradientTransformation:
-    return make_optimizer(name, optax.cosine_decay_schedule(learning_rate, steps), weight_decay=weight_decay)
+def _optimizer(
+    name: OptimizerName, learning_rate: float, weight_decay: float, steps: int, rising: int
+) -> optax.GradientTransformation:
+    schedule = optax.cosine_decay_schedule(learning_rate, steps - rising)
+    if rising:
+        schedule = optax.join_schedules([optax.linear_schedule(0.0, learning_rate, rising), schedule], [rising])
+    return make_optimizer(name, schedule, weight_decay=weight_decay)
 
 
 def make_optimizer(

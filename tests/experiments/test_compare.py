@@ -16,8 +16,10 @@ from cujax.data.images import Data
 from cujax.data.requests import ForgetClass, ForgetClasses, ForgetIds, ForgetRandom, ForgetWhere
 from cujax.experiments.change import is_unchanged, parameter_change
 from cujax.experiments.compare import Comparison, prepare_comparison
+from cujax.experiments.judging import compare_models
 from cujax.experiments.request_words import parse_request, request_in_words
-from cujax.methods import FineTune, SelectiveSynapticDampening
+from cujax.experiments.run import candidate_of
+from cujax.methods import FineTune, MaskLogit, Retrain, SelectiveSynapticDampening
 from cujax.methods.registry import make_method
 from cujax.model import Variables
 from cujax.reports.comparison_figures import cost_figure, trade_off_figure
@@ -424,3 +426,40 @@ def test_every_comparison_has_the_control(tmp_path):
     (task,) = prepare_comparison(comparison).tasks
     shares = {name: method.share for name, method in task.methods.items() if name != "fine_tune"}
     assert shares == {f"retrain_short_{percent}": percent / 100 for percent in (10, 20, 40, 60)}
+
+
+def test_the_whole_verdict_is_that_of_an_audit_and_the_figures_it_reads_are_in_the_tables(compared, comparison):
+    found, _, _ = compared
+    whole = dataclasses.replace(
+        comparison, audit="standard", requests=("class:5",), seeds=(0,), methods=("mask_logit", "fine_tune")
+    )
+    run = prepare_comparison(whole)
+    looked = tabulate(run.run())
+    cells = looked["tasks"]["class:5"]["cells"]
+    for name, method in (("mask_logit", MaskLogit()), ("fine_tune", FineTune())):
+        own = run.cells.prepare(run.cells.cell(ForgetClass(5), method, 0), "class-5", name)
+        references = run.cells.prepare(run.cells.cell(ForgetClass(5), Retrain(), 0), "class-5", "retrained")
+        audit = compare_models(
+            own.case,
+            candidate_of(own.original()),
+            candidate_of(own.unlearned()),
+            list(map(candidate_of, references.retrained())),
+            closely=False,
+        )
+        cell = cells[name]["0"]
+        assert cell["verdict"]["word"] == audit.verdict.word
+        assert cell["verdict"]["faults"] == list(audit.verdict.faults)
+        values = {
+            metric.key: metric.values["unlearned"].value
+            for metric in audit.metrics
+            if metric.judged or "probe" in metric.key
+        }
+        assert cell["row"]["probe_z"] == values["probe_z"]
+        assert cell["row"]["probe_below_z"] == values["probe_hidden"]
+        assert found["tasks"]["class:5"]["cells"][name]["0"]["row"].items() <= cell["row"].items()
+    assert cells["mask_logit"]["0"]["row"]["probe_z"] == looked["tasks"]["class:5"]["references"]["0"]["original"]["probe_z"]
+    assert len([row["relearning_steps"] for row in looked["tasks"]["class:5"]["references"]["0"]["retrained"]]) == 2
+    assert "probe (embedding)" in as_markdown(looked)
+    assert "verdict on answers" not in as_markdown(looked)
+    assert "verdict on answers" in as_markdown(tabulate(found))
+    assert "probe (embedding)" not in as_markdown(tabulate(found))
