@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 from cujax.model import Outputs
 from cujax.networks.convolution import convolve
-from cujax.networks.heads import classify, head_layers
+from cujax.networks.heads import Head, classify, head_layers
 
 # Patches of 2x2 pixels in terms of averages and differences: of the pixels, and of the colours.
 _PIXELS = np.array([[1, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]]) / 2
@@ -54,28 +54,30 @@ def _max_pool(x: jax.Array) -> jax.Array:
 
 
 class Airbench(nn.Module):
-    """Fixed whitening filters, three groups of two 3x3 convolutions, and a linear head on the features.
+    """Fixed whitening filters, and groups of two 3x3 convolutions, each of half the height and width of the one before.
 
     Attributes:
         num_classes: Number of logits.
-        widths: Channels of the groups; the published network has (64, 256, 256).
+        widths: Channels of the groups; the published network has (64, 256, 256) and a linear head.
+        head: "official" or "linear"; see `cujax.networks.heads`.
         dtype: What the groups compute in; parameters, batch statistics and the head are float32.
         axis_name: Mapped device axis over which batch statistics are averaged, if any.
     """
 
     num_classes: int
     widths: tuple[int, ...] = (64, 256, 256)
+    head: Head = "official"
     dtype: DTypeLike = "float32"
     axis_name: str | None = None
 
     @property
     def layers(self) -> tuple[str, ...]:
         """Parameter-path prefixes in order of depth; the last is the head."""
-        return (*(f"group_{number}" for number in range(1, len(self.widths) + 1)), *head_layers("linear"))
+        return (*(f"group_{number}" for number in range(1, len(self.widths) + 1)), *head_layers(self.head))
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> Outputs:
-        """Images `[B, H, W, 3]` to `Outputs` with the taps `group_1`, ..., `encoder`."""
+        """Images `[B, H, W, 3]` to `Outputs` with the taps `group_1`, ..., `encoder` (the last group, largest value) and `hidden`."""
         filters = jnp.asarray(whitening_filters(), self.dtype)
         x = nn.gelu(jax.lax.conv_general_dilated(
             images.astype(self.dtype), filters, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -86,7 +88,14 @@ class Airbench(nn.Module):
             taps[f"group_{number}"] = x.mean(axis=(1, 2), dtype=jnp.float32)
         taps.popitem()
         features = x.max(axis=(1, 2))
-        return classify(features, taps, num_classes=self.num_classes, head="linear", hidden_dim=0, embedding_dim=0)
+        return classify(
+            features,
+            taps,
+            num_classes=self.num_classes,
+            head=self.head,
+            hidden_dim=features.shape[1],
+            embedding_dim=128,
+        )
 
 
 class Group(nn.Module):

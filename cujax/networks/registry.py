@@ -33,6 +33,10 @@ _RESNETS: dict[str, _MakeModule] = {
     "resnet50": functools.partial(ResNet, stage_sizes=(3, 4, 6, 3), bottleneck=True),
     "resnet101": functools.partial(ResNet, stage_sizes=(3, 4, 23, 3), bottleneck=True),
 }
+_AIRBENCHES: dict[str, _MakeModule] = {
+    "airbench32": functools.partial(Airbench, widths=(32, 64, 128)),
+    "airbench64": functools.partial(Airbench, widths=(64, 128, 128)),
+}
 _VITS: dict[str, _MakeModule] = {
     "vit_tiny_32": functools.partial(ViT, patch_size=4, width=192, num_heads=3),
     "vit_small_32": functools.partial(ViT, patch_size=4, width=384, num_heads=6),
@@ -50,11 +54,9 @@ MODULES: dict[str, _MakeModule] = {
     "cnn": functools.partial(CNN),
     "small_cnn": functools.partial(CNN, features=(32, 64)),
     "mlp": functools.partial(MLP),
-    "airbench32": functools.partial(Airbench, widths=(32, 64, 128)),
-    "airbench64": functools.partial(Airbench, widths=(64, 128, 128)),
     **{
         f"{name}{suffix}": functools.partial(make, head=head)
-        for name, make in (_RESNETS | _IMAGENET_RESNETS | _VITS).items()
+        for name, make in (_AIRBENCHES | _RESNETS | _IMAGENET_RESNETS | _VITS).items()
         for suffix, head in _HEADS
     },
 }

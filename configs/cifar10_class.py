@@ -1,0 +1,28 @@
+"""CIFAR-10 with a network that trains on two CPU cores, asked to forget class 5 (dogs). Needs the TFDS data set.
+
+    TFDS_DATA_DIR=... uv run scripts/unlearn.py --config cifar10_class --jobs 2
+
+docs/results/cifar10.md has what it measured: accuracy, time, methods and verdicts. cifar10_resnet18_class is the paper's
+network, for a GPU or TPU. The data: `uv run --extra prepare scripts/prepare_data.py cifar10`.
+"""
+
+from cujax.data.images import Data
+from cujax.data.requests import ForgetClass
+from cujax.experiments.config import Experiment
+from cujax.training.supervised import Training
+
+CONFIG = Experiment(
+    data=Data("cifar10"),
+    network="airbench32",
+    training=Training(
+        epochs=8,
+        batch_size=64,
+        learning_rate=0.01,
+        weight_decay=0.01,
+        warmup=0.25,
+        augmentation="crop_flip",
+    ),
+    forget=ForgetClass(5),
+    retrained=8,
+    workdir="runs/cifar10_class",
+)
