@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cujax._ranges import Count, NotNegative, Positive, check_fields
+from cujax._ranges import Count, NotNegative, Positive, ProportionBelowOne, check_fields
 from cujax.batch import Examples
 from cujax.data.batches import (
     Augmentation,
