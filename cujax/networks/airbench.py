@@ -77,7 +77,19 @@ class Airbench(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> Outputs:
-        """Images `[B, H, W, 3]` to `Outputs` with the taps `group_1`, ..., `encoder` (the last group, largest value) and `hidden`."""
+        """Images `[B, H, W, 3]` to `Outputs` with the taps `group_1`, ..., `encoder` and `hidden`.
+
+        Groups are tapped as means over pixels; `encoder`, which the head reads, has the last group's largest values.
+
+        Raises:
+            ValueError: if the images are not of three colours, or too small to be halved by each group.
+        """
+        smallest = 2 ** len(self.widths) + 1
+        if images.shape[-1] != 3 or min(images.shape[1:3]) < smallest:
+            raise ValueError(
+                f"an airbench network takes colour images [B, H, W, 3] of at least {smallest}x{smallest} pixels, but these "
+                f"are {list(images.shape)}; choose another network, such as cnn."
+            )
         filters = jnp.asarray(whitening_filters(), self.dtype)
         x = nn.gelu(jax.lax.conv_general_dilated(
             images.astype(self.dtype), filters, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")

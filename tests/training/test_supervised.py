@@ -34,9 +34,11 @@ def make_images(n=22):
     return DeviceImages(images, jnp.asarray(rng.integers(0, 3, n), jnp.int32), jnp.zeros(1), jnp.ones(1))
 
 
-def test_an_epoch_is_stochastic_gradient_descent_on_every_image():
-    images, recipe = make_images(), Training(epochs=2, batch_size=8, optimizer="sgd", learning_rate=0.3, weight_decay=0.01)
-    key, indices = jax.random.key(5), np.arange(1, 22)
+@pytest.mark.parametrize(("warmup", "rising"), [(0.0, 0), (0.34, 2), (0.5, 3)])
+def test_an_epoch_is_stochastic_gradient_descent_on_every_image(warmup, rising):
+    images, key = make_images(), jax.random.key(5)
+    recipe = Training(epochs=2, batch_size=8, optimizer="sgd", learning_rate=0.3, weight_decay=0.01, warmup=warmup)
+    indices = np.arange(1, 22)
     trained = Trainer(recipe, images).train(LINEAR, indices, key)
     init_key, _, order_key = jax.random.split(key, 3)
     weights = np.asarray(jax.random.normal(init_key, (4, 3)), np.float64)
@@ -50,7 +52,8 @@ def test_an_epoch_is_stochastic_gradient_descent_on_every_image():
             p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
             gradient = x[chosen].T @ (p - np.eye(3)[y[chosen]]) / len(chosen) + 0.01 * weights
             velocity = 0.9 * velocity + gradient
-            weights -= 0.3 * 0.5 * (1 + np.cos(np.pi * step / 6)) * velocity
+            fallen = 0.5 * (1 + np.cos(np.pi * (step - rising) / (6 - rising)))
+            weights -= 0.3 * (step / rising if step < rising else fallen) * velocity
             step += 1
     assert sorted(seen) == sorted([*indices, *indices])
     np.testing.assert_allclose(trained.variables.params, weights, rtol=1e-5, atol=1e-6)
