@@ -1,30 +1,32 @@
 """Methods × requests × seeds: each a run of its own, compared with the same retrained models."""
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from etils import epath
 
 from cujax._ranges import ProportionAboveZero, Seed
+from cujax.audit.key_metrics import Task
 from cujax.audit.verdict import Word
 from cujax.audit.verdict_words import IN_TABLES, ON_ANSWERS
 from cujax.data.images import Source
-from cujax.data.requests import Request, Split
+from cujax.data.requests import ForgetClass, ForgetClasses, Request, Split
 from cujax.experiments.change import parameter_change
 from cujax.experiments.checks import check_seeds_differ
 from cujax.experiments.comparison_references import References, VerdictReads
 from cujax.experiments.identity import describe
 from cujax.experiments.jobs import Unit, failure, work_through
-from cujax.experiments.request_words import describe_request, request_in_words
+from cujax.experiments.request_words import describe_request, parse_request, request_in_words
 from cujax.experiments.sweep import ReadySweep, SeveralRuns, Sweep, slug
 from cujax.experiments.tune import read_settings
 from cujax.methods.base import Method
 from cujax.methods.registry import chosen_methods, make_method
 from cujax.methods.retrain import Retrain, RetrainShort
+from cujax.methods.traits import published_settings, reproduction_settings
 from cujax.progress import Progress, silent
 from cujax.storage.checkpoints import installed_versions
 from cujax.storage.preemption import Interruption
@@ -33,6 +35,11 @@ from cujax.storage.workdir import Notify
 
 # Raise the last number when the same models would give other values.
 CELL = Kind("cell", schema=4, computed_by=2)
+# What may follow the name of a method, and where its settings come from.
+_SETTINGS: dict[str, Callable[[type[Method], Task], Mapping[str, Any] | None]] = {
+    "published": published_settings,
+    "reproduction": reproduction_settings,
+}
 # The name of the unit that a record and the model behind it are.
 _RECORD = "record"
 
@@ -44,7 +51,8 @@ class Comparison(SeveralRuns):
     Attributes:
         requests: What is to be forgotten, each apart: class:LABEL, classes:LABEL,LABEL, random:FRACTION, random:COUNT or
             ids:PATH; by default what the configuration says.
-        methods: Which methods to compare; all where none is named.
+        methods: Which methods to compare; all where none is named. NAME@published takes the method's published settings,
+            NAME@reproduction those with which it does what its paper says on Fashion-MNIST (docs/results/reproductions.md).
         seeds: Seeds of originals, retrained models and methods; by default --seed alone.
         settings: Files of settings that cujax tune wrote, one a request; methods that they do not name, and requests
             without one, have the methods' defaults.
@@ -52,6 +60,8 @@ class Comparison(SeveralRuns):
         audit: What the verdict on each method reads: its "answers", or ("standard") its features and relearning too, as
             cujax unlearn does. That takes about as long as unlearning; without 5 retrained models it says little, and
             without 8 never "no trace found".
+        protocol: "gap4" adds, for random samples, the table that papers have: four figures in points and their mean gap to
+            retrained models, beside published gaps where there are some for the task.
     """
 
     requests: tuple[str, ...] = ()
@@ -60,6 +70,7 @@ class Comparison(SeveralRuns):
     settings: tuple[str, ...] = ()
     controls: tuple[ProportionAboveZero, ...] = (0.1, 0.2, 0.4, 0.6)
     audit: VerdictReads = "answers"
+    protocol: Literal["gap4"] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -264,7 +275,7 @@ def prepare_comparison(
         ValueError: if data, requests, methods and settings do not fit together.
         FileNotFoundError: if data, settings or a file of ids are not there.
     """
-    kinds = chosen_methods(comparison.methods)
+    kinds = _kinds(comparison.methods)
     controls = {_control_name(share): RetrainShort(share) for share in comparison.controls}
     found = {}
     for name in comparison.settings:
@@ -272,6 +283,12 @@ def prepare_comparison(
         if settings["request"] in found:
             raise ValueError(f"two files of settings are for {settings['request']}; give one a request.")
         found[settings["request"]] = settings
+    if comparison.protocol is not None:
+        classes = [word for word in comparison.requests if isinstance(parse_request(word), ForgetClass | ForgetClasses)]
+        if classes:
+            raise ValueError(
+                f"protocol gap4 is for samples, but {', '.join(classes)} names whole classes; leave one of them out."
+            )
     if not comparison.requests:
         raise ValueError("there is no request to compare methods on; give --requests class:5, for example.")
     cells = Sweep(comparison, progress, notify, interruption or Interruption(), given_source=source)
@@ -285,7 +302,9 @@ def prepare_comparison(
     if unasked:
         raise ValueError(f"settings are given for {', '.join(unasked)}; the requests are {', '.join(words)}.")
     tasks = [
-        _task(word, cells, (_with_settings(kinds, found.get(word)) | controls) if given is None else given, found.get(word))
+        _task(
+            word, cells, _with_settings(kinds, word, found.get(word)) | controls if given is None else given, found.get(word)
+        )
         for word in words
     ]
     return ComparisonRun(cells, comparison, tasks)
@@ -295,9 +314,30 @@ def _control_name(share: float) -> str:
     return f"retrain_short_{100 * share:g}"
 
 
-def _with_settings(kinds: Mapping[str, type[Method]], found: dict[str, Any] | None) -> dict[str, Method]:
+def _kinds(words: Sequence[str]) -> dict[str, type[Method]]:
+    """The methods that words such as "scrub" and "scrub@published" name, by word; all of them where there are none."""
+    if not any("@" in word for word in words):
+        return chosen_methods(words)
+    wrong = [word for word in words if "@" in word and word.partition("@")[2] not in _SETTINGS]
+    if wrong:
+        raise ValueError(f"{', '.join(wrong)}: after @ stands one of {', '.join(_SETTINGS)}.")
+    return {word: kind for word in words for kind in chosen_methods((word.partition("@")[0],)).values()}
+
+
+def _with_settings(kinds: Mapping[str, type[Method]], request: str, found: dict[str, Any] | None) -> dict[str, Method]:
+    """Each method with the settings that its word names, else those that were tuned, else its defaults."""
     chosen = found["methods"] if found else {}
-    return {name: make_method(kind, name, chosen.get(name, {}).get("settings", {})) for name, kind in kinds.items()}
+    of_class = isinstance(parse_request(request), ForgetClass | ForgetClasses)
+    methods = {}
+    for word, kind in kinds.items():
+        name, _, which = word.partition("@")
+        settings = (
+            _SETTINGS[which](kind, "class" if of_class else "samples") if which else chosen.get(name, {}).get("settings", {})
+        )
+        if settings is None:
+            raise ValueError(f"{word}: {name} has no reproduction for {request}; leave @{which} out, or tune it.")
+        methods[word] = make_method(kind, name, settings)
+    return methods
 
 
 def _task(word: str, cells: Sweep, candidates: Mapping[str, Method], found: dict[str, Any] | None) -> _Task:

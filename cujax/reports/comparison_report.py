@@ -19,6 +19,7 @@ from cujax.audit.verdict_words import IN_TABLES, ON_ANSWERS
 from cujax.experiments.request_words import class_labels, parse_request, request_title
 from cujax.reports.comparison_figures import cost_caption, cost_figure, trade_off_caption, trade_off_figure
 from cujax.reports.control_curve import control_caption, control_curve, control_figure, control_remarks
+from cujax.reports.gap4 import gap4
 from cujax.reports.glossary import glossary
 from cujax.reports.html import Figures, render, svg
 from cujax.reports.summary import CAVEAT
@@ -220,7 +221,8 @@ def budget(task: dict[str, Any]) -> str:
     """How the settings were found, in a sentence."""
     tuned = task["tuned"]
     if tuned is None:
-        return "Settings: each method's defaults; nothing was tuned."
+        named = ", or those that stand after @" if any("@" in name for name in task["cells"]) else ""
+        return f"Settings: each method's defaults{named}; nothing was tuned."
     seeds = ", ".join(map(str, tuned.get("seeds", ())))
     worst = f" The best three were tried on seeds {seeds}, and the worst of these decided." * bool(seeds)
     return (
@@ -254,6 +256,9 @@ def as_markdown(found: dict[str, Any]) -> str:
         lines = _with_verdicts(table, columns, found)
         parts.append(_text_table(lines, ["", *(heading for _, heading, _ in columns), _verdict_heading(found)], "pipe"))
         parts.append("".join(f"- {note}\n" for note in _notes(table, task)))
+        if found["setup"].get("protocol"):
+            published = gap4(found, word)
+            parts.append(f"{_text_table(published.rows, published.columns, 'pipe')}\n{published.caption}\n")
     return "\n".join(filter(None, parts))
 
 
@@ -337,6 +342,7 @@ def as_html(found: dict[str, Any]) -> str:
                 "columns": [*((key, heading) for key, heading, _ in columns), ("verdict", _verdict_heading(found))],
                 "rows": _with_verdicts(table, columns, found),
                 "notes": _notes(table, task),
+                "protocol": gap4(found, word) if found["setup"].get("protocol") else None,
                 "figures": _figures(found, word),
                 "settings": json.dumps(task["settings"], indent=2),
             }

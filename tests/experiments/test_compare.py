@@ -19,7 +19,7 @@ from cujax.experiments.compare import Comparison, prepare_comparison
 from cujax.experiments.judging import compare_models
 from cujax.experiments.request_words import parse_request, request_in_words
 from cujax.experiments.run import candidate_of
-from cujax.methods import FineTune, MaskLogit, Retrain, SelectiveSynapticDampening
+from cujax.methods import ContrastiveUnlearning, FineTune, MaskLogit, Retrain, Scrub, SelectiveSynapticDampening
 from cujax.methods.registry import make_method
 from cujax.model import Variables
 from cujax.reports.comparison_figures import cost_figure, trade_off_figure
@@ -463,3 +463,21 @@ def test_the_whole_verdict_is_that_of_an_audit_and_the_figures_it_reads_are_in_t
     assert "verdict on answers" not in as_markdown(looked)
     assert "verdict on answers" in as_markdown(tabulate(found))
     assert "probe (embedding)" not in as_markdown(tabulate(found))
+
+
+def test_a_name_can_say_where_its_settings_come_from(comparison):
+    words = ("scrub", "scrub@published", "scrub@reproduction", "contrastive@published", "retrain@published")
+    asked = dataclasses.replace(comparison, requests=("class:5",), methods=words)
+    (task,) = prepare_comparison(asked).tasks
+    assert task.methods == {
+        "scrub": Scrub(),
+        "scrub@published": Scrub.official("class"),
+        "scrub@reproduction": Scrub(**Scrub.reproduction["class"]),
+        "contrastive@published": ContrastiveUnlearning.official("class"),
+    }
+    for wrong, message in (
+        ("scrub@tuned", "scrub@tuned: after @ stands one of published, reproduction"),
+        ("fisher_forgetting@reproduction", "fisher_forgetting has no reproduction for class:5; leave @reproduction out"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            prepare_comparison(dataclasses.replace(asked, methods=(wrong,)))
