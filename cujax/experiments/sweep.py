@@ -42,6 +42,10 @@ class SeveralRuns(Setup, abc.ABC):
         """The fields that a request sets."""
 
 
+# What no training from scratch depends on: originals and retrained models are shared between sweeps that differ in it.
+_OF_UNLEARNING = {name: getattr(Setup(), name) for name in ("retain_tolerance", "stop_rule", "stop_early")}
+
+
 @dataclass
 class Sweep:
     """The runs of a setup, each in a folder of its own, whose name tells its settings from others."""
@@ -141,7 +145,8 @@ class Sweep:
         return prepare(experiment, self.progress, self.notify, self.interruption, source=self.source, shared=True)
 
     def _experiment(self, request: Request, method: Method, seed: int, **changes: Any) -> Experiment:
-        return Experiment(**self.setup.shared() | {"seed": seed, "forget": request, "method": method} | changes)
+        unused = _OF_UNLEARNING if isinstance(method, Retrain) else {}
+        return Experiment(**self.setup.shared() | unused | {"seed": seed, "forget": request, "method": method} | changes)
 
 
 @dataclass

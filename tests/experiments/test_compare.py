@@ -96,8 +96,14 @@ def test_what_is_done_is_not_computed_again(compared, comparison, monkeypatch):
 
 def test_other_settings_are_another_cell_beside_the_first(compared, comparison):
     found, _, _ = compared
-    one = dataclasses.replace(comparison, seeds=(0,), requests=("class:5",), methods=("fine_tune",), retain_tolerance=0.5)
+    one = dataclasses.replace(
+        comparison, seeds=(0,), requests=("class:5",), methods=("fine_tune",), retain_tolerance=0.5, stop_early=False
+    )
+    models = set(Path(comparison.workdir).glob("*/*/*/checkpoints/re*")) | set(Path(comparison.workdir).glob("original/*"))
     prepare_comparison(one).run()
+    assert models == set(Path(comparison.workdir).glob("*/*/*/checkpoints/re*")) | set(
+        Path(comparison.workdir).glob("original/*")
+    )
     folders = sorted((Path(comparison.workdir) / "class-5" / "fine_tune").glob("seed_0-*"))
     assert len(folders) == 2
     assert prepare_comparison(comparison).run() == found
