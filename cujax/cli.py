@@ -233,7 +233,7 @@ def main[Ready: Prepared](
     command: Sequence[str] = (),
     units: Callable[[Ready], Sequence[Unit]] | None = None,
 ) -> int:
-    """Parses the command line, prepares the experiment, does the work, and gives the exit status.
+    """Parses the command line, prepares the experiment, does the work, and returns the exit status.
 
     Status 0: done, or what the work gives (3: a verdict that is not good enough). 1: the computation failed, or its results
     could not be written. 2: bad input, or a workdir that another process uses; nothing was computed. 130: interrupted by
@@ -244,7 +244,7 @@ def main[Ready: Prepared](
         work: What to do with what was prepared; may give the exit status.
         configs: Folder of the configurations that `--config NAME` finds.
         description: What the script does; shown by `--help`.
-        arguments: The command line, `sys.argv[1:]` where not given.
+        arguments: The command line, `sys.argv[1:]` if not given.
         also_kept_in: Folders beside the workdir that models are kept in; an interrupted command says what they hold.
         parse: Reads the command line.
         prepare: Checks it, and makes of it what the work is done on.

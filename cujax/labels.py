@@ -12,7 +12,7 @@ def counted_labels(name: str, labels: ArrayLike, mask: ArrayLike | None, classes
     Args:
         name: Of the rows, for the message.
         labels: `[B]` integer.
-        mask: `[B]` bool; all rows where not given.
+        mask: `[B]` bool; all rows if not given.
         classes: Their number, where labels must be below it.
 
     Returns:
@@ -35,7 +35,7 @@ def check_labels(
     Args:
         name: As in `counted_labels`, and so are `labels`, `mask` and `classes`.
         labels: `[B]` integer.
-        mask: `[B]` bool; all rows where not given.
+        mask: `[B]` bool; all rows if not given.
         classes: Their number, where labels must be below it.
         wait: Whether to look at labels on an accelerator, too, which waits for what computes them.
 

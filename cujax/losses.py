@@ -87,7 +87,7 @@ def contrastive_unlearning_loss(
         temperature: Positive scalar; may be traced. At least 0.01 for the stated precision.
         denominator: "paper" is the loss above. "official" is what the authors' code computes: the first term times
             `B_r / |N_i|` (B_r the number of retain rows that count), and 0 where there are no positives.
-        forget_mask: `[B_f]` bool, True where the row counts; all rows where not given.
+        forget_mask: `[B_f]` bool, True where the row counts; all rows if not given.
         retain_mask: `[B_r]` bool, likewise.
 
     Returns:
@@ -201,7 +201,7 @@ def nearest_contrastive_loss(
         retain_labels: `[B_r]` integer.
         temperature: Positive scalar; may be traced. At least 0.01 for the stated precision.
         push_weight: Weight of the push; may be traced.
-        forget_mask: `[B_f]` bool, True where the row counts; all rows where not given.
+        forget_mask: `[B_f]` bool, True where the row counts; all rows if not given.
         retain_mask: `[B_r]` bool, likewise.
 
     Returns:
@@ -246,7 +246,7 @@ def info_nce(
     Args:
         embeddings: `[B, d]`, any floating dtype; need not be normalised.
         other_embeddings: `[B, d]`, of the same samples in the same order, seen otherwise.
-        mask: `[B]` bool, True where the row counts; all rows where not given. Other rows may hold NaN.
+        mask: `[B]` bool, True where the row counts; all rows if not given. Other rows may hold NaN.
         temperature: Positive scalar; may be traced. At least 0.01 for float32 precision.
 
     Returns:
@@ -317,7 +317,7 @@ def distillation(
     Args:
         student_logits: `[B, C]`, any floating dtype.
         teacher_logits: `[B, C]`; entries at minus infinity have probability 0 and contribute 0.
-        mask: `[B]` bool, True where the row counts; all rows where not given. Other rows may hold NaN.
+        mask: `[B]` bool, True where the row counts; all rows if not given. Other rows may hold NaN.
         temperature: T, a positive scalar; may be traced.
 
     Returns:
@@ -350,7 +350,7 @@ def cross_entropy(
     Args:
         logits: `[B, C]`, any floating dtype.
         labels: `[B]` integer in `[0, C)`. Where they are traced, rows of other labels do not count.
-        mask: `[B]` bool, True where the row counts; all rows where not given. Other rows may hold NaN.
+        mask: `[B]` bool, True where the row counts; all rows if not given. Other rows may hold NaN.
         axis_name: As in `masked_mean`.
 
     Returns:

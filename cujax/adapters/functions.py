@@ -27,7 +27,7 @@ def from_function(
         apply: `apply(params, model_state, images, *, train, key) -> (outputs, model_state)`, where outputs is
             `Outputs` or an `(embedding, logits)` pair. A network with batch statistics that is to run under `pmap`
             also takes `axis_name`.
-        num_classes: Number of logits; seen in the first call where not given.
+        num_classes: Number of logits; seen in the first call if not given.
         outputs: What a returned pair holds, as in `from_linen`.
         layers: Parameter-path prefixes in order of depth, the last the head; some methods need them.
         trainable: As in `from_linen`.

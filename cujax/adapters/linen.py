@@ -50,7 +50,7 @@ def from_linen(
     Args:
         module: Called as `module(images, train=...)`. A module that takes the images alone is called with them alone.
             Fields may be lists, dicts and arrays: modules are compared by value.
-        num_classes: Number of logits; seen in the first call where not given.
+        num_classes: Number of logits; seen in the first call if not given.
         embedding: The path of the submodule ("head", "classifier/last") that computes the logits: its input is the
             embedding, whatever else the module returns. It may lie within `nn.remat` or `nn.jit`.
         outputs: What a returned pair holds: `("embedding", "logits")`, as where nothing is given, or `("logits",
@@ -61,7 +61,7 @@ def from_linen(
         rng_streams: The streams of random numbers that it draws from in train mode: "dropout" is given the key of the call,
             every other one that key folded with its name.
         layers: Parameter-path prefixes in order of depth, the last the head; some methods need them. Read from the
-            module's own `layers` where not given, if these are names.
+            module's own `layers` if not given, if these are names.
         trainable: Whether a parameter may move, by its path, as in `lambda path: path.startswith("head/")`. Asked for
             "encoder/norm/mean", too: a BatchNorm layer whose mean is frozen normalises by its running statistics in both
             modes. None: everything may. Define it once, at module level: equal functions make equal models.

@@ -51,7 +51,7 @@ def from_nnx(
             their functions are: use one defined once, not a new lambda each time.
         constructor: Builds modules like the one that was given, with fresh parameters. A module cannot be initialised
             again, so training anew from a module alone is refused.
-        num_classes: Number of logits; seen in the first call where not given.
+        num_classes: Number of logits; seen in the first call if not given.
         embedding: The path of the submodule ("head", "blocks/1/last") that computes the logits: its input is the
             embedding, whatever else the module returns. Where it is not given, the module returns `Outputs` or a pair.
         outputs: What a returned pair holds, as in `from_linen`.

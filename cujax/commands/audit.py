@@ -33,7 +33,7 @@ from cujax.storage.checkpoints import Checkpoint, load_checkpoint
 
 
 def audit(run: Run, level: str, oracles: str, unlearned: str | None) -> int:
-    """Looks into the models, compares them with retrained models, writes the report, and gives the exit status."""
+    """Looks into the models, compares them with retrained models, writes the report, and returns the exit status."""
     try:
         work = Audit(run, level, epath.Path(oracles).expanduser())
     except ValueError as error:
@@ -88,7 +88,7 @@ def _checked(run: Run, path: str) -> Checkpoint:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Takes its own options off the command line, leaves the rest to `cujax.cli.main`, and gives the exit status."""
+    """Takes its own options off the command line, leaves the rest to `cujax.cli.main`, and returns the exit status."""
     try:
         unlearned, rest = take_option(arguments, "--unlearned")
         level, rest = take_option(rest, "--level")

@@ -28,7 +28,7 @@ class Options(Benchmark):
     """What to time, and where the figures go.
 
     Attributes:
-        json: File for the figures; none where not given.
+        json: File for the figures; none if not given.
         compare: File that an earlier run wrote; ratios to it are shown.
         profile: Folder for a profile of what is computed, to look at with TensorBoard or at ui.perfetto.dev.
     """
@@ -39,7 +39,7 @@ class Options(Benchmark):
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measures, prints, writes, and gives the exit status: 0, or 2 for bad input."""
+    """Measures, prints, writes, and returns the exit status: 0, or 2 for bad input."""
     try:
         options = tyro.cli(Options, args=arguments, description=__doc__)
         benchmark = Benchmark(**{name: getattr(options, name) for name in Benchmark.__dataclass_fields__})

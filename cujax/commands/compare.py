@@ -28,7 +28,7 @@ def compare(run: ComparisonRun) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Reads the command line, compares, and gives the exit status."""
+    """Reads the command line, compares, and returns the exit status."""
     return cli.main(
         compare,
         configs=cli.CONFIGS,

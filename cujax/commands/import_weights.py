@@ -35,7 +35,7 @@ class Import:
             name lists all. Or your own, as PATH.py:FUNCTION.
         num_classes: Of weights that flax saved: how many classes the network has.
         image_shape: Of weights that flax saved: height, width and channels of its images.
-        step: Which step of a CheckpointManager; the latest where not given.
+        step: Which step of a CheckpointManager; the latest if not given.
         cast: Bring floating-point arrays that flax saved to the network's dtype.
         check: An .npz file with inputs [n, H, W, C], as the network takes them, and the logits [n, C] that the program they
             come from gave. Nothing is written if a logit differs by more than 0.001.
@@ -88,7 +88,7 @@ def _read_flax(asked: Import) -> _Read:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Imports, says what it was, and gives the exit status: 0, or 2 for bad input."""
+    """Imports, says what it was, and returns the exit status: 0, or 2 for bad input."""
     try:
         asked = tyro.cli(Import, args=arguments, description=__doc__)
         read = _read_torch(asked) if asked.num_classes is None and not asked.image_shape else _read_flax(asked)

@@ -28,7 +28,7 @@ class Lineage:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Prints the chain and gives the exit status."""
+    """Prints the chain and returns the exit status."""
     directory = tyro.cli(Lineage, args=arguments, description=__doc__).directory
     try:
         if directory.is_dir() and not any((directory / name).exists() for name in ("_CHECKPOINT_METADATA", "state")):

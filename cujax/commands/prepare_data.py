@@ -37,7 +37,7 @@ class Prepare:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Prepares, reads the result back as a run would, and gives the exit status.
+    """Prepares, reads the result back as a run would, and returns the exit status.
 
     Status 0: done. 1: the download failed. 2: bad input.
     """

@@ -36,7 +36,7 @@ class Purge:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Lists, removes if asked to, and gives the exit status."""
+    """Lists, removes if asked to, and returns the exit status."""
     asked = tyro.cli(Purge, args=arguments, description=__doc__)
     workdir = asked.workdir.expanduser()
     try:

@@ -22,7 +22,7 @@ def train(run: Run) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Reads the command line, trains, and gives the exit status."""
+    """Reads the command line, trains, and returns the exit status."""
     return cli.main(
         train,
         configs=cli.CONFIGS,

@@ -21,7 +21,7 @@ def tune(run: TuningRun) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Reads the command line, makes the trials, and gives the exit status."""
+    """Reads the command line, makes the trials, and returns the exit status."""
     return cli.main(
         tune,
         configs=cli.CONFIGS,

@@ -34,5 +34,5 @@ def units(run: Run) -> list[Unit]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Reads the command line, runs, and gives the exit status."""
+    """Reads the command line, runs, and returns the exit status."""
     return cli.main(unlearn, configs=cli.CONFIGS, description=__doc__, arguments=arguments, command=["unlearn"], units=units)

@@ -76,7 +76,7 @@ class DeviceImages:
             array may be a `FlatRows`, as `to_device` stores it. `[devices, n, ...]` where each device holds only the rows
             that its part of a batch counts in.
         labels: `[n]` int32, or `[devices, n]`.
-        mean: `[C]` float32 of pixels in [0, 1]; `[0]` where the inputs are no images: these are neither normalised nor
+        mean: `[C]` float32 of pixels in [0, 1]; `[0]` where the inputs are not images: these are neither normalised nor
             augmented.
         std: `[C]` float32, or `[0]`, likewise.
         augmentation: What is done to each image as it is drawn: "crop" pads it by an eighth of its side and crops at
@@ -252,7 +252,7 @@ def preprocess(arrays: DeviceImages, rows: Rows, key: jax.Array) -> Examples:
 
 
 def check_augmentation(augmentation: Augmentation, *, are_images: bool) -> None:
-    """Raises ValueError if inputs that are no images are to be augmented."""
+    """Raises ValueError if inputs that are not images are to be augmented."""
     if augmentation != "none" and not are_images:
         raise ValueError(
             f"augmentation is {augmentation!r}, which is for images [n, H, W, C] alone, but the inputs are others; make it "
@@ -324,7 +324,7 @@ def paired_batches(
     Args:
         forget: Indices of the forget set.
         retain: Indices of the retain set.
-        forget_batch_size: Rows of each forget batch; a smaller forget set is one batch.
+        forget_batch_size: Rows of each forget batch; a smaller forget set forms one batch.
         retain_batch_size: Rows of each retain batch.
         retain_draws: Retain batches for each forget batch.
         forget_pass: The number of the pass, from 0.

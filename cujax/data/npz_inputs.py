@@ -1,4 +1,4 @@
-"""Inputs that are no images in a user's .npz file: tables, series, tokens; one array, or several under names."""
+"""Inputs that are not images in a user's .npz file: tables, series, tokens; one array, or several under names."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

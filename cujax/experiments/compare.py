@@ -47,13 +47,13 @@ class Comparison(SeveralRuns):
     """Compare methods on requests, over seeds.
 
     Attributes:
-        requests: What is to be forgotten, each apart: class:LABEL, classes:LABEL,LABEL, random:FRACTION, random:COUNT or
-            ids:PATH; by default what the configuration says.
-        methods: Which methods to compare; all where none is named.
-        seeds: Seeds of originals, retrained models and methods; by default --seed alone.
-        settings: Files of settings that cujax tune wrote, one a request; methods that they do not name, and requests
-            without one, have the methods' defaults.
-        controls: Shares of the epochs of retraining cut short, the control that every comparison shows as a curve.
+        requests: What to forget, each request separately: class:LABEL, classes:LABEL,LABEL, random:FRACTION, random:COUNT
+            or ids:PATH; by default the request of the configuration.
+        methods: Which methods to compare; by default all.
+        seeds: Seeds of originals, retrained models and methods; by default only --seed.
+        settings: Files of settings that cujax tune wrote, one per request; methods that they do not name, and requests
+            without a file, use the methods' defaults.
+        controls: Shares of the epochs of shortened retraining, the control that every comparison shows as a curve.
     """
 
     requests: tuple[str, ...] = ()

@@ -47,7 +47,7 @@ def build_model(network: str, num_classes: int, dtype: str = "float32") -> Model
 
 
 def network_for(network: str, source: Source) -> str:
-    """The network of an experiment on some data: where its inputs are no images, "mlp" stands for the default.
+    """The network of an experiment on some data: where its inputs are not images, "mlp" stands for the default.
 
     Raises:
         ValueError: if a network of cujax takes images, and the inputs are others.

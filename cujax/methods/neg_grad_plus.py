@@ -24,10 +24,10 @@ from cujax.training.loop import Phase
 class NegGradPlus(Descent):
     """Minimises `alpha · CE(retain batch) - (1 - alpha) · CE(forget batch)`.
 
-    A pass is a pass over the retain set; the forget set goes round beside it, in an order of its own each time.
+    A pass is a pass over the retain set, while the forget set is cycled alongside, in a new order each time.
 
     Attributes:
-        alpha: Weight of the retain set; published from 0.95 to 0.9999.
+        alpha: Weight of the retain set; published values range from 0.95 to 0.9999.
     """
 
     batch_size: Count = 128
@@ -43,7 +43,7 @@ class NegGradPlus(Descent):
     reproduction: ClassVar[Reproduction] = {"class": {"optimizer": "adamw", "learning_rate": 5e-4, "max_passes": 1}}
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
-        """Makes `original` forget `split.forget`."""
+        """Unlearns `split.forget` from `original`."""
         state_key, retain_key, forget_key = jax.random.split(key, 3)
         step = self.step(model, _objective, self.alpha)
 

@@ -1,4 +1,4 @@
-"""A state of a run that it may return: the parameters as they were after a pass."""
+"""A state that a run may return: the parameters after a pass."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -62,7 +62,7 @@ def import_checkpoint(
             `read_import` says what was.
         model: The network they are for.
         image_shape: `(H, W, C)` of its images.
-        step: Which step of a CheckpointManager; the latest where not given.
+        step: Which step of a CheckpointManager; the latest if not given.
         cast: Whether floating-point arrays become the network's dtype, as from bfloat16 to float32. If not, their dtypes
             must be the network's.
 
