@@ -1,4 +1,4 @@
-"""The ranges of numbers that a user sets, declared in the type of each field and checked when the dataclass is made.
+"""The ranges of numbers that a user sets, declared in the type of each field and checked when the dataclass is created.
 
     @dataclass(frozen=True)
     class Recipe:
@@ -8,7 +8,7 @@
         def __post_init__(self) -> None:
             check_fields(self)
 
-Numbers are finite; whole numbers fit what consumes them: 32 bits.
+Numbers are finite; integers fit into 32 bits, as their consumers require.
 """
 
 import functools
@@ -24,14 +24,14 @@ _LARGEST = 2**31 - 1
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that a field takes.
+    """The numbers that a field accepts.
 
     Attributes:
-        low: The smallest.
-        high: The largest; infinity for any finite number.
-        above: Whether `low` itself is left out.
-        below: Whether `high` itself is left out.
-        whole: Whether only whole numbers are taken.
+        low: The smallest number.
+        high: The largest number; infinity for any finite number.
+        above: Whether `low` itself is excluded.
+        below: Whether `high` itself is excluded.
+        whole: Whether only integers are accepted.
     """
 
     low: float
@@ -67,7 +67,7 @@ class Range:
 
     @property
     def interval(self) -> str:
-        """The range in brackets: [0, 1) has 0 and not 1."""
+        """The range in brackets: [0, 1) includes 0 but not 1."""
         return f"{'(' if self.above else '['}{self.low:g}, {self.high:g}{')' if self.below else ']'}"
 
 
@@ -98,7 +98,7 @@ def check_fields(instance: Any, prefix: str = "") -> None:
 
     Args:
         instance: A dataclass.
-        prefix: What a user writes before the names of its fields.
+        prefix: The prefix that a user writes before field names.
     """
     for name, hint in _hints(type(instance)).items():  # type: ignore[arg-type]
         value = getattr(instance, name)

@@ -79,7 +79,7 @@ def _prepare(name: str, data_dir: Path) -> str:
 
 
 def _newest_version(name: str, data_dir: Path) -> Path:
-    """The folder of a data set's newest version; NAME or NAME/CONFIG, which is needed where there are several."""
+    """The folder of a data set's newest version; NAME, or NAME/CONFIG, which is needed if there are several."""
     versions = _versions(data_dir / name)
     if versions:
         return max(versions, key=_version_key)
@@ -102,7 +102,7 @@ def _newest_version(name: str, data_dir: Path) -> Path:
 
 
 def _versions(directory: Path) -> list[Path]:
-    """The folders below, one a version, that hold a prepared data set."""
+    """The subfolders, one per version, with a prepared data set."""
     return [
         info.parent for info in directory.glob("*/dataset_info.json") if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name)
     ]
