@@ -190,7 +190,7 @@ def test_a_preempted_run_saves_where_it_stands_ends_with_143_and_goes_on_from_th
     assert status(preempted, *flags) == PREEMPTED == 143
     message = capsys.readouterr().err
     assert "Complete and kept" in message
-    assert "nothing yet. Begun, and kept as far as it was saved: original. Run the same command again" in message
+    assert "nothing yet. Begun, with saved progress: original. Run the same command again" in message
     assert len(metrics.read_text().splitlines()) == 22
     models = []
     assert status(lambda run: models.append(run.original()), *flags) == 0

@@ -1,4 +1,4 @@
-"""What was found, in words and tables: for the terminal, for programs, and for pages."""
+"""The findings in words and tables: for the terminal, for programs, and for pages."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -120,14 +120,14 @@ def not_computed(audit: dict[str, Any]) -> Sequence[str]:
 
 
 CAVEAT = (
-    "An empirical audit is no certificate of deletion: it can show that something was not forgotten, "
+    "An empirical audit is not a certificate of deletion: it can show that something was not forgotten, "
     "not that everything was."
 )
 
 
 UNRECORDED = "the checkpoint does not record it"
 
-# The models that earlier requests are looked at in.
+# The models on which earlier requests are measured.
 PREVIOUS = (("original", "before"), ("unlearned", "after"), ("retrained", "retrained"))
 
 
@@ -144,12 +144,12 @@ def summary(report: dict[str, Any]) -> str:
         f"{noun} {', '.join(names)} ({split['forget']} training images)" if names else f"{split['forget']} training images"
     )
     if stop["rule"] is None:
-        happened = f"{what} of {report['source']['name']} were to be forgotten; how, {UNRECORDED}."
+        happened = f"The request was to forget {what} of {report['source']['name']}. How it was done: {UNRECORDED}."
     else:
         cost, retraining = report["cost"]["unlearned"], report["cost"]["retrained"]
         compared = f" (retraining took {retraining['seconds']:.1f} s)" if retraining["seconds"] else ""
         happened = (
-            f"Asked to forget {what} of {report['source']['name']}. Unlearning ended after {stop['step']} steps, "
+            f"The request was to forget {what} of {report['source']['name']}. Unlearning ended after {stop['step']} steps, "
             f"{cost['seconds']:.1f} s{compared}: {stop['reason']}."
         )
     on_retained = " on the retained classes" if class_task else ""

@@ -116,9 +116,9 @@ def test_a_line_for_each_family_that_was_tested():
     words = {line.family: line.word for line in lines}
     assert words == {
         "Retained accuracy": "NO",
-        "Answers": "no fault shows",
-        "Attacker": "no fault shows",
-        "Features": "no fault shows",
+        "Answers": "no fault visible",
+        "Attacker": "no fault visible",
+        "Features": "no fault visible",
     }
     assert not any("forgotten" in " ".join(line) for line in lines)
 

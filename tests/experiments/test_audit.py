@@ -271,7 +271,7 @@ def check_the_report_holds_every_metric_and_says_what_is_missing(sample_findings
     assert f"10 retrained models, {len(findings.models['original'][0].answers.forget.labels)} forgotten samples" in text
     assert "an audit can show that something is left, not that nothing is" in text
     page = html_page(report, made["figures"])
-    assert "no certificate of deletion" in page
+    assert "not a certificate of deletion" in page
     assert "Likelihood-ratio attack" in page
     assert "class inference AUC, original, unlearned: samples were forgotten, not classes" in not_computed(report["audit"])
     assert not any(word in page for word in ("<script", "http://", 'src="/'))
