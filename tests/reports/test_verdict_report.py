@@ -71,7 +71,7 @@ def test_several_faults_are_all_named():
 
 def test_reasons_and_trust_call_metrics_by_their_headings():
     verdict = report(findings(CASES["hidden"]))["verdict"]
-    assert verdict["reasons"][0].startswith("probe at z is 0.94, of retrained models")
+    assert verdict["reasons"][0].startswith("probe at z is 0.94, retrained models")
     named = verdict | {"metrics": [metric | {"heading": "accuracy of it"} for metric in verdict["metrics"]]}
     assert "original's accuracy of it" in trust(named)
 
