@@ -165,7 +165,7 @@ def metrics(depths: Sequence[str]) -> list[Metric]:
             family(
                 key=f"cka_{depth}",
                 heading=f"CKA at {depth}, to retrained",
-                question=f"How similar are its features at {depth} to retrained models? 1: the same up to rotation and scale.",
+                question=f"How similar are its features at {depth} to retrained models? 1: equal up to rotation and scale.",
                 compute=_cka_to_references(depth),
             )
             for depth in depths

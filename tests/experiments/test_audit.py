@@ -273,7 +273,9 @@ def check_the_report_holds_every_metric_and_says_what_is_missing(sample_findings
     page = html_page(report, made["figures"])
     assert "not a certificate of deletion" in page
     assert "Likelihood-ratio attack" in page
-    assert "class inference AUC, original, unlearned: the request is for samples, not classes" in not_computed(report["audit"])
+    assert "class inference AUC, original, unlearned: the request is for samples, not classes" in not_computed(
+        report["audit"]
+    )
     assert not any(word in page for word in ("<script", "http://", 'src="/'))
 
 
