@@ -14,7 +14,8 @@ NOT_GIVEN: Any = _NotGiven()
 
 def warn_renamed(old: str, new: str, *, stacklevel: int = 3) -> None:
     """Warns that a name has changed and that the old name will be removed in the next release."""
-    warnings.warn(f"{old} is now {new}; the old name goes in the next release.", DeprecationWarning, stacklevel=stacklevel)
+    message = f"{old} is now {new}; the old name will be removed in the next release."
+    warnings.warn(message, DeprecationWarning, stacklevel=stacklevel)
 
 
 def as_inputs(where: str, inputs: Any, images: Any) -> Any:

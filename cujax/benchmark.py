@@ -362,8 +362,8 @@ def read_earlier(path: Path, figures_of: Benchmark) -> dict[str, Any]:
         }
         complete = all(row["ms"] > 0 for row in earlier["steps"].values())
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} holds no figures of this benchmark ({error!r}).") from error
+        raise ValueError(f"{path} contains no figures of this benchmark ({error!r}).") from error
     if differing or not complete:
         told = ", ".join(f"{name} {there} there, {here} now" for name, (there, here) in differing.items())
-        raise ValueError(f"{path} is of other settings: {told}. Compare like with like.")
+        raise ValueError(f"{path} was measured with other settings: {told}. Compare runs with the same settings.")
     return earlier

@@ -123,7 +123,7 @@ class Model(ABC):
         if not isinstance(result, Outputs):
             raise ValueError(
                 f"the network returned {type(result).__name__}, but must return cujax.Outputs or an (embedding, logits) "
-                'pair. A linen module that returns logits alone needs from_linen(module, embedding="NAME"), with the '
+                'pair. A linen module that returns only logits needs from_linen(module, embedding="NAME"), with the '
                 "name of the submodule that computes them: its input is the embedding."
             )
         if result.embedding.ndim != 2 or result.logits.ndim != 2 or result.logits.shape[:1] != batch:

@@ -359,7 +359,7 @@ def update(
             raise
         raise ValueError(
             "the optimiser is a line search: it evaluates the loss again at other parameters (value_fn), which a step on "
-            "one batch does not offer. Use one that takes the gradient alone, such as optax.sgd or optax.adam."
+            "one batch does not offer. Use one that takes only the gradient, such as optax.sgd or optax.adam."
         ) from error
     params = model.keep_frozen(optax.apply_updates(state.params, updates), state.params)
     stepped = UnlearnState(state.step + 1, params, model_state, opt_state, state.key)

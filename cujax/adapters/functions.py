@@ -55,7 +55,7 @@ class _FunctionModel(Model):
                 name = getattr(function, "__name__", type(function).__name__)
                 raise ValueError(
                     f"{name} keeps state, which must be averaged over the device axis "
-                    f"{self.axis_name!r}, but it takes no argument axis_name."
+                    f"{self.axis_name!r}, but it does not take the argument axis_name."
                 )
             arguments["axis_name"] = self.axis_name
         result, new_state = self.apply_function(variables.params, variables.model_state, images, **arguments)

@@ -90,7 +90,7 @@ def from_linen(
         train_argument = None
     elif train_argument is not None and not is_field and train_argument not in named and not takes_any:
         raise ValueError(
-            f"{type(module).__name__}.__call__ takes {named} beside the images, but not train_argument="
+            f"{type(module).__name__}.__call__ takes {named} besides the images, but not train_argument="
             f"{train_argument!r}; name the one that sets train mode, or train_argument=None if none does."
         )
     if embedding is not None and outputs is not None:
@@ -130,7 +130,7 @@ class _ByValue:
             self._hash = hash(self._key)
         except TypeError as error:
             raise ValueError(
-                f"{type(module).__name__} has a field that is not hashable ({error}), so compiled steps cannot know it "
+                f"{type(module).__name__} has a field that is not hashable ({error}), so compiled steps cannot recognise it "
                 "again; use numbers, names, functions, tuples, lists, dicts, arrays or modules."
             ) from error
         self.module = module

@@ -201,9 +201,9 @@ class NnxModel(Model):
         del images  # an nnx module knows its shapes
         if self.constructor is None:
             raise ValueError(
-                "the model was made of an nnx module, which cannot be initialised again: training anew needs fresh "
-                "parameters. Give from_nnx(module, constructor=...) the function or class that builds it from nnx.Rngs; "
-                "for the arrays that the module has, use model.variables_of(module)."
+                "the model was made from an nnx module, which cannot be initialised again: training from scratch needs "
+                "fresh parameters. Give from_nnx(module, constructor=...) the function or class that builds it from "
+                "nnx.Rngs; for the arrays that the module has, use model.variables_of(module)."
             )
         _, params, _, rest = _split(self.constructor(nnx.Rngs(key)))
         return _variables(params, rest)

@@ -84,7 +84,7 @@ class MetricContext:
         classes = self.split.forgotten_classes if of_forgotten else self.split.absent_classes
         rows = answers.test.take(np.isin(answers.test.labels, classes) == of_forgotten)
         if not len(rows.labels):
-            which = "the forgotten classes" if of_forgotten else "the classes that stay"
+            which = "the forgotten classes" if of_forgotten else "the retained classes"
             raise NotAvailable(f"the test set has no sample of {which}")
         return rows
 
@@ -100,7 +100,7 @@ class MetricContext:
         return [accuracy(rows) for rows in (forget, answers.retain, self.test_rows(answers, of_forgotten=False))]
 
 
-def not_looked_at(reason: str = "the model was not looked into: cujax audit does") -> NotAvailable:
+def not_looked_at(reason: str = "the model was not inspected; cujax audit does this") -> NotAvailable:
     """The reason why there is no value for a model if only its answers are known."""
     return NotAvailable(reason)
 

@@ -45,7 +45,7 @@ def all_metrics(depths: Sequence[str]) -> list[Metric]:
     keys = [metric.key for metric in found]
     repeated = sorted({key for key in keys if keys.count(key) > 1})
     if repeated:
-        raise ValueError(f"the metrics {', '.join(repeated)} are registered twice; give each a key of its own.")
+        raise ValueError(f"the metrics {', '.join(repeated)} are registered twice; give each its own key.")
     return found
 
 

@@ -75,7 +75,7 @@ def read_cifar(path: Path) -> CifarArchive:
 
             return _read(members, read, path)
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise ValueError(f"{path} cannot be read as a .tar.gz archive ({error}); it is cut short or damaged.") from error
+        raise ValueError(f"{path} cannot be read as a .tar.gz archive ({error}); it is truncated or damaged.") from error
 
 
 def _read(files: Collection[str], read: Callable[[str], bytes], path: Path) -> CifarArchive:
@@ -106,7 +106,7 @@ def _read(files: Collection[str], read: Callable[[str], bytes], path: Path) -> C
 def _records(content: bytes, layout: _Layout, classes: int, where: str) -> tuple[np.ndarray, np.ndarray]:
     length = layout.label_bytes + _PIXELS
     if not content or len(content) % length:
-        raise ValueError(f"{where} has {len(content)} bytes, which is no multiple of {length}: it is cut short or damaged.")
+        raise ValueError(f"{where} has {len(content)} bytes, not a multiple of {length}: it is truncated or damaged.")
     records = np.frombuffer(content, np.uint8).reshape(-1, length)
     labels = records[:, layout.label_bytes - 1].astype(np.int32)
     if labels.max() >= classes:

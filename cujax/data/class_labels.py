@@ -28,7 +28,7 @@ def label_of(label: int | str, names: Sequence[str], where: str) -> int:
     by_name = None if explicit and kind == "label" else _named(names, text, number)
     if by_number is not None and by_name is not None and by_number != by_name:
         raise ValueError(
-            f"class {text} of {where} may be number {text}, which is named {names[by_number]!r}, or the one named "
+            f"class {text} of {where} may mean number {text}, which is named {names[by_number]!r}, or the one named "
             f"{names[by_name]!r}, which has number {by_name}; write label:{text} or name:{text}."
         )
     found = by_number if by_name is None else by_name

@@ -106,7 +106,7 @@ def decode(content: bytes, size: tuple[int, int] | None, background: str = "whit
     except BadImageError:
         raise
     except Exception as error:  # Pillow raises many types for a damaged file
-        raise BadImageError(f"damaged or no image ({type(error).__name__}: {error})") from error
+        raise BadImageError(f"damaged or not an image ({type(error).__name__}: {error})") from error
     if size is not None:
         converted = ImageOps.fit(converted, (size[1], size[0]), Image.Resampling.BICUBIC)
     pixels = np.asarray(converted)

@@ -73,8 +73,8 @@ def find_images(root: Path) -> Layout:
         surplus = sorted(name for name in test_names if composed(name) not in label_of)
         if surplus:
             raise ValueError(
-                f"{test_root} has the class folders {surplus[:_SHOWN]}, which {train_root} has not; both must be laid out "
-                "as CLASS/IMAGE, with the same classes."
+                f"{test_root} has the class folders {surplus[:_SHOWN]}, which {train_root} does not have; both must be laid "
+                "out as CLASS/IMAGE, with the same classes."
             )
     _refuse_parts_as_classes(train_root, class_names)
     train = _listed(train_root, root, label_of, left_out)
@@ -204,7 +204,7 @@ def _refuse_parts_as_classes(train_root: Path, class_names: Sequence[str]) -> No
     shared = set.intersection(*inside.values()) if len(inside) > 1 else set()
     if len(shared) > max(1, len(class_names)):
         raise ValueError(
-            f"the folders {list(class_names)[:_SHOWN]} of {train_root} hold no images themselves, but the same folders "
+            f"the folders {list(class_names)[:_SHOWN]} of {train_root} contain no images themselves, but the same folders "
             f"{list(in_order(shared))[:_SHOWN]}: they look like parts of a data set, not like classes. Name the parts "
             f"{_PART_NAMES}; if they are the classes, put their images into them directly."
         )
@@ -229,7 +229,7 @@ def _listed(part_root: Path, root: Path, label_of: dict[str, int], left_out: Lef
         if label is not None and _link_within(path, root) is None:
             found += [(name, label) for name in _files(path, root, left_out, {path.resolve()})]
     if not found:
-        raise ValueError(f"{part_root} holds no image (.png, .jpg) in its class folders.")
+        raise ValueError(f"{part_root} has no images (.png, .jpg) in its class folders.")
     return sorted(found, key=lambda entry: hashlib.sha256(entry[0].encode("utf-8", "surrogateescape")).digest())
 
 

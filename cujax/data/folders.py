@@ -141,7 +141,7 @@ def read_folder(
         if file.shape != shape:
             raise ValueError(
                 f"images in {root} are of different sizes: most are {shape[0]}x{shape[1]}, {file.name} is "
-                f"{file.shape[0]}x{file.shape[1]}; bring them to one with --data.image-size, such as {min(shape[:2])}."
+                f"{file.shape[0]}x{file.shape[1]}; resize them to one size with --data.image-size, such as {min(shape[:2])}."
             )
     _refuse_without_content(root, good["train"])
     counts = np.bincount([file.label for file in good["train"]], minlength=len(layout.class_names))

@@ -28,13 +28,13 @@ def read_ids(path: Path, is_id: "Matcher") -> list[str]:
         FileNotFoundError: if it does not exist.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"file of ids {path} does not exist; write one id a line.")
+        raise FileNotFoundError(f"file of ids {path} does not exist; write one id per line.")
     text = _decoded(path)
     is_table = path.suffix.lower() in (".csv", ".tsv")
     lines = _column(path, text, is_id) if is_table else re.split(r"\r\n|\n|\r", text)
     ids = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if not ids:
-        raise ValueError(f"{path} holds no id; write one id a line.")
+        raise ValueError(f"{path} contains no ids; write one id per line.")
     return ids
 
 
@@ -60,7 +60,7 @@ def _column(path: Path, text: str, is_id: "Matcher") -> list[str]:
     try:
         rows = [row for row in csv.reader(lines, delimiter=delimiter) if any(cell.strip() for cell in row)]
     except csv.Error as error:
-        raise ValueError(f"{path} is no table ({error}); write one id a line in a .txt file.") from error
+        raise ValueError(f"{path} is not a table ({error}); write one id per line in a .txt file.") from error
     if not rows:
         return []
     header = [cell.strip() for cell in rows[0]]
@@ -140,7 +140,7 @@ def rows_of_file(path: Path, source: Source) -> np.ndarray:
     if held_out:
         raise ValueError(
             f"{len(held_out)} of the {len(wanted)} ids in {path} are test images of {source.name}, on which no model is "
-            f"trained here: {', '.join(held_out[:_SHOWN])}. Take them off the list. If the model comes from elsewhere and "
+            f"trained here: {', '.join(held_out[:_SHOWN])}. Remove them from the list. If the model is imported and "
             "was trained on them, give other test images (test_images in an .npz, a folder test); these are trained on."
         )
     if unknown:

@@ -43,7 +43,7 @@ def _read(data: Data, progress: Progress) -> Source:
     except (ValueError, zipfile.BadZipFile, EOFError, OSError) as error:
         raise ValueError(
             f"{path} cannot be read as plain arrays ({error}). It must be a .npz of number and string arrays; arrays of "
-            "Python objects are refused, because reading them can run code: convert them, ids with .astype(str)."
+            "Python objects are rejected, because reading them can run code: convert them, ids with .astype(str)."
         ) from error
     others = holds_inputs(arrays)
     if others and "images" in arrays:
@@ -73,7 +73,7 @@ def _read(data: Data, progress: Progress) -> Source:
         if shared:
             raise ValueError(
                 f"{path}: {len(shared)} ids are in ids and in test_ids, such as {shared[:5]}; an image is either trained on "
-                "or tested with. Take these rows out of one part, or give the others ids of their own."
+                "or tested with. Take these rows out of one part, or give the others their own ids."
             )
         if train.subjects is not None and test.subjects is not None:
             both = np.intersect1d(train.subjects, test.subjects).tolist()

@@ -90,7 +90,7 @@ class ForgetIds:
     def __post_init__(self) -> None:
         check_fields(self)
         if not self.path.strip():
-            raise ValueError("path is empty; give a file with one id a line.")
+            raise ValueError("path is empty; give a file with one id per line.")
 
 
 @dataclass(frozen=True)

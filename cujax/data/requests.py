@@ -147,8 +147,8 @@ def make_split(
     copies = _copies(train, is_forget, available & ~is_forget)
     if len(copies) and request.copies == "refuse":
         raise ValueError(
-            f"{len(copies)} images that would be retained have the same pixels as one to be forgotten, such as "
-            f"{train.ids[copies[0]]}: the model, and every retrained one, would go on training on them. Forget them, too, "
+            f"{len(copies)} images that would be retained have the same pixels as one in the request, such as "
+            f"{train.ids[copies[0]]}: the model, and every retrained one, would continue to train on them. Forget them too "
             'with --forget.copies with (copies="with"), or keep them with --forget.copies keep (copies="keep").'
         )
     is_forget[copies] = request.copies == "with"
@@ -252,7 +252,7 @@ def _rows_of_subject(source: Source, subject: str, available: np.ndarray, is_val
     if (of_subject & is_validation).any():
         raise ValueError(
             f"samples of subject {subject!r} are validation samples, on which no model is trained here: there is nothing to "
-            "forget of them. If the model comes from elsewhere and was trained on them, give --no-validation."
+            "forget of them. If the model is imported and was trained on them, give --no-validation."
         )
     if source.test.subjects is not None and not of_subject.any() and (source.test.subjects == subject).any():
         raise ValueError(
@@ -269,11 +269,11 @@ def _rows_of_ids(source: Source, path: Path, is_validation: np.ndarray, is_previ
     for selected, why in (
         (
             is_validation,
-            "are validation images, on which no model is trained here: there is nothing to forget. Take them off the list; "
-            "if the model comes from elsewhere and was trained on them, give --no-validation, or --validation-ids FILE with "
+            "are validation images, on which no model is trained here: there is nothing to forget. Remove them from the "
+            "list; if the model is imported and was trained on them, give --no-validation, or --validation-ids FILE with "
             "the images that it has not seen:",
         ),
-        (is_previous, "were forgotten by an earlier request; take them off the list:"),
+        (is_previous, "were forgotten by an earlier request; remove them from the list:"),
     ):
         names = source.train.ids[rows[selected[rows]]].tolist()
         if names:
@@ -297,6 +297,4 @@ def check_held_out(source: Source, split: Split, *, needs_validation: bool = Tru
 def check_whole_classes(split: Split, what: str) -> None:
     """Raises ValueError, naming what a method does to whole classes, if the request is for samples."""
     if not split.is_class_task:
-        raise ValueError(
-            f"{what} whole classes, but the request is for samples of classes that stay; choose another method."
-        )
+        raise ValueError(f"{what} whole classes, but the request is for samples of retained classes; choose another method.")

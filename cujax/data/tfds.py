@@ -87,8 +87,8 @@ def _newest_version(name: str, data_dir: Path) -> Path:
     configs = {config: found for config, found in configs.items() if found}
     if not configs:
         raise FileNotFoundError(
-            f"data set {name!r} is not in {data_dir}. If it lies elsewhere, name the folder with --data.data-dir or "
-            f"TFDS_DATA_DIR. If it is nowhere yet, prepare it once, with network:\n  {_prepare(name, data_dir)}\n"
+            f"data set {name!r} is not in {data_dir}. If it is in another folder, name that folder with --data.data-dir or "
+            f"TFDS_DATA_DIR. If it does not exist yet, prepare it once (this needs network):\n  {_prepare(name, data_dir)}\n"
             f"A folder of images in this directory is given as ./{name}. "
             "The embedded data set --data.source digits needs no download."
         )

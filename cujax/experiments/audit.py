@@ -112,7 +112,7 @@ class Audit:
             more, likelihood = self._over_models(method, shadows, checkpoints, models, compared.context)
             measured += more
         else:
-            measured += [_absent(topic, "it takes shadow models: --level full") for topic in TOPICS]
+            measured += [_absent(topic, "this needs shadow models: --level full") for topic in TOPICS]
         earlier = self._earlier(original, unlearned, checkpoints, models)
         seconds = original.metadata.record.get("cost", {}).get("seconds")
         missing = max(FEWEST_FOR_NO_TRACE - len(checkpoints), 0)
@@ -160,7 +160,7 @@ class Audit:
         missing = self.references.missing(retrained=retrained, shadows=shadows)
         training = original.metadata.record.get("cost", {}).get("seconds")
         unlearning = unlearned.metadata.record.get("cost", {}).get("seconds")
-        models = f"{missing} models to train" if missing else "all models to compare with are there"
+        models = f"{missing} models to train" if missing else "all models for the comparison exist"
         if missing and training is None:
             self.run.notify(f"{models}; how long that takes is not recorded in the original. What is complete is kept.")
             return
@@ -169,8 +169,8 @@ class Audit:
         also = f", {shadows} to unlearn" if shadows else ""
         time = f"about {seconds / 60:.0f} minutes" if seconds >= 60 else "less than a minute"
         self.run.notify(
-            f"{models}{each}{also}: {time}, and some seconds a model to look into it. What is "
-            "complete is kept: an interrupted audit goes on from there."
+            f"{models}{each}{also}: {time}, and some seconds to inspect each model. What is "
+            "complete is kept: an interrupted audit resumes from there."
         )
 
     def _over_models(

@@ -87,7 +87,7 @@ class Run:
         parts = []
         for split in splits:
             names = ", ".join(f"{label} ({self.source.class_names[label]!r})" for label in split.forgotten_classes)
-            what = f"whole classes: {names}" if names else "samples of classes that stay"
+            what = f"whole classes: {names}" if names else "samples of retained classes"
             parts.append(replace(self, split=split, part=f"{what}, {len(split.forget)} images"))
             # The models and the images are the same; they are not loaded twice.
             parts[-1].__dict__.update(store=self.store, train_images=self.train_images, test_images=self.test_images)
@@ -188,7 +188,7 @@ class Run:
         if isinstance(model, MaskedModel) and model.model == self.model:
             return {"masked_classes": model.masked_classes}
         raise ValueError(
-            f"{method_name(self.experiment.method)} returned another model than it was given, which no checkpoint can "
+            f"{method_name(self.experiment.method)} returned another model than it was given, which a checkpoint cannot "
             "hold; call the method from Python and keep what it returns."
         )
 
@@ -347,7 +347,7 @@ def _prepare(
     check_extras(experiment)
     source = load_source(experiment.data, progress) if source is None else source
     if not source.are_images and experiment.training.augmentation != "none":
-        notify(f"{source.name} holds no images, so nothing is augmented (training.augmentation none).")
+        notify(f"{source.name} holds no images, so there is no augmentation (training.augmentation none).")
         experiment = replace(experiment, training=replace(experiment.training, augmentation="none"))
     experiment = replace(experiment, method=with_recipe(experiment.method, experiment.training))
     experiment = replace(experiment, network=network_for(experiment.network, source))
@@ -366,7 +366,7 @@ def _prepare(
     if len(split.copies):
         how = "are forgotten with them" if experiment.forget.copies == "with" else "are kept and trained on"
         notify(
-            f"{len(split.copies)} images have the same pixels as one to be forgotten and {how}: "
+            f"{len(split.copies)} images have the same pixels as one in the request and {how}: "
             f"{', '.join(split.copies.ids[:5].tolist())}{', ...' if len(split.copies) > 5 else ''}."
         )
     return run

@@ -348,21 +348,21 @@ def read_settings(path: Path) -> dict[str, Any]:
         FileNotFoundError: if it does not exist.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"settings {path} do not exist; make them with cujax tune.")
+        raise FileNotFoundError(f"settings {path} do not exist; create them with cujax tune.")
     try:
         settings = json.loads(path.read_text("utf-8"))
         if "cujax" in settings:  # files of 0.1 have no digest
             settings = read_record(epath.Path(path), SETTINGS)
             if settings is None:
-                raise RecordError(f"settings {path} were written by another version; make them anew with cujax tune.")
+                raise RecordError(f"settings {path} were written by another version; create them again with cujax tune.")
         wrong = {"request", "forget_digest", "trials", "sampler", "methods"} - settings.keys()
         wrong |= {name for name, method in settings["methods"].items() if not isinstance(method["settings"], dict)}
     except RecordError:
         raise
     except (ValueError, AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"settings {path} were not written by cujax tune ({error}); make them anew.") from error
+        raise ValueError(f"settings {path} were not written by cujax tune ({error}); create them again.") from error
     if wrong:
-        raise ValueError(f"settings {path} lack {', '.join(sorted(wrong))}; make them anew with cujax tune.")
+        raise ValueError(f"settings {path} lack {', '.join(sorted(wrong))}; create them again with cujax tune.")
     return settings
 
 

@@ -34,7 +34,7 @@ def build_model(network: str, num_classes: int, dtype: str = "float32") -> Model
     if path is None:
         return make_network(network, num_classes, dtype)
     if dtype != "float32":
-        raise ValueError(f"dtype {dtype} is for the networks of cujax; {network} decides itself what it computes in.")
+        raise ValueError(f"dtype {dtype} applies to the networks of cujax; {network} chooses its own dtype.")
     make = getattr(load_python_file(path), name, None)
     with _of_the_user(path):
         model = make(num_classes) if callable(make) else make

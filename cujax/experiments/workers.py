@@ -154,7 +154,7 @@ def run_workers(
                 if status >= 0 or not left:
                     continue
                 killed += 1
-                notify(f"Worker process {ended.pid} was killed (signal {-status}); what it computed is begun once more.")
+                notify(f"Worker process {ended.pid} was killed (signal {-status}); its work is started again.")
                 if killed <= _MOST_KILLED * len(every_share):
                     workers[number] = _started(command, every_share[number], since, notify)
 

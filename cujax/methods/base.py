@@ -219,14 +219,15 @@ class Loop:
 
         rule: EndedBy = "max_passes"
         reason = (
-            f"all {max_passes} passes were made and the stop rule did not hold; raise max_passes, or the learning rate or "
+            f"all {max_passes} passes were made and the stop rule was not met; raise max_passes, or the learning rate or "
             "weight with which the method forgets"
         )
         if first.target is None:
             reason = f"all {max_passes} passes were made: {_NONE_HELD_OUT}"
         if first.holds:
             reason = (
-                f"all {max_passes} passes were made: the stop rule held before the first step, where it can tell nothing"
+                f"all {max_passes} passes were made: the stop rule was met before the first step, where it carries no "
+                "information"
             )
         with self.progress("unlearning", max_passes) as advance:
             if position.passes:
@@ -264,7 +265,7 @@ class Loop:
             if good.step and good.check(checks).holds:
                 rule, reason = "stop_rule", good.check(checks).reason
                 if first.holds:
-                    reason += f" (before the first step it held that {first.reason}, which can tell nothing)"
+                    reason += f" (before the first step it held that {first.reason}, which carries no information)"
             elif not self._tolerable(first, checks[-1]):
                 rule, reason = "retain_tolerance", self._not_tolerable(first, checks[-1], good.step)
         cost = spent + stepper.cost + replace(NOTHING_YET, seconds=checking)

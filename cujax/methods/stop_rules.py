@@ -106,7 +106,8 @@ class LossRule:
         ranks = rankdata(np.concatenate([held_out, forget]))[len(held_out) :]
         lower = len(held_out) - (ranks.sum() / len(forget) - (len(forget) + 1) / 2)
         area = float(lower / len(held_out))
-        return None if area > 0.5 else f"the loss of the forget set is no lower than held-out samples' (AUC {area:.3f})"
+        reason = f"the loss of the forget set is no lower than that of held-out samples (AUC {area:.3f})"
+        return None if area > 0.5 else reason
 
 
 @dataclass(frozen=True)

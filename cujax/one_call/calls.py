@@ -158,7 +158,8 @@ def unlearn(
         method = replace(method, retain_batch_size=min(method.retain_batch_size, len(split.retain)))
     if getattr(method, "training", ...) is None:
         raise ValueError(
-            f"{method_name(method)} trains a network anew and has no recipe; give training=cujax.TrainingRecipe(...) to it."
+            f"{method_name(method)} trains a network from scratch but has no recipe; give it "
+            "training=cujax.TrainingRecipe(...)."
         )
     check_fits(method, split, model, original)
     shown = _progress(progress)
@@ -264,7 +265,7 @@ def _check_distinct(result: UnlearnResult, models: Sequence[Variables]) -> None:
         for name, other in others.items():
             if is_unchanged(other, variables):
                 raise ValueError(
-                    f"retrained[{number}] is {name}, parameter for parameter; give models that were trained without the "
+                    f"retrained[{number}] is {name}, parameter for parameter; give models trained without the "
                     "forgotten rows (result.split.retain.indices), each from another key."
                 )
         others[f"retrained[{number}]"] = variables

@@ -38,7 +38,7 @@ def as_model(model_or_module: Any, *, embedding: str | None = None) -> Model:
         return from_nnx(model_or_module, **options)
     raise TypeError(
         f"model_or_module is {type(model_or_module).__name__}, but must be a cujax.Model, a flax.linen or a flax.nnx "
-        "module; cujax.from_function makes a Model of two functions."
+        "module; cujax.from_function makes a Model from two functions."
     )
 
 
@@ -61,7 +61,7 @@ def as_variables(given: Any, model: Model, inputs: Inputs, *, name: str = "varia
     _check_same_arrays(name, variables, like)
     for path, leaf in jax.tree_util.tree_flatten_with_path(variables)[0]:
         if np.issubdtype(leaf.dtype, np.inexact) and not np.isfinite(leaf).all():
-            raise ValueError(f"{name}{_path(path)} holds NaN or infinity; give the arrays of a network that works.")
+            raise ValueError(f"{name}{_path(path)} contains NaN or infinity; give the arrays of a working network.")
     return variables
 
 

@@ -264,12 +264,14 @@ def digest_problem(directory: str | PathLike[str], digest: str) -> str:
     """
     path = absolute(directory)
     if not path.is_dir():
-        return "no checkpoint lies there now"
+        return "there is no checkpoint there now"
     stored = read_stored(path)
     found = None if stored is None else stored.get("digest")
     if found == digest:
         return ""
-    return f"another checkpoint lies there now: its digest is {found}" if found else "what lies there now has no digest"
+    if not found:
+        return "the checkpoint there now has no digest"
+    return f"there is another checkpoint there now: its digest is {found}"
 
 
 def _verified(path: Path) -> tuple[Mapping[str, Any], Metadata, str]:
@@ -278,8 +280,8 @@ def _verified(path: Path) -> tuple[Mapping[str, Any], Metadata, str]:
     if stored is None:
         raise CheckpointError(
             f"{path} was not written by cujax, or its metadata is damaged: it has no digest to verify. Restore a "
-            "damaged one from a copy. If it comes from elsewhere and you trust it, read it with cujax.import_checkpoint "
-            "and save it with cujax.save_checkpoint."
+            "damaged one from a copy. If it comes from another program and you trust it, read it with "
+            "cujax.import_checkpoint and save it with cujax.save_checkpoint."
         )
     arrays = by_path(tree)
     remedy = "the file was damaged after it was written. Restore it from a copy, or move it away and run again"

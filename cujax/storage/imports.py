@@ -149,7 +149,7 @@ def _read_msgpack(path: Path) -> Any:
     except Exception as error:  # msgpack raises many types
         raise CheckpointError(
             f"{path} cannot be read as what flax.serialization.to_bytes makes ({type(error).__name__}: {str(error)[:200]}); "
-            "it is cut off, or something else. Give that, an Orbax directory or a .safetensors file."
+            "it is truncated, or something else. Give that, an Orbax directory or a .safetensors file."
         ) from error
     if not isinstance(tree, Mapping):
         raise CheckpointError(

@@ -110,7 +110,7 @@ def verify_lineage(directory: str | PathLike[str]) -> list[Link]:
             try:
                 found = load_checkpoint(path)
                 if found.digest != model.digest:
-                    problem, found = f"another model lies there: {found.digest[:12]}", None
+                    problem, found = f"there is another model there: {found.digest[:12]}", None
             except CheckpointError as error:
                 problem = str(error)
         verdict = None

@@ -45,7 +45,7 @@ class Interruption:
 
     @contextlib.contextmanager
     def handled(self) -> Iterator[None]:
-        """Context manager that handles both signals. Does nothing outside the main thread, where Python allows no handlers."""
+        """Context manager that handles both signals. It does nothing outside the main thread, which Python requires."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -67,16 +67,16 @@ class ProgressCheckpointer:
                 if record["identity"] != self._identity:
                     raise CheckpointError(f"{path} is the progress of another configuration.")
                 if self._metrics_bytes() < record["metrics_bytes"]:
-                    raise CheckpointError(f"{path} is ahead of {self._metrics}, which was cut short.")
+                    raise CheckpointError(f"{path} is ahead of {self._metrics}, which was truncated.")
             except (CheckpointError, KeyError) as error:
-                self._tell(f"progress at step {int(path.name)} cannot be used and is passed over: {error}")
+                self._tell(f"progress at step {int(path.name)} cannot be used and is skipped: {error}")
                 if is_first_host():
                     path.rmtree()
                 continue
             there, here = _place(record["devices"], metadata.versions), _place(jax.device_count(), installed_versions())
             if there != here:
                 self._tell(
-                    f"the progress of {self._directory.name} was made on {there}; now it is {here}: the last bits may "
+                    f"the progress of {self._directory.name} was made on {there}; this run uses {here}: the last bits may "
                     "differ from those of an uninterrupted run."
                 )
             return path, arrays, record
@@ -104,7 +104,7 @@ class ProgressCheckpointer:
             return None
         path, arrays, record = self._found
         self._kept_steps = int(path.name)
-        self._tell(f"{self._directory.name} goes on from step {self._kept_steps}.")
+        self._tell(f"{self._directory.name} resumes from step {self._kept_steps}.")
         return from_plain(arrays, like, str(path)), record
 
     def due(self, steps: int) -> bool:

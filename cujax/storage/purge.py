@@ -65,7 +65,7 @@ def find_leftovers(workdir: Path, references: Sequence[Path] = ()) -> Leftovers:
     path = workdir / "checkpoints" / "unlearned"
     if not path.is_dir():
         raise FileNotFoundError(
-            f"{workdir} holds no unlearned model (checkpoints/unlearned), so nothing was forgotten there yet; give the "
+            f"{workdir} contains no unlearned model (checkpoints/unlearned), so nothing was unlearned there yet; give the "
             "--workdir of a run that is complete."
         )
     unlearned = load_checkpoint(path).metadata
@@ -73,7 +73,7 @@ def find_leftovers(workdir: Path, references: Sequence[Path] = ()) -> Leftovers:
     found = [leftover for folder, version in places for leftover in _within(folder, unlearned, version)]
     removed = {Path(leftover.path).resolve() for leftover in found}
     elsewhere = [
-        f"the {link.model.kind} model {link.model.digest[:12]}, on which this one is built, lies in {link.path}"
+        f"the {link.model.kind} model {link.model.digest[:12]}, on which this one is built, is in {link.path}"
         for link in verify_lineage(path)[:-1]
         if link.path is not None and Path(link.path).exists() and Path(link.path).resolve() not in removed
     ]
@@ -134,7 +134,7 @@ def _within(folder: Path, unlearned: Metadata, only_version: str) -> Iterator[Le
             yield Leftover(str(path), reason, _size(path), checkpoint.digest)
     for name, reason in (
         ("progress", "unfinished models"),
-        ("evidence", "what models answer on each of the forgotten samples"),
+        ("evidence", "model answers on each of the forgotten samples"),
     ):
         for path in sorted(folder.rglob(name)):
             in_scope = not only_version or _is_of(path.parent, only_version)

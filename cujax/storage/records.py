@@ -65,13 +65,13 @@ def read_record(path: Path, kind: Kind) -> Any:
     Raises:
         RecordError: if it is damaged or of another kind; the message names the file and the fix.
     """
-    remedy = f"delete {path} and run the same command again: it is computed anew"
+    remedy = f"delete {path} and run the same command again: it is computed again"
     try:
         stored = json.loads(path.read_text("utf-8"))
     except (ValueError, OSError) as error:
         raise RecordError(f"{path} cannot be read ({error}): it is damaged; {remedy}.") from error
     if not isinstance(stored, dict) or not isinstance(header := stored.get(_HEADER), dict) or "content" not in stored:
-        raise RecordError(f"{path} holds no results of cujax with a digest: it is damaged or older than 0.2; {remedy}.")
+        raise RecordError(f"{path} contains no cujax results with a digest: it is damaged or older than 0.2; {remedy}.")
     described = {name: value for name, value in header.items() if name != "digest"}
     if header.get("digest") != json_digest([described, stored["content"]]):
         raise RecordError(f"{path} does not match its digest: it was changed after it was written; {remedy}.")

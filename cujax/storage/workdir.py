@@ -105,7 +105,7 @@ def claim(
     is_other = there - _LEFT_BEHIND and not there & {_CONFIG, _LOCK}
     if is_other or (workdir.exists() and not workdir.is_dir()):
         raise FileExistsError(
-            f"workdir {workdir} is not empty and holds no run of cujax; give another folder with --workdir."
+            f"workdir {workdir} is not empty and does not contain a cujax run; give another folder with --workdir."
         )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -165,8 +165,8 @@ def _compare(workdir: Path, earlier: dict[str, Any], now: dict[str, Any]) -> Non
     ]
     if differing:
         raise FileExistsError(
-            f"workdir {workdir} holds a run of another configuration:\n" + "\n".join(differing) + "\n"
-            f"Give this one a folder of its own, such as --workdir {workdir}-2."
+            f"workdir {workdir} contains a run of another configuration:\n" + "\n".join(differing) + "\n"
+            f"Give this run its own folder, such as --workdir {workdir}-2."
         )
 
 

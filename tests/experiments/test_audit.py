@@ -179,7 +179,7 @@ def test_among_oracles_class_inference_is_chance_and_the_original_is_told(class_
     low, high = spread(found)
     assert low <= 0.5 <= high
     assert found.values["original"].value > max(high, 0.8)
-    assert by_key(class_findings)["ulira_auc"].values["unlearned"].startswith("it takes shadow")
+    assert by_key(class_findings)["ulira_auc"].values["unlearned"].startswith("this needs shadow")
 
 
 def test_no_oracle_is_trained_or_looked_into_twice(class_audit, class_findings, monkeypatch):

@@ -316,7 +316,7 @@ def test_a_report_that_is_not_of_the_checkpoint_at_its_path_says_so(class_run, t
     }
     other = run.workdir / "checkpoints" / "retrained_0"
     report = report_on(run, run.original(), run.retrained(), run.unlearned(), Path(tmp_path), unlearned_path=Path(other))
-    problem = f"another checkpoint lies there now: its digest is {run.retrained()[0].digest}"
+    problem = f"there is another checkpoint there now: its digest is {run.retrained()[0].digest}"
     assert report["checkpoints"]["unlearned"]["problem"] == problem
     assert problem in (tmp_path / "report.html").read_text("utf-8")
     assert f"WARNING: the report is not of the unlearned checkpoint at {other}: {problem}." in capsys.readouterr().out

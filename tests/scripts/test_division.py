@@ -121,7 +121,7 @@ def test_workers_and_their_command_are_killed_and_nothing_is_lost(alone, start, 
     workers = workers_of(first)
     first.process.terminate()
     assert first.end() == 143, first.said
-    assert "was killed (signal 9); what it computed is begun once more" in first.said
+    assert "was killed (signal 9); its work is started again" in first.said
     assert first.said.count("Run the same command again to continue") == 1
     assert are_gone(workers)
     complete = models(run)
