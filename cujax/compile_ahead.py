@@ -214,19 +214,19 @@ def tables(figures: dict[str, Any]) -> list[Table]:
     )
     kinds = Table(title=title)
     kinds.add_column("collective", no_wrap=True)
-    for heading in ("number", "operands", "MB", "MB sent by a device"):
+    for heading in ("number", "operands", "MB", "MB sent per device"):
         kinds.add_column(heading, justify="right")
     for kind in sorted({one["kind"] for one in figures["collectives"]}):
         own = [Collective(**one) for one in figures["collectives"] if one["kind"] == kind]
         sizes = (sum(one.size for one in own) / 1e6, sum(bytes_on_a_ring(one, n) for one in own) / 1e6)
         kinds.add_row(kind, str(len(own)), str(sum(len(one.shapes) for one in own)), *(f"{size:,.3f}" for size in sizes))
     rest = Table()
-    rest.add_column("a device, a step")
+    rest.add_column("per device and step")
     rest.add_column("", justify="right")
     rest.add_row("GFLOP", f"{figures['gflop']:,.1f}")
     rest.add_row("MiB of arguments (parameters, optimiser, stored images)", f"{figures['argument_mib']:,.0f}")
     rest.add_row("MiB of temporaries", f"{figures['temporary_mib']:,.0f}")
-    rest.add_row(f"ms computing, predicted at {_UTILIZATION:.0%} of the peak", f"{figures['compute_ms']:.3f}")
-    rest.add_row("ms sending, predicted, on rings over all links", f"{figures['send_ms']:.3f}")
-    rest.add_row("share of sending, nothing overlapping", f"{figures['communication_share']:.1%}")
+    rest.add_row(f"ms of compute, predicted at {_UTILIZATION:.0%} of the peak", f"{figures['compute_ms']:.3f}")
+    rest.add_row("ms of communication, predicted, on rings over all links", f"{figures['send_ms']:.3f}")
+    rest.add_row("share of communication, without overlap", f"{figures['communication_share']:.1%}")
     return [kinds, rest]

@@ -246,7 +246,7 @@ def info_nce(
     Args:
         embeddings: `[B, d]`, any floating dtype; need not be normalised.
         other_embeddings: `[B, d]`, of another view of the same samples in the same order.
-        mask: `[B]` bool, True where the row counts; all rows if not given. Other rows may hold NaN.
+        mask: `[B]` bool, True where the row counts; all rows if not given. Other rows may contain NaN.
         temperature: Positive scalar; may be traced. At least 0.01 for float32 precision.
 
     Returns:
@@ -317,7 +317,7 @@ def distillation(
     Args:
         student_logits: `[B, C]`, any floating dtype.
         teacher_logits: `[B, C]`; entries at minus infinity have probability 0 and contribute 0.
-        mask: `[B]` bool, True where the row counts; all rows if not given. Other rows may hold NaN.
+        mask: `[B]` bool, True where the row counts; all rows if not given. Other rows may contain NaN.
         temperature: T, a positive scalar; may be traced.
 
     Returns:
@@ -350,7 +350,7 @@ def cross_entropy(
     Args:
         logits: `[B, C]`, any floating dtype.
         labels: `[B]` integer in `[0, C)`. If they are traced, rows with other labels do not count.
-        mask: `[B]` bool, True where the row counts; all rows if not given. Other rows may hold NaN.
+        mask: `[B]` bool, True where the row counts; all rows if not given. Other rows may contain NaN.
         axis_name: As in `masked_mean`.
 
     Returns:

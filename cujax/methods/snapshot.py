@@ -22,5 +22,5 @@ class Snapshot:
         return cls(step, jax.tree.map(jnp.copy, variables))
 
     def check(self, checks: Sequence[Check]) -> Check:
-        """What was seen of it."""
+        """The check of this state."""
         return next(check for check in checks if check.step == self.step)

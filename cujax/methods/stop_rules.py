@@ -33,7 +33,7 @@ class Check:
 
     @property
     def holds(self) -> bool:
-        """Whether the stop rule holds."""
+        """Whether the stop rule is met."""
         return bool(self.reason)
 
     @property

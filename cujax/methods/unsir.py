@@ -28,7 +28,7 @@ _NOISE_PENALTY = 0.1
 
 @dataclass(frozen=True)
 class Unsir(Descent):
-    """Trains on noise that is labelled as the class beside retain samples (impair), then on retain samples alone (repair).
+    """Trains on noise labelled as the class together with retain samples (impair), then on retain samples alone (repair).
 
     The noise maximises the cross-entropy of the original for its class: 40 steps of Adam at 0.1 on
     `-CE + 0.1 · mean of the squared norm`, in eval mode, from standard normal images. All of it is added to every batch of

@@ -113,7 +113,7 @@ def make_report(
     with run.progress("auditing", 7 + len(retrained) + len(requests)) as advance:
 
         def answers(name: str, checkpoints: Sequence[Checkpoint]) -> list[Answers]:
-            """Of the models of a row; an audit that has looked into them knows them."""
+            """The answers of the models of a row, from the audit if it has inspected them."""
             result = []
             for number, checkpoint in enumerate(checkpoints):
                 result.append(findings.models[name][number].answers if findings else run.answers(checkpoint))

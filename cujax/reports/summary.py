@@ -71,7 +71,7 @@ def _estimate(value: Estimate | str) -> dict[str, Any]:
 
 
 def comparison_in_words(metric: dict[str, Any]) -> str:
-    """How the unlearned model lies to retrained ones, such as "+3.2 sd, different"; "–" where nothing is known."""
+    """The unlearned model compared with retrained models, such as "+3.2 sd, different"; "–" if unknown."""
     if metric["distance"] is None:
         return "–"
     distance = f"{metric['distance']:+.1f} sd"
@@ -132,7 +132,7 @@ PREVIOUS = (("original", "before"), ("unlearned", "after"), ("retrained", "retra
 
 
 def summary(report: dict[str, Any]) -> str:
-    """What happened, in a few sentences."""
+    """A summary of the run in a few sentences."""
     rows, stop, split = report["rows"], report["stop"], report["split"]
     class_task = bool(split["forgotten_classes"])
     key = "forget_test_accuracy" if class_task else "forget_train_accuracy"
