@@ -13,7 +13,7 @@ from cujax.audit.verdict_words import HEADINGS
 
 
 def describe_findings(findings: Findings) -> dict[str, Any]:
-    """An audit's findings as plain data, as `docs/report.schema.json` has them under "audit"."""
+    """An audit's findings as plain data, as specified in `docs/report.schema.json` under "audit"."""
     return {
         "level": findings.level,
         "retrained": len(findings.models["retrained"]),
