@@ -78,7 +78,7 @@ def _is_finite(value: Any) -> bool:
         return False
 
 
-# Seeds of JAX and NumPy: JAX takes the last 32 bits of a larger one, so that two seeds would be one.
+# Seeds of JAX and NumPy: JAX takes the last 32 bits of a larger seed, so two seeds could be the same.
 Seed = Annotated[int, Range(0, 2**32 - 1, whole=True)]
 Count = Annotated[int, Range(1, _LARGEST, whole=True)]
 CountOrZero = Annotated[int, Range(0, _LARGEST, whole=True)]
@@ -124,12 +124,12 @@ def _broken(hint: Any, value: Any) -> Iterator[str]:
         if value not in arguments:
             yield f"must be one of {arguments}"
     elif origin in (Union, UnionType):
-        if type(value) not in arguments:  # None, or text where text is taken
+        if type(value) not in arguments:  # None, or text where text is accepted
             for option in arguments:
                 yield from _broken(option, value)
     elif origin is tuple:
         if isinstance(value, str) or not isinstance(value, Iterable):
-            yield "must be a sequence, such as a tuple"  # a text would be read letter by letter
+            yield "must be a sequence, such as a tuple"  # a string would be read letter by letter
             return
         for item in value:
             yield from _broken(arguments[0], item)

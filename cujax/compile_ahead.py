@@ -39,7 +39,7 @@ class Chip(NamedTuple):
     links_gb_s: float
 
 
-# Cloud TPU documentation, a page a generation; its bandwidths count both directions.
+# Cloud TPU documentation, one page per generation; its bandwidths count both directions.
 CHIPS = {"v5e": Chip(197, 200), "v5p": Chip(459, 600), "v6e": Chip(918, 400)}
 
 
@@ -189,7 +189,7 @@ def collectives(text: str) -> list[Collective]:
             continue
         result, kind, begins = match.groups()
         operands = re.findall(r"(\w+)\[([\d,]*)\]", re.sub(r"/\*.*?\*/|\{[^}]*\}", "", result))
-        if begins and kind == "all-gather":  # what goes in stands before what comes out
+        if begins and kind == "all-gather":  # inputs are listed before outputs
             operands = operands[len(operands) // 2 :]
         size = sum(_BYTES[dtype] * math.prod(int(n) for n in shape.split(",") if n) for dtype, shape in operands)
         channel = re.search(r"channel_id=\d+", line)

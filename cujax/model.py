@@ -44,7 +44,7 @@ class Variables(NamedTuple):
     model_state: PyTree
 
 
-# How many classes each model was seen to have: the answer where its maker did not say.
+# The number of classes inferred for each model, used if it was not declared.
 _seen_num_classes: dict["Model", int] = {}
 
 

@@ -14,7 +14,7 @@ from cujax.model import Outputs
 # What a network returns in a pair, in order.
 OutputNames = tuple[str, str]
 
-# Whether a parameter may move, by its path.
+# Whether a parameter may change, by its path.
 Trainable = Callable[[str], bool]
 
 INVERTED_TRAIN_ARGUMENTS = ("deterministic", "use_running_average")
@@ -23,7 +23,7 @@ INVERTED_TRAIN_ARGUMENTS = ("deterministic", "use_running_average")
 def keywords(called: Any) -> tuple[list[str], bool]:
     """Which arguments a module or function takes besides the images, and whether it accepts any other keyword."""
     while isinstance(called, nn.Sequential) and called.layers:
-        called = called.layers[0]  # it is given all keywords of the call
+        called = called.layers[0]  # it receives all keywords of the call
     function = type(called).__call__ if isinstance(called, nn.Module) else called
     try:
         signature = inspect.signature(function).parameters

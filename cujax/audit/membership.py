@@ -21,7 +21,7 @@ from cujax.audit.intervals import Estimate, NotAvailable, area, share
 from cujax.audit.metric import Metric, MetricContext
 from cujax.training.predict import Predictions, correct, sample_losses
 
-# What the trained attacks read, with its name for people.
+# What the trained attacks read, with its display name.
 _FEATURES = {
     "confidence": "confidence",
     "correctness": "correctness",

@@ -15,7 +15,7 @@ from cujax.storage.records import Kind
 from cujax.training.predict import Predictions, predict
 from cujax.training.supervised import Training
 
-# Gives what was computed for a description before, or computes it: `keep(kind, description, compute)`.
+# Returns the stored result for a description, or computes it: `keep(kind, description, compute)`.
 Keep = Callable[[Kind, dict[str, Any], Callable[[], Any]], Any]
 
 

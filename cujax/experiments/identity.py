@@ -15,7 +15,7 @@ from cujax.experiments.config import Experiment, Setup
 from cujax.experiments.user_files import split_network
 from cujax.storage.records import json_digest
 
-# Where something lies, how it is shown, how it is driven and how many others there are does not change what is computed.
+# Location, display, execution details and the number of other models do not change what is computed.
 _NOT_IDENTITY = (
     "retrained",
     "workdir",

@@ -15,7 +15,7 @@ from cujax.storage.locks import POLL_SECONDS, alone_now, read_note, remove_note,
 from cujax.storage.records import RecordError
 from cujax.storage.workdir import Notify
 
-# A unit that ended the process so often is not begun again by the same command.
+# A unit that ended its process this often is not begun again by the same command.
 _MOST_KILLED = 2
 
 

@@ -17,7 +17,7 @@ from cujax.storage.progress_checkpoints import ProgressCheckpointer, remove_prog
 from cujax.storage.workdir import Notify, check_there
 from cujax.training.resume import ResumePoint
 
-# Makes a model: its arrays, and what its checkpoint is to know of it.
+# Makes a model: its arrays, and the record for its checkpoint.
 Make = Callable[[MetricsWriter, ResumePoint], tuple[Variables, Metadata]]
 
 

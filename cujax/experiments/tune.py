@@ -221,7 +221,7 @@ class TuningRun(ReadySweep):
         """
         tuning, kind = self.tuning, self.methods[name]
         space = search_space_of(kind)
-        assert space is not None  # prepare_tuning left the others out
+        assert space is not None  # prepare_tuning excluded the others
         first = tried_first(kind, "class" if self._split.is_class_task else "samples")
 
         def settings(earlier: Sequence[Trial], number: int) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class FisherForgetting:
         drawn = np.asarray(jax.random.permutation(sample_key, split.retain.indices))[: self.samples]
 
         def make() -> tuple[Variables, Cost]:
-            # An answer at a time: XLA's CPU backend is many times slower where a loop over them is inside the step.
+            # One answer at a time: XLA's CPU backend is many times slower if a loop over them is inside the step.
             sums = GradientSums(model, original, self.batch_size, loop)
             by_answer = [sums.over(drawn, fisher_sum, jnp.int32(answer)) for answer in range(model.num_classes)]
             total = jax.tree.map(lambda *leaves: sum(leaves), *by_answer)

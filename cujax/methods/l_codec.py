@@ -91,7 +91,7 @@ class LCodec:
 
         def make() -> tuple[Variables, Cost]:
             started = time.perf_counter()
-            # One device removes all samples: what they are is too little to share.
+            # One device processes all samples: there is too little work to share.
             variables = _on_host(original)
             retain, n = _on_host(examples_at(loop.images, drawn)), len(split.forget) + len(split.retain)
 

@@ -62,7 +62,7 @@ class NegGradPlus(Descent):
 def _objective(
     model: Model, variables: Variables, batch: Batch, alpha: jax.Array, key: jax.Array
 ) -> tuple[jax.Array, PyTree]:
-    # Each set normalised by its own statistics, as in two forward passes; those that stay are the retain set's.
+    # Each set is normalised by its own statistics, as in two forward passes; those of the retain set are kept.
     forget, retain, model_state = apply_to_batch(model, *variables, batch, key, "retain_only")
     retain_loss = cross_entropy(retain.logits, batch.retain.labels, batch.retain.mask)
     forget_loss = cross_entropy(forget.logits, batch.forget.labels, batch.forget.mask)

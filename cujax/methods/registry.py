@@ -31,7 +31,7 @@ from cujax.methods.traits import is_reference
 from cujax.methods.unsir import Unsir
 from cujax.registry import Registry
 
-# The methods of this package, by the name that the command line gives them.
+# The methods of this package, by their names on the command line.
 METHODS: dict[str, type[Method]] = {
     "bad_teacher": BadTeacher,
     "boundary_expand": BoundaryExpand,

@@ -163,7 +163,7 @@ def rule_that_can_tell(rule: StopRule, before: Observation, *, class_task: bool)
     return other if usable else NoRule()
 
 
-# By the name that a configuration gives them; other packages add theirs as entry points `cujax.stop_rules`.
+# By their names in configurations; other packages add theirs as entry points `cujax.stop_rules`.
 STOP_RULES: Registry[type[StopRule]] = Registry(
     "stop rule", "cujax.stop_rules", {"accuracy": AccuracyRule, "loss": LossRule, "none": NoRule}
 )

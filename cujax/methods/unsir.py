@@ -124,7 +124,7 @@ def _noise_objective(
     del key
     inputs = noise.params
     outputs, _ = model.apply(*original, inputs, train=False)
-    # Rows that fill the batch for several devices have no noise of their own.
+    # Rows that pad the batch for several devices have no noise of their own.
     size = sum(jnp.mean(jnp.sum(jnp.square(leaf), axis=tuple(range(1, leaf.ndim)))) for leaf in jax.tree.leaves(inputs))
     return -cross_entropy(outputs.logits, batch.labels[: num_rows(inputs)]) + _NOISE_PENALTY * size, {}
 

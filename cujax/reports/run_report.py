@@ -46,7 +46,7 @@ from cujax.storage.records import write_whole
 from cujax.storage.verdicts import save_verdict
 from cujax.training.predict import accuracy
 
-# Of report.json; raised when keys change.
+# Schema of report.json; increased when keys change.
 SCHEMA_VERSION = 2
 _STOPPING = "Unlearning, pass by pass"
 

@@ -36,7 +36,7 @@ Kind = Literal["original", "retrained", "unlearned", "progress"]
 
 _PROGRESS = "progress"
 
-# Of what a checkpoint stores beside its arrays; raised when keys change. 1: that of 0.1, which did not say so.
+# Schema of what a checkpoint stores besides its arrays; increased when keys change. 1: that of 0.1, which did not record it.
 SCHEMA = 2
 
 
@@ -204,7 +204,7 @@ def from_plain(arrays: Mapping[str, Any], like: PyTree, where: str) -> PyTree:
     plain = conform(arrays, _key_data(like), where)
 
     def restored(leaf: jax.Array, plain_leaf: jax.Array) -> jax.Array:
-        # A copy that nobody else holds: the step donates it.
+        # A private copy: the step donates it.
         owned = jnp.array(plain_leaf, copy=True)
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             owned = jax.random.wrap_key_data(owned, impl=jax.random.key_impl(leaf))

@@ -15,7 +15,7 @@ from cujax.storage.locks import alone_now, held_by_others, this_process
 from cujax.storage.orbax import UNFINISHED, remove_leftovers
 from cujax.storage.records import write_whole
 
-# Takes a sentence that a person should read.
+# Receives a message for the user.
 Notify = Callable[[str], None]
 
 _MOVE_AWAY = "restore it from a copy, or give another folder with --workdir"

@@ -19,7 +19,7 @@ from cujax.data.batches import DeviceImages, ImageSet, StreamedImages, placed
 from cujax.sharding import on_mesh, replicate, shard
 from cujax.step import Metrics, UnlearnState
 
-# Called with one record a step or check; a script writes them to a file.
+# Called with one record per step or check; a script writes them to a file.
 Log = Callable[[dict[str, Any]], None]
 
 
