@@ -1,4 +1,4 @@
-r"""CIFAR-10 with the paper's ResNet-18 is asked to forget class 5 (dogs). For a GPU or TPU; needs the data set (see below).
+r"""CIFAR-10 with the paper's ResNet-18; the request is class 5 (dogs). For a GPU or TPU; needs the data set (see below).
 
     uv run --extra cuda scripts/unlearn.py --config cifar10_resnet18_class
 

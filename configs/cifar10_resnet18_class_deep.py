@@ -1,4 +1,4 @@
-"""CIFAR-10, ResNet-18: asked to forget class 5 (dogs), with contrast below the last layer. For a GPU or TPU.
+"""CIFAR-10, ResNet-18: the request is class 5 (dogs), with contrast below the last layer. For a GPU or TPU.
 
     uv run --extra cuda scripts/unlearn.py --config cifar10_resnet18_class_deep
 

@@ -1,4 +1,4 @@
-"""CIFAR-10, ResNet-18: asked to forget 500 random training images. For a GPU or TPU; needs the data set.
+"""CIFAR-10, ResNet-18: the request is 500 random training images. For a GPU or TPU; needs the data set.
 
     uv run --extra cuda scripts/unlearn.py --config cifar10_resnet18_sample
 

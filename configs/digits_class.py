@@ -1,4 +1,4 @@
-"""Handwritten digits (8x8, scikit-learn's own), asked to forget class 5. The default: no download.
+"""Handwritten digits (8x8, from scikit-learn); the request is class 5. The default: no download.
 
     uv run scripts/unlearn.py --config digits_class
 

@@ -1,4 +1,4 @@
-"""Handwritten digits (8x8, scikit-learn's own), asked to forget class 5, with contrast below the last layer.
+"""Handwritten digits (8x8, from scikit-learn); the request is class 5, with contrast below the last layer.
 
     uv run scripts/unlearn.py --config digits_class_deep
 

@@ -1,4 +1,4 @@
-"""Handwritten digits, a fifth of the training labels redrawn, asked to forget a random tenth of the training part.
+"""Handwritten digits with a fifth of the training labels redrawn; the request is a random tenth of the training set.
 
     uv run scripts/unlearn.py --config digits_sample
 

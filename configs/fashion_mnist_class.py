@@ -1,4 +1,4 @@
-"""Fashion-MNIST, the first 10,000 training images, asked to forget class 5 (sandals). Needs the TFDS data set.
+"""Fashion-MNIST, the first 10,000 training images; the request is class 5 (sandals). Needs the TFDS data set.
 
     TFDS_DATA_DIR=... uv run scripts/unlearn.py --config fashion_mnist_class
 

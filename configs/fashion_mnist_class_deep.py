@@ -1,4 +1,4 @@
-"""Fashion-MNIST, the first 10,000 training images, asked to forget class 5 (sandals), below the last layer.
+"""Fashion-MNIST, the first 10,000 training images; the request is class 5 (sandals), with contrast below the last layer.
 
     TFDS_DATA_DIR=... uv run scripts/unlearn.py --config fashion_mnist_class_deep
 

@@ -1,4 +1,4 @@
-"""SVHN (street view house numbers) with a ResNet-18: asked to forget class 5. For a GPU or TPU.
+"""SVHN (street view house numbers) with a ResNet-18: the request is class 5. For a GPU or TPU.
 
     uv run --extra prepare scripts/prepare_data.py svhn_cropped      # once
     uv run --extra cuda scripts/unlearn.py --config svhn_resnet18_class

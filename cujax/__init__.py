@@ -1,7 +1,7 @@
-"""Contrastive machine unlearning in JAX: make a trained classifier forget, and measure how well it did.
+"""Contrastive machine unlearning in JAX: make a trained classifier forget, and measure how well that worked.
 
-What is public is listed in `__init__.pyi`, and imported when it is first used: importing this starts no device and loads no
-data, checkpoint or plotting library, nor JAX.
+Public names are listed in `__init__.pyi` and imported on first use: importing this package starts no device and does not
+load JAX, nor any data, checkpoint or plotting library.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""The ranges of numbers that a user sets, declared in the type of each field and checked when the dataclass is made.
+"""The ranges of numbers that a user sets, declared in the type of each field and checked when the dataclass is created.
 
     @dataclass(frozen=True)
     class Recipe:
@@ -8,7 +8,7 @@
         def __post_init__(self) -> None:
             check_fields(self)
 
-Numbers are finite; whole numbers fit what consumes them: 32 bits.
+Numbers are finite; integers fit into 32 bits, as their consumers require.
 """
 
 import functools
@@ -24,14 +24,14 @@ _LARGEST = 2**31 - 1
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that a field takes.
+    """The numbers that a field accepts.
 
     Attributes:
-        low: The smallest.
-        high: The largest; infinity for any finite number.
-        above: Whether `low` itself is left out.
-        below: Whether `high` itself is left out.
-        whole: Whether only whole numbers are taken.
+        low: The smallest number.
+        high: The largest number; infinity for any finite number.
+        above: Whether `low` itself is excluded.
+        below: Whether `high` itself is excluded.
+        whole: Whether only integers are accepted.
     """
 
     low: float
@@ -67,7 +67,7 @@ class Range:
 
     @property
     def interval(self) -> str:
-        """The range in brackets: [0, 1) has 0 and not 1."""
+        """The range in brackets: [0, 1) includes 0 but not 1."""
         return f"{'(' if self.above else '['}{self.low:g}, {self.high:g}{')' if self.below else ']'}"
 
 
@@ -78,7 +78,7 @@ def _is_finite(value: Any) -> bool:
         return False
 
 
-# Seeds of JAX and NumPy: JAX takes the last 32 bits of a larger one, so that two seeds would be one.
+# Seeds of JAX and NumPy: JAX takes the last 32 bits of a larger seed, so two seeds could be the same.
 Seed = Annotated[int, Range(0, 2**32 - 1, whole=True)]
 Count = Annotated[int, Range(1, _LARGEST, whole=True)]
 CountOrZero = Annotated[int, Range(0, _LARGEST, whole=True)]
@@ -98,7 +98,7 @@ def check_fields(instance: Any, prefix: str = "") -> None:
 
     Args:
         instance: A dataclass.
-        prefix: What a user writes before the names of its fields.
+        prefix: The prefix that a user writes before field names.
     """
     for name, hint in _hints(type(instance)).items():  # type: ignore[arg-type]
         value = getattr(instance, name)
@@ -124,12 +124,12 @@ def _broken(hint: Any, value: Any) -> Iterator[str]:
         if value not in arguments:
             yield f"must be one of {arguments}"
     elif origin in (Union, UnionType):
-        if type(value) not in arguments:  # None, or text where text is taken
+        if type(value) not in arguments:  # None, or text where text is accepted
             for option in arguments:
                 yield from _broken(option, value)
     elif origin is tuple:
         if isinstance(value, str) or not isinstance(value, Iterable):
-            yield "must be a sequence, such as a tuple"  # a text would be read letter by letter
+            yield "must be a sequence, such as a tuple"  # a string would be read letter by letter
             return
         for item in value:
             yield from _broken(arguments[0], item)

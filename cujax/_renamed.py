@@ -1,4 +1,4 @@
-"""Names that stay for one release after they were changed: the old one works, and warns."""
+"""Old names that keep working, with a warning, for one release after they were changed."""
 
 import warnings
 from typing import Any
@@ -13,12 +13,13 @@ NOT_GIVEN: Any = _NotGiven()
 
 
 def warn_renamed(old: str, new: str, *, stacklevel: int = 3) -> None:
-    """Warns that a name is now another, and that the old one goes in the next release."""
-    warnings.warn(f"{old} is now {new}; the old name goes in the next release.", DeprecationWarning, stacklevel=stacklevel)
+    """Warns that a name has changed and that the old name will be removed in the next release."""
+    message = f"{old} is now {new}; the old name will be removed in the next release."
+    warnings.warn(message, DeprecationWarning, stacklevel=stacklevel)
 
 
 def as_inputs(where: str, inputs: Any, images: Any) -> Any:
-    """What was given as `inputs`, or under its old name `images`, which warns.
+    """The argument given as `inputs`, or under its old name `images`, with a warning.
 
     Raises:
         TypeError: if neither was given.

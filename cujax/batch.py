@@ -1,4 +1,4 @@
-"""Batches, as a step takes them (arrays of samples) and as they are drawn (indices). All are pytrees."""
+"""Batches in the form that a step takes (arrays of samples) and in the form in which they are drawn (indices); pytrees."""
 
 import functools
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ class Examples:
 
     Attributes:
         inputs: A pytree of arrays, each `[B, ...]`: images `[B, H, W, C]` float32, a table `[B, features]`, or
-            `{"tokens": [B, length], "mask": [B, length]}`. Its old name, `images`, works until the next release.
+            `{"tokens": [B, length], "mask": [B, length]}`. The old name, `images`, works until the next release.
         labels: `[B]` int32.
-        mask: `[B]` bool, True where the row counts in losses and metrics. The other rows fill a short batch: they pass
-            through the network like any other. None: all rows count.
+        mask: `[B]` bool, True for rows that count in losses and metrics. The other rows pad a short batch; they pass
+            through the network like any other row. None: all rows count.
 
     >>> import jax.numpy as jnp
     >>> Examples({"tokens": jnp.zeros((2, 5), jnp.int32)}, jnp.array([0, 1])).counts.tolist()
@@ -43,20 +43,20 @@ class Examples:
 
     @property
     def images(self) -> Any:
-        """The old name of `inputs`; it goes in the next release."""
+        """The old name of `inputs`, which will be removed in the next release."""
         warn_renamed("Examples.images", "Examples.inputs")
         return self.inputs
 
     @property
     def counts(self) -> jax.Array:
-        """`[B]` bool, the mask where it was given."""
+        """`[B]` bool: the mask, or True for all rows if none was given."""
         return jnp.ones(self.labels.shape, bool) if self.mask is None else self.mask
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("forget", "retain"), meta_fields=())
 @dataclass(frozen=True)
 class Batch:
-    """Samples to forget beside samples to keep."""
+    """Forget samples together with retain samples."""
 
     forget: Examples
     retain: Examples
@@ -65,12 +65,12 @@ class Batch:
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("indices", "mask", "values"), meta_fields=())
 @dataclass(frozen=True)
 class Rows:
-    """Samples by their place.
+    """Samples by their indices.
 
     Attributes:
         indices: `[B]` int32.
-        mask: `[B]` bool, False where a row only fills a short batch.
-        values: `[B]` float32, what a method wants of each row; None where it wants nothing.
+        mask: `[B]` bool, False for rows that only pad a short batch.
+        values: `[B]` float32, a value that a method assigns to each row; None if it assigns none.
     """
 
     indices: jax.Array | np.ndarray

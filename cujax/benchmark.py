@@ -1,6 +1,6 @@
-"""What a step costs: plain training, unlearning and the loop around them, beside a training step written by hand.
+"""Measures what a step costs: plain training, unlearning and the loops around them, next to a hand-written training step.
 
-All are timed in turns in one process, so that whatever else the machine does falls on each of them.
+The measurements alternate in one process, so that other work on the machine affects all of them.
 """
 
 import functools
@@ -48,15 +48,15 @@ class Benchmark:
 
     Attributes:
         network: A reference network, such as cnn or resnet18; a wrong name lists them.
-        dtype: What it computes in.
+        dtype: The dtype in which it computes.
         image_size: Height and width of the images.
         channels: Channels of the images.
         num_classes: Number of classes.
         forget_batch_size: Rows of the forget batch.
-        retain_batch_size: Rows of the retain batch; the other steps get both together.
-        rounds: How often each is timed.
-        steps: Steps a round.
-        peak_tflops: The device's peak, in 10^12 operations a second; measured with a large matrix product if not given.
+        retain_batch_size: Rows of the retain batch; the other steps take both together.
+        rounds: How often each step is timed.
+        steps: Steps per round.
+        peak_tflops: The device's peak, in 10^12 operations per second; by default measured with a large matrix product.
     """
 
     network: str = "cnn"
@@ -75,7 +75,7 @@ class Benchmark:
 
     @property
     def samples(self) -> int:
-        """Rows of a step."""
+        """Rows per step."""
         return self.forget_batch_size + self.retain_batch_size
 
 
@@ -84,13 +84,13 @@ _Timed = Callable[[], None]
 
 
 def measure(benchmark: Benchmark, progress: Progress = silent) -> dict[str, Any]:
-    """Times everything; plain data.
+    """Times everything and returns plain data.
 
     Returns:
-        `device`, `settings`, `parameters`, `peak_tflops`; by row of `steps` (forward, bare, training, unlearning,
-        training loop, unlearning loop) `ms` and `ms_least` a step, `images_per_second`, `compile_seconds`, `gflop`,
-        `share_of_peak`, `memory_mib`; `ratios`; `pipeline`, in images per second; `peak_memory_mib` of the device, where
-        it tells.
+        `device`, `settings`, `parameters`, `peak_tflops`; for each row of `steps` (forward, bare, training, unlearning,
+        training loop, unlearning loop) `ms` and `ms_least` per step, `images_per_second`, `compile_seconds`, `gflop`,
+        `share_of_peak`, `memory_mib`; `ratios`; `pipeline`, in images per second; `peak_memory_mib` of the device, if it
+        reports it.
 
     Raises:
         ValueError: if the network is unknown or does not take such images.
@@ -181,7 +181,7 @@ def _forward(model: Model, state: UnlearnState, examples: Examples) -> tuple[Unl
 def _bare_step(
     model: Model, tx: optax.GradientTransformation, state: UnlearnState, examples: Examples
 ) -> tuple[UnlearnState, jax.Array]:
-    """Training as one writes it by hand: no masks, no metrics but the loss, no guard."""
+    """A hand-written training step: no masks, no metrics except the loss, no guard."""
 
     def objective(params: PyTree) -> tuple[jax.Array, PyTree]:
         outputs, model_state = model.apply(params, state.model_state, examples.inputs, train=True, key=state.key)
@@ -195,7 +195,7 @@ def _bare_step(
 
 
 def _compile(step: Callable, state: UnlearnState, examples: Any) -> tuple[Callable, dict[str, float | None]]:
-    """The compiled step, its state donated, and what the compiler says of it."""
+    """The compiled step, with its state donated, and what the compiler reports about it."""
     started = time.perf_counter()
     compiled = jax.jit(step, donate_argnums=0).lower(state, examples).compile()
     seconds = time.perf_counter() - started
@@ -259,7 +259,7 @@ def _loops(
 
 
 def _matrix_peak(dtype: str) -> float:
-    """The rate of a large matrix product, in 10^12 operations a second."""
+    """The rate of a large matrix product, in 10^12 operations per second."""
     side = 2048 if jax.default_backend() == "cpu" else 8192
     matrix = jnp.ones((side, side), dtype)
     product = jax.jit(jnp.matmul).lower(matrix, matrix).compile()
@@ -309,7 +309,7 @@ def _device_peak() -> float | None:
 
 
 def tables(figures: dict[str, Any], earlier: dict[str, Any] | None = None) -> list[Table]:
-    """The figures as tables; with an earlier run, this run's times over that run's besides."""
+    """The figures as tables; with an earlier run, also the ratio of this run's times to that run's."""
     settings = figures["settings"]
     title = (
         f"{settings['network']}, {settings['dtype']}, {settings['forget_batch_size']} + {settings['retain_batch_size']} "
@@ -345,11 +345,11 @@ def _shown(value: float | None) -> str:
 
 
 def read_earlier(path: Path, figures_of: Benchmark) -> dict[str, Any]:
-    """Figures that an earlier run wrote.
+    """Reads the figures of an earlier run.
 
     Raises:
-        FileNotFoundError: if the file is not there.
-        ValueError: if it holds no such figures, or those of other settings.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if it does not contain such figures, or those of other settings.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; an earlier run writes it with --json {path}.")
@@ -362,8 +362,8 @@ def read_earlier(path: Path, figures_of: Benchmark) -> dict[str, Any]:
         }
         complete = all(row["ms"] > 0 for row in earlier["steps"].values())
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} holds no figures of this benchmark ({error!r}).") from error
+        raise ValueError(f"{path} contains no figures of this benchmark ({error!r}).") from error
     if differing or not complete:
         told = ", ".join(f"{name} {there} there, {here} now" for name, (there, here) in differing.items())
-        raise ValueError(f"{path} is of other settings: {told}. Compare like with like.")
+        raise ValueError(f"{path} was measured with other settings: {told}. Compare runs with the same settings.")
     return earlier

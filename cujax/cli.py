@@ -1,4 +1,4 @@
-"""Command lines: a configuration file, flags that override its fields, and errors that a person can act on."""
+"""Command lines: a configuration file, flags that override its fields, and errors that a user can act on."""
 
 import contextlib
 import errno
@@ -36,16 +36,16 @@ from cujax.storage.preemption import Interruption, Preempted
 INTERRUPTED = 130
 PREEMPTED = 143
 DEFAULT_CONFIG = "digits_class"
-# Of a checkout, or of an installed wheel, which has them inside.
+# In a checkout, or inside an installed wheel.
 CONFIGS = next(path for path in (Path(__file__).parents[1] / "configs", Path(__file__).parent / "configs") if path.is_dir())
 
 
 class BadInputError(ValueError):
-    """What was asked for cannot be done; raised by work that has not computed anything yet."""
+    """Raised if a command cannot do what was requested, before it has computed anything."""
 
 
 def profiled(folder: str | None) -> AbstractContextManager:
-    """Writes a profile of what is computed inside it into a folder, if one is given."""
+    """Context manager that writes a profile of the computation inside it to a folder, if one is given."""
     if folder is None:
         return contextlib.nullcontext()
     options = jax.profiler.ProfileOptions()
@@ -65,7 +65,7 @@ def notify(sentence: str) -> None:
 
 
 def _what_is_kept(workdir: epath.Path) -> str:
-    """What of a folder is complete, and what is begun: models by name, or counted where they lie in folders below."""
+    """What is complete and what is begun in a folder: models by name, or their number if there are many."""
     is_bucket = "://" in str(workdir)
 
     def below(pattern: str) -> list[str]:
@@ -81,7 +81,7 @@ def _what_is_kept(workdir: epath.Path) -> str:
     tuned = len([name for name in below("*-*.json") if name.startswith("tuning/") and "/settings" not in name])
     kinds = [found] * bool(found) + [f"{cells} measured models"] * bool(cells) + [f"trials of {tuned} methods"] * bool(tuned)
     return f"Complete and kept in {workdir}: {', '.join(kinds) or 'nothing yet'}." + (
-        f" Begun, and kept as far as it was saved: {_counted(begun, 'models')}." * bool(begun)
+        f" Begun, with saved progress: {_counted(begun, 'models')}." * bool(begun)
     )
 
 
@@ -93,15 +93,15 @@ def _counted(names: Sequence[str], kind: str) -> str:
 
 
 def compute_deterministically() -> None:
-    """Has XLA take only operations on GPUs that give the same bits each time. Before the first computation, or in vain."""
+    """Makes XLA use only deterministic operations on GPUs. Has an effect only before the first computation."""
     flags = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
 
 
 def keep_compilations() -> None:
-    """Keeps compiled programs in the user's cache folder, so that the next run starts at once.
+    """Keeps compiled programs in the user's cache folder, so that the next run starts immediately.
 
-    JAX_COMPILATION_CACHE_DIR names another folder.
+    JAX_COMPILATION_CACHE_DIR sets another folder.
     """
     if jax.config.jax_compilation_cache_dir is None:
         folder = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "cujax" / "xla"
@@ -112,16 +112,16 @@ def parse(arguments: Sequence[str], *, configs: Path, description: str) -> Exper
     """The experiment that a command line describes.
 
     Raises:
-        ValueError: if the configuration does not exist, or is not one.
+        ValueError: if the configuration does not exist or is invalid.
         SystemExit: with status 2, after a message, if flags are wrong; with 0 after `--help`.
     """
     default, explanation, rest = _configuration(arguments, configs)
     default, rest = _choose_method(default, rest)
     help_text = (
         f"{description}\n\n{explanation}\n\nmethod:NAME chooses another method (now: {method_name(default.method)}; "
-        f"there are {', '.join(method_names())}), whose settings become the --method flags."
+        f"available: {', '.join(method_names())}), whose settings become the --method flags."
     )
-    # A predicate cannot come from a command line: it stays as configured unless another request is named.
+    # A predicate cannot be given on a command line: it stays as configured unless another request is named.
     keeps_predicate = isinstance(default.forget, ForgetWhere) and not any(word.startswith("forget:") for word in rest)
     experiment = tyro.cli(
         Experiment,
@@ -134,10 +134,10 @@ def parse(arguments: Sequence[str], *, configs: Path, description: str) -> Exper
 
 
 def parse_setup[Kind: SeveralRuns](kind: type[Kind], arguments: Sequence[str], *, configs: Path, description: str) -> Kind:
-    """What a command line describes that is more than one run; it takes from a configuration what fits.
+    """The setup of several runs that a command line describes; takes its defaults from a configuration.
 
     Raises:
-        ValueError: if the configuration does not exist, or is not one.
+        ValueError: if the configuration does not exist or is invalid.
         SystemExit: with status 2, after a message, if flags are wrong; with 0 after `--help`.
     """
     default, explanation, rest = _configuration(arguments, configs)
@@ -145,7 +145,7 @@ def parse_setup[Kind: SeveralRuns](kind: type[Kind], arguments: Sequence[str], *
 
 
 def _configuration(arguments: Sequence[str], configs: Path) -> tuple[Experiment, str, list[str]]:
-    """The configuration that `--config` names, what `--help` says of it, and the other arguments."""
+    """The configuration that `--config` names, its description for `--help`, and the other arguments."""
     names = sorted(path.stem for path in configs.glob("*.py") if path.stem != "__init__")
     config, rest = take_option(arguments, "--config")
     config = config or DEFAULT_CONFIG
@@ -159,7 +159,7 @@ def _configuration(arguments: Sequence[str], configs: Path) -> tuple[Experiment,
     if not isinstance(default, Experiment):
         raise ValueError(f"{path} must define CONFIG = cujax.experiments.config.Experiment(...), but it does not.")
     explanation = (
-        f"--config NAME or PATH.py sets the defaults below (now: {config}; there are {', '.join(names)}); give it first."
+        f"--config NAME or PATH.py sets the defaults below (now: {config}; available: {', '.join(names)}); give it first."
     )
     return default, explanation, rest
 
@@ -167,7 +167,7 @@ def _configuration(arguments: Sequence[str], configs: Path) -> tuple[Experiment,
 def _choose_method(default: Experiment, arguments: list[str]) -> tuple[Experiment, list[str]]:
     """The experiment with the method that `method:NAME` names, and the arguments without that word.
 
-    What follows it goes to the front: the flags of a request come last.
+    The arguments after it are moved to the front: the flags of a request come last.
     """
     chosen = [position for position, word in enumerate(arguments) if word.startswith("method:")]
     if not chosen:
@@ -183,7 +183,7 @@ def _choose_method(default: Experiment, arguments: list[str]) -> tuple[Experimen
 
 
 def take_option(arguments: Sequence[str], option: str) -> tuple[str | None, list[str]]:
-    """Takes `OPTION X` or `OPTION=X` off the arguments: its value, None where it is not given, and the others.
+    """Removes `OPTION X` or `OPTION=X` from the arguments; returns its value (None if not given) and the others.
 
     Raises:
         ValueError: if the option has no value.
@@ -201,18 +201,18 @@ def take_option(arguments: Sequence[str], option: str) -> tuple[str | None, list
 
 
 def _end_of_worker(failed: Sequence[str], *, is_child: bool) -> int:
-    """What a worker says when nothing is left for it, and its exit status."""
+    """Prints a worker's final message, when nothing is left for it, and returns its exit status."""
     if is_child:
         return 0
     notify(
         ("Nothing is left to compute here. " if not failed else f"{len(failed)} failed: {'; '.join(failed)}. ")
-        + "Tables and reports: the same command without --worker."
+        + "For tables and reports, run the same command without --worker."
     )
     return int(bool(failed))
 
 
 class Prepared(Protocol):
-    """What is ready to compute: a run, a tuning, a comparison."""
+    """Work that is ready to compute: a run, a tuning run, a comparison."""
 
     @property
     def workdir(self) -> epath.Path: ...
@@ -233,30 +233,30 @@ def main[Ready: Prepared](
     command: Sequence[str] = (),
     units: Callable[[Ready], Sequence[Unit]] | None = None,
 ) -> int:
-    """Parses the command line, prepares the experiment, does the work, and gives the exit status.
+    """Parses the command line, prepares the experiment, does the work, and returns the exit status.
 
-    Status 0: done, or what the work gives (3: a verdict that is not good enough). 1: the computation failed, or its results
-    could not be written. 2: bad input, or a workdir that another process uses; nothing was computed. 130: interrupted by
-    Ctrl-C. 143: asked to end by SIGTERM, as by a preempted machine. After both, progress was saved, and the same command
-    goes on from there.
+    Status 0: done, or the status that the work returns (3: a verdict that is not good enough). 1: the computation failed, or
+    its results could not be written. 2: bad input, or a workdir that another process uses; nothing was computed. 130:
+    interrupted by Ctrl-C. 143: ended by SIGTERM, as on a preempted machine. After both, progress was saved, and the same
+    command resumes from there.
 
     Args:
-        work: What to do with what was prepared; may give the exit status.
-        configs: Folder of the configurations that `--config NAME` finds.
+        work: The work to do on what was prepared; may return the exit status.
+        configs: Folder in which `--config NAME` finds configurations.
         description: What the script does; shown by `--help`.
-        arguments: The command line, `sys.argv[1:]` where not given.
-        also_kept_in: Folders beside the workdir that models are kept in; an interrupted command says what they hold.
+        arguments: The command line, by default `sys.argv[1:]`.
+        also_kept_in: Other folders in which models are stored; an interrupted command reports their contents.
         parse: Reads the command line.
-        prepare: Checks it, and makes of it what the work is done on.
-        command: What comes before the arguments in a command line of `cujax`; workers are started with it.
-        units: What workers divide; None where the command computes alone.
+        prepare: Checks it, and prepares what the work is done on.
+        command: The part of a `cujax` command line before the arguments; used to start workers.
+        units: The units that workers divide; None if the command cannot be divided.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     interruption, began = Interruption(), started_since() or time.time()
     is_child = started_since() is not None
     if is_child:
         end_with_starter(interruption)
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # the exception says once what failed
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # the exception reports the failure once
     with interruption.handled():
         try:
             experiment = parse(arguments, configs=configs, description=description)
@@ -264,7 +264,7 @@ def main[Ready: Prepared](
                 compute_deterministically()
             divided = units if is_divided(experiment) else None
             if is_divided(experiment) and units is None:
-                raise ValueError("this command computes alone; leave out --jobs, --worker and --cluster.")
+                raise ValueError("this command cannot be divided; leave out --jobs, --worker and --cluster.")
             prepare_devices(experiment)
             if experiment.multihost:
                 start_multihost()
@@ -300,11 +300,11 @@ def main[Ready: Prepared](
         except (KeyboardInterrupt, Preempted) as stopped:
             places = [ready.workdir, *(epath.Path(folder) for folder in also_kept_in if epath.Path(folder).exists())]
             kept = " ".join(map(_what_is_kept, places))
-            if not is_child:  # what started it says it for all
+            if not is_child:  # the parent process prints it for all
                 notify(f"\nInterrupted. {kept} Run the same command again to continue.")
             return PREEMPTED if isinstance(stopped, Preempted) else INTERRUPTED
         except (FloatingPointError, ValueError, OSError) as error:
             full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-            notify(f"error: {error}" + ". Free space and run the same command again: what is complete is kept." * full)
+            notify(f"error: {error}" + ". Free space and run the same command again: completed work is kept." * full)
             return 2 if isinstance(error, BadInputError) else 1
     return status or 0

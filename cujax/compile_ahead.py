@@ -1,4 +1,4 @@
-"""Compiles the unlearning step for a TPU slice that is not there, and reads off what its devices would send each other."""
+"""Compiles the unlearning step for an absent TPU slice, and reads from the program what its devices would send."""
 
 import math
 import re
@@ -28,28 +28,28 @@ _KINDS = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute|col
 
 
 class Chip(NamedTuple):
-    """What a chip can do.
+    """The performance of a chip.
 
     Attributes:
-        peak_tflops: In bfloat16, 10^12 operations a second.
-        links_gb_s: Bandwidth of all its links in one direction, 10^9 bytes a second.
+        peak_tflops: In bfloat16, 10^12 operations per second.
+        links_gb_s: Bandwidth of all its links in one direction, 10^9 bytes per second.
     """
 
     peak_tflops: float
     links_gb_s: float
 
 
-# Cloud TPU documentation, a page a generation; its bandwidths count both directions.
+# Cloud TPU documentation, one page per generation; its bandwidths count both directions.
 CHIPS = {"v5e": Chip(197, 200), "v5p": Chip(459, 600), "v6e": Chip(918, 400)}
 
 
 class Collective(NamedTuple):
-    """What all devices do together.
+    """A collective operation of all devices.
 
     Attributes:
-        kind: Such as "all-reduce".
-        shapes: Of its operands, as XLA writes them, such as "f32[512,128]".
-        size: Bytes of all of them, on each device.
+        kind: Its kind, such as "all-reduce".
+        shapes: Shapes of its operands, as XLA writes them, such as "f32[512,128]".
+        size: Size of all operands on each device, in bytes.
     """
 
     kind: str
@@ -64,7 +64,7 @@ class CompileAhead:
     Attributes:
         topology: Generation and shape of a slice: v5e:2x4, v5p:2x4x4, v6e:4x4.
         network: A reference network, such as cnn or resnet18; a wrong name lists them.
-        dtype: What it computes in.
+        dtype: The dtype in which it computes.
         image_size: Height and width of the images.
         channels: Channels of the images.
         num_classes: Number of classes.
@@ -86,7 +86,7 @@ class CompileAhead:
 
     @property
     def chip(self) -> Chip:
-        """What a chip of the slice can do.
+        """The performance of a chip of the slice.
 
         Raises:
             ValueError: if its generation is not among `CHIPS`.
@@ -100,15 +100,15 @@ class CompileAhead:
 
 
 def compile_ahead(wanted: CompileAhead) -> dict[str, Any]:
-    """Compiles the step, spread over all devices of a slice, and counts; plain data.
+    """Compiles the step, spread over all devices of a slice, and returns counts as plain data.
 
     Returns:
-        `settings`, `devices`, `device_kind`; `collectives`, each with its `kind`, `shapes` and `size`; of each device
-        `gflop` a step, `argument_mib`, `temporary_mib` and `sent_mb` on rings; `compute_ms` and `send_ms`, predicted from
-        the chip's peak and links, and `communication_share`, that of sending where nothing overlaps.
+        `settings`, `devices`, `device_kind`; `collectives`, each with its `kind`, `shapes` and `size`; for each device
+        `gflop` per step, `argument_mib`, `temporary_mib` and `sent_mb` on rings; `compute_ms` and `send_ms`, predicted from
+        the chip's peak and links, and `communication_share`, the share of communication without overlap.
 
     Raises:
-        ValueError: if the topology, network or a batch size does not fit.
+        ValueError: if the topology, network or a batch size is not supported.
         RuntimeError: if the TPU compiler is not installed.
     """
     chip = wanted.chip
@@ -145,7 +145,7 @@ def compile_ahead(wanted: CompileAhead) -> dict[str, Any]:
 
 
 def _compiled(wanted: CompileAhead, mesh: Mesh) -> jax.stages.Compiled:
-    """The step as the loop runs it, images gathered, on abstract arrays."""
+    """The step as the loop runs it, including gathering of images, on abstract arrays."""
     model = make_network(wanted.network, wanted.num_classes, wanted.dtype)
     method = ContrastiveUnlearning()
     tx = method.optimizer()
@@ -177,7 +177,7 @@ def _compiled(wanted: CompileAhead, mesh: Mesh) -> jax.stages.Compiled:
 
 
 def collectives(text: str) -> list[Collective]:
-    """The collectives of a compiled program, in its order; what the compiler splits into parts of one channel counts once.
+    """The collectives of a compiled program, in order; one that the compiler splits into parts of a channel counts once.
 
     >>> collectives("%x.1 = (f32[512,128]{1,0:T(8,128)}, /*index=1*/s32[]) all-reduce(%a, %b), channel_id=1")
     [Collective(kind='all-reduce', shapes=('f32[512,128]', 's32[]'), size=262148)]
@@ -189,7 +189,7 @@ def collectives(text: str) -> list[Collective]:
             continue
         result, kind, begins = match.groups()
         operands = re.findall(r"(\w+)\[([\d,]*)\]", re.sub(r"/\*.*?\*/|\{[^}]*\}", "", result))
-        if begins and kind == "all-gather":  # what goes in stands before what comes out
+        if begins and kind == "all-gather":  # inputs are listed before outputs
             operands = operands[len(operands) // 2 :]
         size = sum(_BYTES[dtype] * math.prod(int(n) for n in shape.split(",") if n) for dtype, shape in operands)
         channel = re.search(r"channel_id=\d+", line)
@@ -199,7 +199,7 @@ def collectives(text: str) -> list[Collective]:
 
 
 def bytes_on_a_ring(collective: Collective, devices: int) -> float:
-    """What each device sends: of a gather the others' parts, of a sum that twice, there and back."""
+    """What each device sends: for a gather, the others' parts; for a sum, twice that, there and back."""
     times = 2 if collective.kind == "all-reduce" else 1
     return times * collective.size * (devices - 1) / devices
 
@@ -214,19 +214,19 @@ def tables(figures: dict[str, Any]) -> list[Table]:
     )
     kinds = Table(title=title)
     kinds.add_column("collective", no_wrap=True)
-    for heading in ("number", "operands", "MB", "MB sent by a device"):
+    for heading in ("number", "operands", "MB", "MB sent per device"):
         kinds.add_column(heading, justify="right")
     for kind in sorted({one["kind"] for one in figures["collectives"]}):
         own = [Collective(**one) for one in figures["collectives"] if one["kind"] == kind]
         sizes = (sum(one.size for one in own) / 1e6, sum(bytes_on_a_ring(one, n) for one in own) / 1e6)
         kinds.add_row(kind, str(len(own)), str(sum(len(one.shapes) for one in own)), *(f"{size:,.3f}" for size in sizes))
     rest = Table()
-    rest.add_column("a device, a step")
+    rest.add_column("per device and step")
     rest.add_column("", justify="right")
     rest.add_row("GFLOP", f"{figures['gflop']:,.1f}")
     rest.add_row("MiB of arguments (parameters, optimiser, stored images)", f"{figures['argument_mib']:,.0f}")
     rest.add_row("MiB of temporaries", f"{figures['temporary_mib']:,.0f}")
-    rest.add_row(f"ms computing, predicted at {_UTILIZATION:.0%} of the peak", f"{figures['compute_ms']:.3f}")
-    rest.add_row("ms sending, predicted, on rings over all links", f"{figures['send_ms']:.3f}")
-    rest.add_row("share of sending, nothing overlapping", f"{figures['communication_share']:.1%}")
+    rest.add_row(f"ms of compute, predicted at {_UTILIZATION:.0%} of the peak", f"{figures['compute_ms']:.3f}")
+    rest.add_row("ms of communication, predicted, on rings over all links", f"{figures['send_ms']:.3f}")
+    rest.add_row("share of communication, without overlap", f"{figures['communication_share']:.1%}")
     return [kinds, rest]

@@ -1,7 +1,7 @@
-"""Past retain embeddings, kept in the optimiser's state, so that anchors find positives where classes are many.
+"""Past retain embeddings, stored in the optimiser's state, so that anchors find positives when there are many classes.
 
-The queue of momentum contrast (He et al., arXiv:1911.05722), without its second encoder: embeddings are as the network
-gave them when their batch was drawn, and age by at most `size / batch` steps.
+The queue of momentum contrast (He et al., arXiv:1911.05722), without its second encoder: embeddings are those that the
+network computed when their batch was drawn, and age by at most `size / batch` steps.
 """
 
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ class LabelledEmbeddings(NamedTuple):
     mask: jax.Array
 
     def followed_by(self, others: "LabelledEmbeddings | None") -> "LabelledEmbeddings":
-        """These, and after them the others, through which no gradient flows."""
+        """These embeddings followed by the others, through which no gradient flows."""
         if others is None:
             return self
         return LabelledEmbeddings(*(jnp.concatenate(pair) for pair in zip(self, jax.lax.stop_gradient(others), strict=True)))
@@ -32,9 +32,9 @@ class QueueState(NamedTuple):
 
 
 def keep_embeddings(size: int, width: int) -> optax.GradientTransformationExtraArgs:
-    """Keeps the last `size` embeddings of a given width that `update(..., seen=LabelledEmbeddings(...))` is given.
+    """Keeps the last `size` embeddings of a given width that are passed to `update(..., seen=LabelledEmbeddings(...))`.
 
-    Updates pass as they are. First in a chain; `queue_of` finds the queue again.
+    Updates pass unchanged. Use it first in a chain; `queue_of` finds the queue again.
     """
 
     def init(params: optax.Params) -> QueueState:

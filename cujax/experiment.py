@@ -13,7 +13,8 @@ def __getattr__(name: str) -> Any:
     for module in (config, identity, request_words, user_files):
         if not name.startswith("_") and hasattr(module, name):
             warnings.warn(
-                f"cujax.experiment.{name} is {module.__name__}.{name} now; the old name goes in the next release.",
+                f"cujax.experiment.{name} is {module.__name__}.{name} now; the old name will be removed in the next "
+                "release.",
                 DeprecationWarning,
                 stacklevel=2,
             )

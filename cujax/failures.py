@@ -1,4 +1,4 @@
-"""One way to let a part fail without the whole: the value of a computation, or why there is none."""
+"""Lets a part fail without the whole: the value of a computation, or the reason why there is none."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,17 +6,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Failure:
-    """Why there is no value."""
+    """The reason why there is no value."""
 
     reason: str
 
 
 def attempt[Value](compute: Callable[[], Value], *, expected: tuple[type[Exception], ...] = ()) -> Value | Failure:
-    """What `compute` gives, or its failure. Interruptions are no failures: they pass.
+    """Returns the result of `compute`, or its failure. Interruptions are not failures and are raised.
 
     Args:
         compute: Called once.
-        expected: Exceptions whose message is the reason as it is; of others the type is named, too.
+        expected: Exceptions whose message alone is the reason; for others, the type is named too.
     """
     try:
         return compute()

@@ -1,4 +1,4 @@
-"""Labels that are no class: refused where they can be looked at, and no part of any loss where they cannot."""
+"""Labels that are not a class: rejected if they can be inspected, and excluded from every loss if they cannot."""
 
 import jax
 import jax.numpy as jnp
@@ -10,16 +10,16 @@ def counted_labels(name: str, labels: ArrayLike, mask: ArrayLike | None, classes
     """Which rows count: those of the mask whose label is a class.
 
     Args:
-        name: Of the rows, for the message.
+        name: Name of the rows, for the message.
         labels: `[B]` integer.
-        mask: `[B]` bool; all rows where not given.
-        classes: Their number, where labels must be below it.
+        mask: `[B]` bool; all rows if not given.
+        classes: The number of classes, if labels must be below it.
 
     Returns:
         `[B]` bool.
 
     Raises:
-        ValueError: as `check_labels`, where labels and mask are concrete. Where they are traced, such a row does not count.
+        ValueError: as `check_labels`, if labels and mask are concrete. If they are traced, such a row does not count.
     """
     check_labels(name, labels, mask, classes)
     labels = jnp.asarray(labels)
@@ -30,14 +30,14 @@ def counted_labels(name: str, labels: ArrayLike, mask: ArrayLike | None, classes
 def check_labels(
     name: str, labels: ArrayLike, mask: ArrayLike | None, classes: int | None = None, *, wait: bool = True
 ) -> None:
-    """Refuses labels of rows that count but are no class; traced ones, and those of other hosts, are not looked at.
+    """Rejects rows that count but whose label is not a class; traced labels and those of other hosts are not checked.
 
     Args:
-        name: As in `counted_labels`, and so are `labels`, `mask` and `classes`.
+        name: As in `counted_labels`, like `labels`, `mask` and `classes`.
         labels: `[B]` integer.
-        mask: `[B]` bool; all rows where not given.
-        classes: Their number, where labels must be below it.
-        wait: Whether to look at labels on an accelerator, too, which waits for what computes them.
+        mask: `[B]` bool; all rows if not given.
+        classes: The number of classes, if labels must be below it.
+        wait: Whether to also check labels on an accelerator, which waits for their computation.
 
     Raises:
         ValueError: if one is negative, or not below `classes`.

@@ -1,8 +1,8 @@
 """Pure losses: arrays in, a float32 scalar out.
 
-Everything here is computed in float32 whatever the dtype of the arguments, takes masks, and stays finite in value and
+All losses are computed in float32 whatever the dtype of the arguments, accept masks, and stay finite in value and
 in gradient for every input whose counted rows are finite (gradients of float16 inputs are cast back to float16, where those
-of very short rows may overflow). Nothing here knows about networks, data or devices.
+of very short rows may overflow). Nothing here depends on networks, data or devices.
 """
 
 from typing import Literal, NamedTuple, get_args
@@ -24,7 +24,7 @@ _ZERO_NORM = 1e-30
 
 
 def normalize(embeddings: Float[ArrayLike, "*rows d"]) -> Float32[Array, "*rows d"]:
-    """Scales each row to unit L2 norm, in float32; rows of zero norm stay zero and pass no gradient.
+    """Scales each row to unit L2 norm, in float32; rows with zero norm stay zero and pass no gradient.
 
     Each row is divided by its largest entry first, so that no square overflows or underflows.
 
@@ -60,22 +60,22 @@ def contrastive_unlearning_loss(
 ) -> Float32[Array, ""]:
     r"""The contrastive unlearning loss of Lee et al., which pushes forget samples out of their own class.
 
-    With L2-normalised embeddings, `s_ij = z_i · z_j / temperature`, and for a forget sample (anchor) i the positives
-    `P_i` (retain rows of its class) and negatives `N_i` (retain rows of other classes), the loss of an anchor is
+    The embeddings are L2-normalised and `s_ij = z_i · z_j / temperature`. For a forget sample (anchor) i with positives
+    `P_i` (retain rows of its class) and negatives `N_i` (retain rows of other classes), the loss is
 
     - Equation 5: `logsumexp_{p in P_i} s_ip - mean_{a in N_i} s_ia`: away from its class, towards the others;
-    - Equation 6, where `P_i` is empty, as for every anchor when a whole class is forgotten:
+    - Equation 6 if `P_i` is empty, as for every anchor when a whole class is to be forgotten:
       `log |N_i| - mean_{a in N_i} s_ia`.
 
     The result is the mean over the anchors that count. Gradients flow into both sets of embeddings.
 
     | case | contribution |
     |---|---|
-    | anchor or retain row masked out | exactly 0, whatever it holds, NaN included |
-    | a negative label | refused where labels are concrete; where they are traced, as a row masked out |
+    | anchor or retain row masked out | exactly 0, whatever it contains, including NaN |
+    | a negative label | rejected if labels are concrete; if they are traced, treated as a row masked out |
     | no negatives in the retain batch | the anchor contributes 0 and does not count |
     | no anchor that counts | the loss is 0 |
-    | embedding of zero norm | similarity 0, gradient 0 |
+    | embedding with zero norm | similarity 0, gradient 0 |
 
     Memory is O(B_f · B_r + (B_f + B_r) · d).
 
@@ -86,16 +86,16 @@ def contrastive_unlearning_loss(
         retain_labels: `[B_r]` integer.
         temperature: Positive scalar; may be traced. At least 0.01 for the stated precision.
         denominator: "paper" is the loss above. "official" is what the authors' code computes: the first term times
-            `B_r / |N_i|` (B_r the number of retain rows that count), and 0 where there are no positives.
-        forget_mask: `[B_f]` bool, True where the row counts; all rows where not given.
+            `B_r / |N_i|` (B_r the number of retain rows that count), and 0 if there are no positives.
+        forget_mask: `[B_f]` bool, True where the row counts; all rows if not given.
         retain_mask: `[B_r]` bool, likewise.
 
     Returns:
         A float32 scalar.
 
     Raises:
-        ValueError: if shapes do not fit, a label of a row that counts is negative, `temperature` is a Python number and not
-            positive, or `denominator` is unknown.
+        ValueError: if shapes do not match, a label of a row that counts is negative, `temperature` is a Python number and
+            not positive, or `denominator` is unknown.
 
     Reference:
         Lee et al., "Contrastive Unlearning: A Contrastive Approach to Machine Unlearning", IJCAI 2025,
@@ -131,7 +131,7 @@ def anchor_losses(
     forget_mask: Bool[ArrayLike, "B_f"] | None,
     retain_mask: Bool[ArrayLike, "B_r"] | None,
 ) -> tuple[Float32[Array, "B_f"], Bool[Array, "B_f"]]:
-    """The terms whose mean is `contrastive_unlearning_loss`, whose arguments these are.
+    """The terms whose mean is `contrastive_unlearning_loss`; takes the same arguments.
 
     Returns:
         `[B_f]` float32 loss of each anchor, 0 where it does not count, and `[B_f]` bool, whether it counts.
@@ -173,24 +173,24 @@ def nearest_contrastive_loss(
     forget_mask: Bool[ArrayLike, "B_f"] | None = None,
     retain_mask: Bool[ArrayLike, "B_r"] | None = None,
 ) -> Float32[Array, ""]:
-    r"""Sends each forget sample among the retain samples of other classes that lie nearest to it, one by one.
+    r"""Moves each forget sample individually among the retain samples of other classes that are nearest to it.
 
-    `contrastive_unlearning_loss` pulls to the mean of all others, which moves a class as one cluster that is as readable as
-    before. Here, with `s_ij` the cosine of two embeddings over the temperature, the loss of a forget sample (anchor) i is
+    `contrastive_unlearning_loss` pulls towards the mean of all others, which moves a class as one cluster that remains as
+    readable as before. Here, with `s_ij` the cosine of two embeddings over the temperature, the loss of an anchor i is
 
     `push_weight · logsumexp_{p in P_i} s_ip - logsumexp_{a in N_i} s_ia`.
 
-    The negatives `N_i` are the retain rows of other classes. The positives `P_i` are the other forget rows of its class, so
-    that the class disperses even where no retain row is left of it, and the retain rows of its class; an anchor without any
-    is only pulled. No gradient flows into retain embeddings: they are where the sample is to go, and do not come to meet it.
+    The negatives `N_i` are the retain rows of other classes. The positives `P_i` are the retain rows of its class and the
+    other forget rows of its class, so that the class disperses even if it has no retain rows. An anchor without positives is
+    only pulled. No gradient flows into retain embeddings: they are fixed targets that do not move towards the sample.
 
     | case | contribution |
     |---|---|
-    | anchor or retain row masked out | exactly 0, whatever it holds, NaN included |
-    | a negative label | refused where labels are concrete; where they are traced, as a row masked out |
+    | anchor or retain row masked out | exactly 0, whatever it contains, including NaN |
+    | a negative label | rejected if labels are concrete; if they are traced, treated as a row masked out |
     | no negatives in the retain batch | the anchor contributes 0 and does not count |
     | no anchor that counts | the loss is 0 |
-    | embedding of zero norm | similarity 0, gradient 0 |
+    | embedding with zero norm | similarity 0, gradient 0 |
 
     Memory is O(B_f · (B_f + B_r) + (B_f + B_r) · d).
 
@@ -201,15 +201,15 @@ def nearest_contrastive_loss(
         retain_labels: `[B_r]` integer.
         temperature: Positive scalar; may be traced. At least 0.01 for the stated precision.
         push_weight: Weight of the push; may be traced.
-        forget_mask: `[B_f]` bool, True where the row counts; all rows where not given.
+        forget_mask: `[B_f]` bool, True where the row counts; all rows if not given.
         retain_mask: `[B_r]` bool, likewise.
 
     Returns:
         A float32 scalar.
 
     Raises:
-        ValueError: if shapes do not fit, a label of a row that counts is negative, or `temperature` is a Python number and
-            not positive.
+        ValueError: if shapes do not match, a label of a row that counts is negative, or `temperature` is a Python number
+            and not positive.
 
     >>> retain, labels = jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([3, 7])
     >>> loss = lambda forget: nearest_contrastive_loss(forget, jnp.array([3]), retain, labels)
@@ -240,20 +240,20 @@ def info_nce(
 ) -> Float32[Array, ""]:
     """How well each row's other view is distinguished from those of all rows: the mean of `logsumexp_j s_ij - s_ii`.
 
-    With `s_ij` the cosine of row i of one set and row j of the other over the temperature (van den Oord et al.,
-    arXiv:1807.03748). Gradients flow into both.
+    `s_ij` is the cosine of row i of one set and row j of the other, over the temperature (van den Oord et al.,
+    arXiv:1807.03748). Gradients flow into both sets.
 
     Args:
         embeddings: `[B, d]`, any floating dtype; need not be normalised.
-        other_embeddings: `[B, d]`, of the same samples in the same order, seen otherwise.
-        mask: `[B]` bool, True where the row counts; all rows where not given. Other rows may hold NaN.
+        other_embeddings: `[B, d]`, of another view of the same samples in the same order.
+        mask: `[B]` bool, True where the row counts; all rows if not given. Other rows may contain NaN.
         temperature: Positive scalar; may be traced. At least 0.01 for float32 precision.
 
     Returns:
-        A float32 scalar, in nats; 0 where no row counts.
+        A float32 scalar, in nats; 0 if no row counts.
 
     Raises:
-        ValueError: if shapes do not fit, or `temperature` is a Python number and not positive.
+        ValueError: if shapes do not match, or `temperature` is a Python number and not positive.
 
     >>> views = jnp.eye(2)
     >>> print(f"{info_nce(views, views, temperature=1.0):.4f} {info_nce(views, views[::-1], temperature=1.0):.4f}")
@@ -268,7 +268,7 @@ def info_nce(
 
 
 class CountedRows(NamedTuple):
-    """Normalised embeddings `[B, d]`, zero where a row does not count; labels `[B]`; `[B]` bool, which rows count."""
+    """Normalised embeddings `[B, d]`, zero for rows that do not count; labels `[B]`; which rows count, `[B]` bool."""
 
     embeddings: Float32[Array, "B d"]
     labels: Integer[Array, "B"]
@@ -292,7 +292,7 @@ def cosine_similarity(rows: CountedRows, others: CountedRows, temperature: Scala
 
 
 def logsumexp_among(chosen: Bool[ArrayLike, "B n"], values: Float32[ArrayLike, "B n"]) -> Float32[Array, "B"]:
-    """`logsumexp` of the chosen values of each row; of all where none is: minus infinity has no gradient."""
+    """`logsumexp` of the chosen values of each row, or of all if none is chosen: minus infinity has no gradient."""
     chosen = jnp.asarray(chosen) | ~jnp.any(chosen, axis=1, keepdims=True)
     return jax.nn.logsumexp(jnp.where(chosen, values, -jnp.inf), axis=1)
 
@@ -309,15 +309,15 @@ def distillation(
     *,
     temperature: Scalar = 1.0,
 ) -> Float32[Array, ""]:
-    """Mean of `T² · KL(softmax(teacher / T) ‖ softmax(student / T))` over the rows that count; 0 where none does.
+    """Mean of `T² · KL(softmax(teacher / T) ‖ softmax(student / T))` over the rows that count; 0 if there are none.
 
-    The teacher's distribution comes first (Hinton et al., arXiv:1503.02531): the student is pulled to where the teacher
-    has probability. The sum over classes is not divided by their number. No gradient flows into the teacher.
+    The teacher's distribution comes first (Hinton et al., arXiv:1503.02531): the student is pulled towards classes to which
+    the teacher assigns probability. The sum over classes is not divided by their number. No gradient flows into the teacher.
 
     Args:
         student_logits: `[B, C]`, any floating dtype.
         teacher_logits: `[B, C]`; entries at minus infinity have probability 0 and contribute 0.
-        mask: `[B]` bool, True where the row counts; all rows where not given. Other rows may hold NaN.
+        mask: `[B]` bool, True where the row counts; all rows if not given. Other rows may contain NaN.
         temperature: T, a positive scalar; may be traced.
 
     Returns:
@@ -345,19 +345,19 @@ def distillation(
 def cross_entropy(
     logits: Float[ArrayLike, "B C"], labels: Integer[ArrayLike, "B"], mask: Mask = None, axis_name: str | None = None
 ) -> Float32[Array, ""]:
-    """Mean softmax cross-entropy over the rows that count; 0 where none does.
+    """Mean softmax cross-entropy over the rows that count; 0 if there are none.
 
     Args:
         logits: `[B, C]`, any floating dtype.
-        labels: `[B]` integer in `[0, C)`. Where they are traced, rows of other labels do not count.
-        mask: `[B]` bool, True where the row counts; all rows where not given. Other rows may hold NaN.
+        labels: `[B]` integer in `[0, C)`. If they are traced, rows with other labels do not count.
+        mask: `[B]` bool, True where the row counts; all rows if not given. Other rows may contain NaN.
         axis_name: As in `masked_mean`.
 
     Returns:
         A float32 scalar, in nats.
 
     Raises:
-        ValueError: if shapes do not fit, or a label of a row that counts is not in `[0, C)`, where labels are concrete.
+        ValueError: if shapes do not match, or labels are concrete and one of a row that counts is not in `[0, C)`.
 
     >>> print(cross_entropy(jnp.array([[0.0, 0.0], [jnp.nan, 0.0]]), jnp.array([1, 0]), jnp.array([True, False])))
     0.6931472
@@ -372,9 +372,9 @@ def cross_entropy(
 def masked_mean(
     values: Shaped[ArrayLike, "B"], counts: Bool[ArrayLike, "B"], axis_name: str | None = None
 ) -> Float32[Array, ""]:
-    """Mean of the values (`[B]`) that count (`[B]` bool), in float32; 0 where none does.
+    """Mean of the values (`[B]`) that count (`[B]` bool), in float32; 0 if there are none.
 
-    With the name of a mapped device axis: this device's share of the mean over all devices, which is their sum.
+    With the name of a mapped device axis: this device's share of the mean over all devices, which is the sum of the shares.
     """
     total, n = jnp.sum(jnp.where(counts, jnp.asarray(values, jnp.float32), 0.0)), jnp.sum(counts)
     if axis_name is not None:
@@ -383,7 +383,7 @@ def masked_mean(
 
 
 def _mask_or_ones(name: str, rows: Array, labels: Array, mask: ArrayLike | None, classes: int | None = None) -> Array:
-    """Which rows count, as `counted_labels` has it, after checking that rows, labels and mask fit."""
+    """Which rows count, as defined by `counted_labels`, after checking that rows, labels and mask match."""
     mask = jnp.ones(labels.shape, bool) if mask is None else jnp.asarray(mask)
     if rows.ndim != 2 or labels.shape != rows.shape[:1] or mask.shape != labels.shape:
         raise ValueError(

@@ -1,7 +1,7 @@
-"""The contract that every network meets; `cujax.adapters` makes models of flax modules and plain functions.
+"""The contract that every network implements; `cujax.adapters` turns flax modules and plain functions into models.
 
 Training, unlearning and auditing see a network only as a `Model`: a hashable value with two pure functions, so that it
-can be a static argument of a compiled step. Equal arguments make equal models, and equal models share one compilation.
+can be a static argument of a compiled step. Equal arguments give equal models, and equal models share one compilation.
 """
 
 import functools
@@ -24,12 +24,12 @@ Inputs = Any
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("embedding", "logits", "taps"), meta_fields=())
 @dataclass(frozen=True)
 class Outputs:
-    """What a network gives for a batch of inputs.
+    """The outputs of a network for a batch of inputs.
 
     Attributes:
-        embedding: `[B, d]`, what the head reads; the contrastive loss acts on it.
+        embedding: `[B, d]`, the input of the head; the contrastive loss acts on it.
         logits: `[B, C]`.
-        taps: Features below the last layer by depth, shallow first, each `[B, ...]` and pooled where spatial.
+        taps: Features below the last layer by depth, shallow first, each `[B, ...]` and pooled if spatial.
     """
 
     embedding: jax.Array
@@ -44,20 +44,20 @@ class Variables(NamedTuple):
     model_state: PyTree
 
 
-# How many classes each model was seen to have: the answer where its maker did not say.
+# The number of classes inferred for each model, used if it was not declared.
 _seen_num_classes: dict["Model", int] = {}
 
 
 @dataclass(frozen=True)
 class Model(ABC):
-    """A network as two pure functions; made by `from_linen`, `from_nnx` or `from_function`.
+    """A network as two pure functions; created by `from_linen`, `from_nnx` or `from_function`.
 
     Attributes:
-        declared_num_classes: The number of classes if it was given; read `num_classes`.
+        declared_num_classes: The number of classes if it was given; use `num_classes` instead.
         layers: Parameter-path prefixes ("encoder/stage_1") in order of depth; the last is the head.
         axis_name: The mapped device axis over which batch statistics are averaged, if any.
-        trainable: Whether a parameter may move, by its path ("encoder/conv/kernel"); None: all may. It is asked for batch
-            statistics, too ("encoder/norm/mean").
+        trainable: Whether a parameter may change, by its path ("encoder/conv/kernel"); None: all may. It is also called for
+            batch statistics ("encoder/norm/mean").
     """
 
     declared_num_classes: int | None
@@ -72,12 +72,12 @@ class Model(ABC):
     def _apply(self, variables: Variables, inputs: Inputs, train: bool, key: jax.Array | None) -> tuple[Any, PyTree]: ...
 
     def init(self, key: jax.Array, inputs: Inputs = NOT_GIVEN, *, images: Inputs = NOT_GIVEN) -> Variables:
-        """Fresh parameters for inputs like these; compiled, since op by op it takes seconds.
+        """Fresh parameters for inputs like these; compiled, since running it op by op takes seconds.
 
         Args:
-            key: Of the initialisation.
+            key: Key of the initialisation.
             inputs: As in `apply`.
-            images: Their old name; it goes in the next release.
+            images: The old name of `inputs`, which will be removed in the next release.
         """
         inputs = as_inputs("Model.init", inputs, images)
         variables: Variables = _jitted_init(self, key, inputs)
@@ -101,17 +101,17 @@ class Model(ABC):
             model_state: Its batch statistics.
             inputs: A pytree of arrays, each `[B, ...]`, as the network takes them: images `[B, H, W, C]` float32,
                 preprocessed, or anything else with a leading row axis.
-            train: Whether batch statistics are computed (and updated) and dropout acts.
-            key: Randomness of dropout; needed only where the network uses it in train mode.
-            images: The old name of `inputs`; it goes in the next release.
+            train: Whether batch statistics are computed (and updated) and dropout is active.
+            key: Key for dropout; needed only if the network uses it in train mode.
+            images: The old name of `inputs`, which will be removed in the next release.
 
         Returns:
             The outputs and the new model state (the given one in eval mode).
 
         Raises:
-            ValueError: if the arrays of the inputs have no rows or different numbers of them; if the network returns
-                something else than `Outputs`, an `(embedding, logits)` pair, or logits together with a named embedding; or
-                another number of classes than was declared.
+            ValueError: if the arrays of the inputs have no rows or different numbers of rows; if the network returns
+                something other than `Outputs`, an `(embedding, logits)` pair, or logits together with a named embedding; or
+                if the number of classes differs from the declared one.
         """
         inputs = as_inputs("Model.apply", inputs, images)
         batch = (num_rows(inputs),)
@@ -123,7 +123,7 @@ class Model(ABC):
         if not isinstance(result, Outputs):
             raise ValueError(
                 f"the network returned {type(result).__name__}, but must return cujax.Outputs or an (embedding, logits) "
-                'pair. A linen module that returns logits alone needs from_linen(module, embedding="NAME"), with the '
+                'pair. A linen module that returns only logits needs from_linen(module, embedding="NAME"), with the '
                 "name of the submodule that computes them: its input is the embedding."
             )
         if result.embedding.ndim != 2 or result.logits.ndim != 2 or result.logits.shape[:1] != batch:
@@ -141,7 +141,7 @@ class Model(ABC):
 
     @property
     def num_classes(self) -> int:
-        """The number of classes: as declared, or as seen in the logits of the first call.
+        """The number of classes: as declared, or as inferred from the logits of the first call.
 
         Raises:
             ValueError: if it was not declared and the model has not been called yet.
@@ -164,33 +164,33 @@ class Model(ABC):
 
     @property
     def has_initialiser(self) -> bool:
-        """Whether `init` can give fresh parameters; an nnx module without its constructor cannot."""
+        """Whether `init` can return fresh parameters; an nnx module without its constructor cannot."""
         return True
 
     @property
     def freezes(self) -> bool:
-        """Whether some parameters or statistics may not move."""
+        """Whether some parameters or statistics are frozen."""
         return self.trainable is not None
 
     def is_trainable(self, path: str) -> bool:
-        """Whether the parameter or statistic at this path may move."""
+        """Whether the parameter or statistic at this path may change."""
         return self.trainable is None or bool(self.trainable(path))
 
     def keep_frozen(self, params: PyTree, before: PyTree) -> PyTree:
-        """The parameters, but those that are frozen as they were before, bit by bit."""
+        """The parameters, with frozen ones as they were before, bit for bit."""
         return self._chosen(params, lambda leaf: leaf, before) if self.freezes else params
 
     def keep_frozen_state(self, model_state: PyTree, before: PyTree) -> PyTree:
-        """The model state, but what is frozen of it as it was before."""
+        """The model state, with frozen parts as they were before."""
         return self._chosen(model_state, lambda leaf: leaf, before, self._state_path) if self.freezes else model_state
 
     def keep_frozen_variables(self, variables: "Variables", before: "Variables") -> "Variables":
-        """Both."""
+        """Parameters and model state, with frozen parts as they were before."""
         params = self.keep_frozen(variables.params, before.params)
         return Variables(params, self.keep_frozen_state(variables.model_state, before.model_state))
 
     def _state_path(self, path: str) -> str:
-        """The path of a statistic as `trainable` is asked for it."""
+        """The path of a statistic in the form that `trainable` takes."""
         return path
 
     def _chosen(
@@ -200,7 +200,7 @@ class Model(ABC):
         before: PyTree,
         rename: Callable[[str], str] = str,
     ) -> PyTree:
-        """`tree` where it is trainable, and `frozen` of `before` elsewhere."""
+        """`tree` where it is trainable, and the frozen arrays of `before` otherwise."""
 
         def choose(path: tuple[Any, ...], leaf: PyTree, old: PyTree) -> PyTree:
             return leaf if self.is_trainable(rename(jax.tree_util.keystr(path, simple=True, separator="/"))) else frozen(old)
@@ -208,7 +208,7 @@ class Model(ABC):
         return jax.tree_util.tree_map_with_path(choose, tree, before)
 
     def abstract_init(self, images: PyTree) -> "Variables":
-        """The shapes and dtypes of the variables for such images; nothing is computed."""
+        """The shapes and dtypes of the variables for these images; nothing is computed."""
         variables: Variables = jax.eval_shape(self.init, jax.random.key(0), images)
         return variables
 
@@ -218,10 +218,10 @@ class Model(ABC):
 
 
 def num_rows(inputs: Inputs) -> int:
-    """How many rows inputs have: the length of the leading axis, which all of their arrays share.
+    """The number of rows of inputs: the length of the leading axis that all their arrays share.
 
     Raises:
-        ValueError: if there is no array, one has no axis, or their lengths differ.
+        ValueError: if there is no array, one has no axes, or their lengths differ.
 
     >>> num_rows({"tokens": jnp.zeros((3, 7)), "length": jnp.zeros(3)})
     3
@@ -236,7 +236,7 @@ def num_rows(inputs: Inputs) -> int:
 
 
 def shapes_in_words(inputs: Inputs) -> str:
-    """The shape of an array, or of each of a tree by its path.
+    """The shape of an array, or of each array of a tree by its path.
 
     >>> shapes_in_words({"tokens": jnp.zeros((3, 7)), "length": jnp.zeros(3)})
     "['length'] (3,), ['tokens'] (3, 7)"
@@ -254,8 +254,8 @@ def abstract_inputs(one: tuple[int, ...] | Inputs) -> Inputs:
     """The shapes and dtypes of a batch.
 
     Args:
-        one: The shape of one sample, `(H, W, C)` or `(features,)`, of float32; or a batch, or its shapes
-            (`jax.ShapeDtypeStruct`), with a leading row axis: as it is.
+        one: The shape of one float32 sample, `(H, W, C)` or `(features,)`; or a batch, or its shapes
+            (`jax.ShapeDtypeStruct`), with a leading row axis, which is returned as it is.
     """
     if isinstance(one, tuple) and all(isinstance(size, int) for size in one):
         return jax.ShapeDtypeStruct((1, *one), jnp.float32)
@@ -267,13 +267,13 @@ def abstract_variables(model: Model, inputs: tuple[int, ...] | Inputs) -> Variab
 
     Args:
         model: The network.
-        inputs: The shape of one sample, such as `(H, W, C)`, of float32; or a batch (or its shapes and dtypes).
+        inputs: The shape of one float32 sample, such as `(H, W, C)`; or a batch (or its shapes and dtypes).
     """
     return model.abstract_init(abstract_inputs(inputs))
 
 
 def abstract_outputs(model: Model, variables: Variables, inputs: tuple[int, ...] | Inputs) -> Outputs:
-    """The shapes and dtypes of what a model gives for inputs as in `abstract_variables`; nothing is computed."""
+    """The shapes and dtypes of a model's outputs for inputs as in `abstract_variables`; nothing is computed."""
     outputs: Outputs = jax.eval_shape(functools.partial(model.apply, train=False), *variables, abstract_inputs(inputs))[0]
     return outputs
 
@@ -284,14 +284,14 @@ def compute_embeddings(
 ) -> jax.Array:
     """The embeddings `[B, d]` of inputs, in eval mode; compiled once for each model and shape.
 
-    They are as the network gives them: the loss normalises, this does not.
+    They are returned as the network computes them: the loss normalises, this function does not.
 
     Args:
         model: The network.
         params: Its parameters.
         model_state: Its batch statistics.
         inputs: As in `Model.apply`.
-        images: Their old name; it goes in the next release.
+        images: The old name of `inputs`, which will be removed in the next release.
     """
     outputs, _ = model.apply(params, model_state, as_inputs("compute_embeddings", inputs, images), train=False)
     return outputs.embedding

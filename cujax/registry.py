@@ -1,4 +1,4 @@
-"""What can be extended from outside: a table of named entries, and those that other packages register as entry points."""
+"""Registries that other packages can extend: tables of named entries, plus those registered as entry points."""
 
 import importlib.metadata
 from collections.abc import Mapping
@@ -7,16 +7,16 @@ from collections.abc import Mapping
 class Registry[Entry]:
     """Named entries of one kind.
 
-    A package adds an entry with an entry point in its `pyproject.toml`, whose group is the registry's:
+    A package adds an entry with an entry point in its `pyproject.toml`, in the registry's group:
 
         [project.entry-points."cujax.methods"]
         mine = "my_package.my_method:MyMethod"
 
-    The names of cujax itself cannot be taken.
+    Other packages cannot use the names of cujax itself.
 
     Args:
-        kind: What an entry is, for messages: "method".
-        group: The group of the entry points: "cujax.methods".
+        kind: What an entry is, for messages, such as "method".
+        group: The group of the entry points, such as "cujax.methods".
         own: The entries of cujax by name.
     """
 
@@ -32,10 +32,10 @@ class Registry[Entry]:
         return sorted(importlib.metadata.entry_points(group=self._group).names - self._own.keys())
 
     def find(self, name: str) -> Entry:
-        """The entry of this name.
+        """The entry with this name.
 
         Raises:
-            ValueError: if there is none (the message lists those that there are), or it cannot be loaded.
+            ValueError: if there is none (the message lists the existing entries), or it cannot be loaded.
         """
         if name in self._own:
             return self._own[name]

@@ -1,7 +1,7 @@
-"""Devices and hosts: the only file that knows about them.
+"""Devices and hosts: the only file that handles them.
 
-A computation is spread over all devices by its data: parameters and stored images are copied to each, every batch is split
-between them, and the compiler inserts what they have to tell each other. On one device nothing is placed at all.
+A computation is spread over all devices through its data: parameters and stored images are copied to each device, every
+batch is split between them, and the compiler inserts the communication. On one device, nothing is placed at all.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ _AXIS = "data"
 
 
 class MultihostError(RuntimeError):
-    """Hosts that should compute together did not find each other."""
+    """Raised if hosts that should compute together did not find each other."""
 
 
 def data_mesh() -> Mesh | None:
@@ -42,19 +42,19 @@ def mesh_of(array: jax.Array | np.ndarray) -> Mesh | None:
 
 
 def num_shards(mesh: Mesh | None) -> int:
-    """Into how many parts a batch is split."""
+    """The number of parts into which a batch is split."""
     return 1 if mesh is None else mesh.size
 
 
 def own_shards(mesh: Mesh | None) -> list[int]:
-    """The numbers of the parts that devices of this host hold."""
+    """The numbers of the parts on this host's devices."""
     if mesh is None:
         return [0]
     return [number for number, device in enumerate(mesh.devices.flat) if device.process_index == jax.process_index()]
 
 
 def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
-    """The arrays of a tree, each whole on every device; those that are already stay."""
+    """The arrays of a tree, each in full on every device; those that already are stay unchanged."""
     if mesh is None:
         return tree
     everywhere = NamedSharding(mesh, P())
@@ -74,7 +74,7 @@ def _on_all_hosts(leaf: jax.Array | np.ndarray, everywhere: NamedSharding) -> ja
 
 
 def shard(tree: PyTree, mesh: Mesh | None, axis: int = 0) -> PyTree:
-    """Host arrays that every host holds in full, split along an axis between the devices."""
+    """Splits host arrays, which every host has in full, along an axis between the devices."""
     if mesh is None:
         return tree
     sharding = NamedSharding(mesh, P(*[None] * axis, mesh.axis_names))
@@ -90,14 +90,14 @@ def shard_own(tree: PyTree, mesh: Mesh | None) -> PyTree:
 
 
 def traced_num_shards() -> int:
-    """Into how many parts a batch may be split in the function that is being compiled: see `on_mesh`."""
+    """The number of parts into which the function being compiled may split a batch: see `on_mesh`."""
     mesh = jax.sharding.get_abstract_mesh()
     sizes = zip(mesh.axis_sizes, mesh.axis_types, strict=True)
     return math.prod(size for size, kind in sizes if kind == AxisType.Auto)
 
 
 def whole(tree: PyTree) -> PyTree:
-    """Has every device hold these arrays in full, in a function that is compiled for a mesh."""
+    """Places these arrays in full on every device, in a function that is compiled for a mesh."""
     if traced_num_shards() == 1:
         return tree
     return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, P()), tree)
@@ -114,9 +114,9 @@ def on_mesh(mesh: Mesh | None) -> Iterator[None]:
 
 
 def with_auto_axes(function: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]) -> Callable:
-    """`function(state, batch) -> (state, metrics)` for callers whose mesh has Explicit axes, too.
+    """`function(state, batch) -> (state, metrics)`, also for callers whose mesh has Explicit axes.
 
-    Inside, the compiler decides how arrays are spread; the state comes out spread as it went in.
+    Inside, the compiler decides how arrays are sharded; the returned state is sharded like the input state.
     """
 
     def call(state: PyTree, batch: PyTree) -> tuple[PyTree, PyTree]:
@@ -129,13 +129,13 @@ def with_auto_axes(function: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]) 
 
 
 def start_multihost() -> None:
-    """Joins the other hosts of a computation; to be called before anything else touches a device.
+    """Joins the other hosts of a computation; must be called before anything else uses a device.
 
-    Cloud TPU, Slurm, Kubernetes and Open MPI say by themselves who takes part. Elsewhere the variables
-    JAX_COORDINATOR_ADDRESS (host:port of the first process), JAX_NUM_PROCESSES and JAX_PROCESS_ID do.
+    On Cloud TPU, Slurm, Kubernetes and Open MPI, the hosts are detected automatically. On other systems, set the variables
+    JAX_COORDINATOR_ADDRESS (host:port of the first process), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
 
     Raises:
-        MultihostError: if nothing says who takes part, only some of the variables are set, or the others are not reached.
+        MultihostError: if the hosts are not known, only some of the variables are set, or other hosts are not reached.
     """
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     missing = [name for name in names if name not in os.environ]
@@ -160,10 +160,10 @@ def is_first_host() -> bool:
 
 
 def check_same_on_all_hosts(what: str, value: str | None) -> None:
-    """Compares a value between hosts; every host must call this, also one that failed (None) before it had a value.
+    """Compares a value between hosts; every host must call this, even one that failed before it had a value (None).
 
     Raises:
-        ValueError: if it is not the same everywhere, naming the hosts where it is not what the first has.
+        ValueError: if it is not the same on all hosts; names the hosts that differ from the first.
     """
     if jax.process_count() == 1:
         return
@@ -188,10 +188,10 @@ def _listed(numbers: list[int]) -> str:
 
 
 def check_batch_size(name: str, size: int, mesh: Mesh | None) -> None:
-    """Refuses a global batch size that the devices cannot share equally.
+    """Rejects a global batch size that the devices cannot share equally.
 
     Raises:
-        ValueError: naming the nearest sizes that they can.
+        ValueError: if they cannot; names the nearest sizes that they can share.
     """
     n = num_shards(mesh)
     if size % n:
@@ -201,9 +201,9 @@ def check_batch_size(name: str, size: int, mesh: Mesh | None) -> None:
 
 
 def unused_accelerator() -> str | None:
-    """A warning with its remedy if this machine has a GPU or TPU and JAX computes on the CPU; else None.
+    """Returns a warning with a remedy if this machine has a GPU or TPU but JAX computes on the CPU; otherwise None.
 
-    A CPU chosen on purpose (JAX_PLATFORMS=cpu) is no reason to warn.
+    There is no warning if the CPU was chosen on purpose (JAX_PLATFORMS=cpu).
     """
     if jax.default_backend() != "cpu" or "cpu" in os.environ.get("JAX_PLATFORMS", ""):
         return None

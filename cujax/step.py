@@ -1,8 +1,8 @@
 """The unlearning step: one optimiser update on a batch of forget and retain samples. Pure, and jitted.
 
-State in, state out: `make_unlearn_step` gives the pure function for those who compile it themselves, `unlearn_step` is
-the same, compiled, with its state donated. On many devices `unlearn_step` takes a batch that is sharded over them
-(`cujax.sharding` places one); `pmap_unlearn_step` is for code that uses pmap. Data and the outer loop are elsewhere.
+State in, state out: `make_unlearn_step` returns the pure function, for code that compiles it itself. `unlearn_step` is the
+same function, compiled, with its state donated. On many devices, `unlearn_step` takes a batch that is sharded over them
+(`cujax.sharding` places one). `pmap_unlearn_step` is for code that uses pmap.
 """
 
 import functools
@@ -36,7 +36,7 @@ class StepConfig(Protocol):
     Attributes:
         unlearn_weight: Weight of the contrastive loss.
         retain_weight: Weight of the retain batch's cross-entropy.
-        temperature: Of the contrastive loss.
+        temperature: Temperature of the contrastive loss.
         denominator: As in `cujax.contrastive_unlearning_loss`.
         batch_norm: As in `apply_to_batch`.
     """
@@ -60,10 +60,10 @@ class StepConfig(Protocol):
 )
 @dataclass(frozen=True)
 class UnlearnState:
-    """All that a step changes, and the key from which its randomness comes.
+    """Everything that a step changes, and the key for its randomness.
 
     Attributes:
-        step: int32 scalar, the number of updates made.
+        step: int32 scalar, the number of updates so far.
         params: The network's parameters.
         model_state: Its batch statistics, `{}` if there are none.
         opt_state: The optimiser's state.
@@ -93,7 +93,7 @@ class UnlearnState:
         return cls(jnp.zeros((), jnp.int32), params, model_state, opt_state, jnp.array(key, copy=True))
 
     def with_frozen_of(self, variables: Variables, model: Model) -> "UnlearnState":
-        """This state, but what the model freezes as it is in `variables`; copied, as in `create`."""
+        """This state, with frozen arrays taken from `variables`; copied, as in `create`."""
         if not model.freezes:
             return self
         kept = model.keep_frozen_variables(Variables(self.params, self.model_state), variables)
@@ -101,12 +101,12 @@ class UnlearnState:
 
 
 def _owned(leaf: ArrayLike) -> Array:
-    """A copy that nobody else holds, of the type that a step gives back: a weak type would compile twice."""
+    """A private copy, of the type that a step returns: a weak type would cause a second compilation."""
     return jnp.array(leaf, dtype=jnp.asarray(leaf).dtype, copy=True)
 
 
 class LossWeights(NamedTuple):
-    """The traced part of a `StepConfig`: changing these does not compile anew."""
+    """The traced part of a `StepConfig`: changing these values does not trigger a new compilation."""
 
     unlearn_weight: float | Float[Array, ""]
     retain_weight: float | Float[Array, ""]
@@ -117,7 +117,7 @@ Step = Callable[[UnlearnState, Batch], tuple[UnlearnState, Metrics]]
 
 
 def make_unlearn_step(model: Model, tx: optax.GradientTransformation, config: StepConfig) -> Step:
-    """The pure update of Algorithm 1: un-jitted, un-donated.
+    """Returns the pure update of Algorithm 1, without jit or donation.
 
     The objective is Equation 7 of Lee et al. (arXiv:2401.10458),
     `config.unlearn_weight · contrastive_unlearning_loss + config.retain_weight · cross-entropy of the retain batch`.
@@ -125,11 +125,11 @@ def make_unlearn_step(model: Model, tx: optax.GradientTransformation, config: St
     Returns:
         `step(state, batch) -> (state, metrics)`. Metrics are float32 scalars: `loss`, `contrastive_loss`,
         `retain_loss`, `forget_accuracy`, `retain_accuracy` (of the batch, before the update), `gradient_norm`, and
-        `finite`, bool: where the loss or a gradient is not finite, the state is returned as it was. Compiled, rows whose
-        label is no class of the network (-1, or C and above) do not count; otherwise they are refused with a ValueError.
+        `finite`, bool: if the loss or a gradient is not finite, the state is returned unchanged. In compiled code, rows
+        whose label is not a class of the network (-1, or C and above) do not count; otherwise they raise a ValueError.
 
-        It is a `jax.tree_util.Partial`: passed to a compiled function as an argument, its weights and temperature are
-        traced, and the rest is compared by value.
+        The step is a `jax.tree_util.Partial`: if it is passed to a compiled function as an argument, its weights and
+        temperature are traced, and the rest is compared by value.
     """
     return _make_step(model, tx, config, axis_name=None)
 
@@ -147,24 +147,25 @@ def unlearn_step(
     tx: optax.GradientTransformation,
     config: StepConfig,
 ) -> tuple[UnlearnState, Metrics]:
-    """`make_unlearn_step(model, tx, config)(state, batch)`, compiled, its state donated.
+    """Computes `make_unlearn_step(model, tx, config)(state, batch)`, compiled, with the state donated.
 
-    One compilation serves every setting of the loss weights and the temperature. Donated arrays are gone after the
-    call: keep no reference to `state`, use the one that is returned.
+    All values of the loss weights and the temperature share one compilation. Donated arrays are deleted by the call: do not
+    keep a reference to `state`; use the returned state.
 
     Args:
-        state: From `UnlearnState.create`, or from the step before.
-        batch: Samples to forget and to retain, of the same shapes in every call.
+        state: The result of `UnlearnState.create` or of the previous step.
+        batch: Forget and retain samples, with the same shapes in every call.
         model: The network.
-        tx: The optimiser, such as `config.optimizer()`. Build it once: two calls of `optax.sgd` are two values to jit.
+        tx: The optimiser, such as `config.optimizer()`. Build it once: to jit, two calls of `optax.sgd` differ.
         config: The method's settings.
 
     Returns:
         The new state and the metrics of `make_unlearn_step`.
 
     Raises:
-        ValueError: if a label of a row that counts is no class of the network (-1, or C and above). Only labels in the
-            host's memory are looked at, so that the call waits for no accelerator; elsewhere such a row does not count.
+        ValueError: if a label of a row that counts is not a class of the network (-1, or C and above). Only labels in the
+            host's memory are checked, so that the call does not wait for an accelerator; otherwise, such a row does not
+            count.
     """
     step = make_unlearn_step(model, tx, config)
     with on_mesh(mesh_of(jax.tree.leaves(batch.forget.inputs)[0])):
@@ -189,15 +190,15 @@ def pmap_unlearn_step(
     *,
     axis_name: str = "devices",
 ) -> Step:
-    """`make_unlearn_step(model, tx, config)` under `jax.pmap`, for code that already uses pmap.
+    """Returns `make_unlearn_step(model, tx, config)` under `jax.pmap`, for code that already uses pmap.
 
-    Everywhere else use `unlearn_step` with a sharded batch: it needs no device axis and no change to the network, and
-    works on several hosts. Both compute what one device computes from the same rows, to float32 rounding (dropout
-    excepted): anchors are contrasted with the retain rows of all devices, losses are means over all rows that count,
-    however unevenly these are spread, and batch statistics are of all rows. Averaging the losses of the devices would be
-    another loss.
+    In all other cases, use `unlearn_step` with a sharded batch: it needs no device axis and no change to the network, and
+    works on several hosts. Both compute what one device computes from the same rows, to float32 rounding (except with
+    dropout): anchors are contrasted with the retain rows of all devices, losses are means over all rows that count, however
+    unevenly these are distributed, and batch statistics are of all rows. Averaging the losses of the devices would give a
+    different loss.
 
-    Build it once and keep it: each is compiled anew.
+    Build it once and keep it: each call returns a function that is compiled separately.
 
     Args:
         model: The network.
@@ -209,11 +210,11 @@ def pmap_unlearn_step(
         `step(state, batch) -> (state, metrics)`. The state is not stacked and not donated. Each array of the batch has a
         leading device axis: images `[devices, B / devices, H, W, C]`, labels and masks `[devices, B / devices]`.
 
-    Rows whose label is no class of the network do not count.
+    Rows whose label is not a class of the network do not count.
 
     Raises:
-        ValueError: from the first call, if the network has statistics and cannot average them over devices: flax's BatchNorm
-            does, another linen layer needs a field `axis_name`, a function an argument of this name.
+        ValueError: in the first call, if the network has statistics and cannot average them over devices: flax's BatchNorm
+            can; another linen layer needs a field `axis_name`, and a function an argument of this name.
     """
     step: Step = jax.pmap(_make_step(model, tx, config, axis_name), axis_name, in_axes=(None, 0), out_axes=None)
     return step
@@ -221,9 +222,9 @@ def pmap_unlearn_step(
 
 @dataclass(frozen=True)
 class _UnlearnStep:
-    """The static part of the step; equal values are one compilation.
+    """The static part of the step; equal values share one compilation.
 
-    With an `axis_name` the batch is this device's share of the global one. The objective is then the device's share of
+    With an `axis_name`, the batch is this device's share of the global batch. The objective is then the device's share of
     the global loss, so that objectives, gradients and metrics are sums over the devices.
     """
 
@@ -288,10 +289,10 @@ def apply_to_batch(
         params: Its parameters.
         model_state: Its batch statistics.
         batch: Both sets of rows.
-        key: Randomness of dropout.
-        batch_norm: "joint": one batch in train mode, normalised by the statistics of both. "retain_only": two passes
-            in train mode, each normalised by its own, of which only the retain pass moves the running statistics.
-            "frozen": both in eval mode; the running statistics stay.
+        key: Key for dropout.
+        batch_norm: "joint": one batch in train mode, normalised by the statistics of both sets. "retain_only": two passes
+            in train mode, each normalised by its own statistics; only the retain pass updates the running statistics.
+            "frozen": both in eval mode; the running statistics do not change.
 
     Returns:
         Outputs of the forget rows and of the retain rows, and the new model state.
@@ -336,10 +337,10 @@ def update(
     model: Model,
     **extra: Any,
 ) -> tuple[UnlearnState, Metrics]:
-    """Takes one optimiser step, unless `metrics["loss"]` or a gradient is not finite: then the state stays as it was.
+    """Takes one optimiser step, unless `metrics["loss"]` or a gradient is not finite: then the state is unchanged.
 
-    What the model freezes stays, whatever the optimiser makes of it: weight decay and momentum move no frozen parameter.
-    Further arguments go to those parts of the optimiser that take them, and so does the loss, as `value`.
+    Frozen parameters do not change, whatever the optimiser does: weight decay and momentum do not move them. Additional
+    arguments, and the loss as `value`, are passed to those parts of the optimiser that take them.
 
     Returns:
         The state, and the metrics with `gradient_norm` and `finite` added.
@@ -358,7 +359,7 @@ def update(
             raise
         raise ValueError(
             "the optimiser is a line search: it evaluates the loss again at other parameters (value_fn), which a step on "
-            "one batch does not offer. Use one that takes the gradient alone, such as optax.sgd or optax.adam."
+            "one batch does not offer. Use one that takes only the gradient, such as optax.sgd or optax.adam."
         ) from error
     params = model.keep_frozen(optax.apply_updates(state.params, updates), state.params)
     stepped = UnlearnState(state.step + 1, params, model_state, opt_state, state.key)
@@ -367,6 +368,6 @@ def update(
 
 
 def accuracy(logits: Float[ArrayLike, "B C"], examples: Examples, axis_name: str | None = None) -> Float32[Array, ""]:
-    """The share of rows that count whose largest logit is their label's; `axis_name` as in `losses.masked_mean`."""
+    """The share of counted rows whose largest logit is their label's; `axis_name` as in `losses.masked_mean`."""
     correct = jnp.argmax(logits, axis=1) == examples.labels
     return masked_mean(correct, counted_labels("batch", examples.labels, examples.mask, jnp.shape(logits)[1]), axis_name)

@@ -1,11 +1,11 @@
-"""What an accelerator is borrowed for, in the order of use and within a given time: benchmark, class and sample unlearning.
+"""Measures on a borrowed accelerator within a given time, most useful first: benchmark, class and sample unlearning.
 
     uv run --extra cuda scripts/campaign.py --hours 1       # TFDS_DATA_DIR must name a folder with CIFAR-10
     uv run scripts/campaign.py --dry-run --workdir runs/dry --page runs/dry/gpu.md     # tiny sizes, on a CPU
 
-The paper's ResNet-18 on CIFAR-10: steps in float32 and bfloat16, class 5 and 10 % at random with their verdicts, then
-comparisons of methods. Each is a command of its own that keeps what it completes; the page is written after each. When the
-time is over, the command that runs is asked to save its progress, and the same campaign goes on from there another day.
+With the paper's ResNet-18 on CIFAR-10: steps in float32 and bfloat16, requests for class 5 and for 10 % at random with their
+verdicts, then comparisons of methods. Each is a separate command that keeps completed work; the page is written after each.
+When the time is over, the running command is asked to save its progress, and the same campaign can resume from there later.
 """
 
 if __name__ == "__main__":
@@ -52,12 +52,12 @@ class Campaign:
     """What to measure, and how long.
 
     Attributes:
-        hours: After which the command that runs is asked to end.
-        epochs: Of every training.
-        retrained: Retrained models of each run and comparison; a verdict "no trace found" needs 8.
-        dry_run: Small networks on digits in place of ResNet-18 on CIFAR-10, to see that everything works.
+        hours: Time after which the running command is asked to end.
+        epochs: Epochs of every training run.
+        retrained: Number of retrained models in each run and comparison; the verdict "no trace found" needs 8.
+        dry_run: Use small networks on digits instead of ResNet-18 on CIFAR-10, to check that everything works.
         workdir: Folder of all runs.
-        page: The Markdown page that is written.
+        page: The Markdown page to write.
     """
 
     hours: Positive = 1.0
@@ -76,8 +76,8 @@ class Stage(NamedTuple):
 
     Attributes:
         title: Heading on the page.
-        arguments: Of `cujax`.
-        result: JSON.
+        arguments: Arguments of `cujax`.
+        result: The JSON file of the result.
     """
 
     title: str
@@ -117,7 +117,7 @@ def stages(campaign: Campaign) -> list[Stage]:
 
 
 def run(campaign: Campaign) -> int:
-    """Runs the commands within the time, writes the page after each, and gives the exit status: 1 if one of them failed."""
+    """Runs the commands within the time, writes the page after each, and returns the exit status: 1 if one failed."""
     end, status = time.monotonic() + 3600 * campaign.hours, 0
     all_stages = stages(campaign)
     page = epath.Path(campaign.page.expanduser())
@@ -155,7 +155,7 @@ def within(seconds: float, command: Sequence[str]) -> int:
 
 
 def as_page(campaign: Campaign, all_stages: Sequence[Stage]) -> str:
-    """What was measured so far, as Markdown."""
+    """The measurements so far, as Markdown."""
     parts = [
         "# Measured by scripts/campaign.py\n\n"
         f"{campaign.epochs} epochs a training, {campaign.retrained} retrained models a run, the methods' defaults. "
@@ -204,7 +204,7 @@ _SHOWN = {"benchmark": _benchmark, "unlearn": _run, "compare": _comparison}
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Reads the command line, measures, and gives the exit status."""
+    """Reads the command line, measures, and returns the exit status."""
     try:
         campaign = tyro.cli(Campaign, args=arguments, description=__doc__)
         return run(campaign)

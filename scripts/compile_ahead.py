@@ -29,14 +29,14 @@ class Options(CompileAhead):
     """What to compile, and where the figures go.
 
     Attributes:
-        json: File for the figures; none where not given.
+        json: File for the figures; by default none is written.
     """
 
     json: Path | None = None
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Compiles, prints, writes, and gives the exit status: 0, 1 without the compiler, or 2 for bad input."""
+    """Compiles, prints, writes, and returns the exit status: 0, 1 without the compiler, or 2 for bad input."""
     try:
         options = tyro.cli(Options, args=arguments, description=__doc__)
         if options.json is not None:

@@ -1,8 +1,8 @@
-"""Draws command lines for all scripts, mostly valid ones with one odd value, and looks at how they end.
+"""Draws command lines for all scripts, mostly valid ones with one odd value, and checks how they end.
 
-Each must be accepted, or refused with exit status 2 and a sentence, before anything is computed: no traceback, no other
-status, nothing written outside of its folder. All run in this process; nothing is trained. Exit status 1: some did not, and
-are printed with the seed that draws them again.
+Each must be accepted, or rejected with exit status 2 and a message, before anything is computed: no traceback, no other
+status, nothing written outside its folder. All run in this process; nothing is trained. Exit status 1: some violated this;
+they are printed with the seed that reproduces them.
 
     uv run scripts/fuzz.py --draws 300 --seed 1
 """
@@ -101,8 +101,8 @@ class Fuzz:
     """What to draw.
 
     Attributes:
-        draws: How many command lines.
-        seed: Of the draws; the same seed gives the same command lines.
+        draws: Number of command lines.
+        seed: Seed of the draws; the same seed gives the same command lines.
     """
 
     draws: Count = 40
@@ -113,7 +113,7 @@ class Fuzz:
 
 
 def _nothing(*arguments: Any, **keywords: Any) -> None:
-    """In place of the work of a script."""
+    """Replaces the work of a script."""
 
 
 def _commands() -> dict[str, tuple[Callable[[list[str]], int], dict[str, tuple[str, ...]]]]:
@@ -178,7 +178,7 @@ def _in_a_folder(rng: random.Random) -> Iterator[Path]:
 
 
 def outcome(run: Callable[[list[str]], int], words: Sequence[str], rng: random.Random) -> str | None:
-    """What is wrong with how a command line ends; None if nothing is."""
+    """What is wrong with the way a command line ends; None if nothing is."""
 
     def too_long(number: int, frame: Any) -> None:
         del frame
@@ -218,7 +218,7 @@ def outcome(run: Callable[[list[str]], int], words: Sequence[str], rng: random.R
 
 
 def fuzz(asked: Fuzz) -> list[str]:
-    """Draws and runs; gives an account of each command line that ended as none should."""
+    """Draws and runs command lines; reports each one that ended in a wrong way."""
     rng = random.Random(asked.seed)
     commands, wrong = _commands(), []
     with bar("drawing command lines", asked.draws) as advance:

@@ -1,4 +1,4 @@
-"""Imported first by scripts that are no command: says in a sentence that one was interrupted before it began."""
+"""Imported first by scripts that are not commands: prints a message if one is interrupted before it began."""
 
 from cujax.commands import end_while_importing
 

@@ -1,11 +1,11 @@
-"""Repeats what the papers of the methods say, each method at a setting with which it does so here.
+"""Reproduces what the papers of the methods say, each method with settings at which it does so here.
 
     uv run scripts/reproduce.py                                                # digits; a few minutes on two cores
     TFDS_DATA_DIR=... uv run scripts/reproduce.py --config fashion_mnist_class   # an hour
     uv run scripts/reproduce.py --methods scrub salun --seeds 0
 
 --config names a file of configs/reproductions. The figures go to docs/results/reproductions/METHOD.json, the table to
-docs/results/reproductions.md, method by method. What is complete is kept: the same command goes on where it was stopped.
+docs/results/reproductions.md, method by method. Completed work is kept: the same command resumes where it stopped.
 """
 
 if __name__ == "__main__":
@@ -28,7 +28,7 @@ FIGURES = ROOT / "docs" / "results" / "reproductions"
 
 
 def parse(arguments: Sequence[str], *, configs: Path, description: str) -> Repetition:
-    """What a command line describes: as of scripts/compare.py, but that --config names a file of configs/reproductions."""
+    """The setup of a command line, as in scripts/compare.py, except that --config names a file of configs/reproductions."""
     asked = parse_setup(Repetition, arguments, configs=configs, description=description)
     task, _ = take_option(arguments, "--config")
     _, by_method = read_reproductions(configs / f"{task or DEFAULT_CONFIG}.py")
@@ -36,7 +36,7 @@ def parse(arguments: Sequence[str], *, configs: Path, description: str) -> Repet
 
 
 def keep(folder: Path, task: str, method: str, entry: dict[str, Any]) -> None:
-    """Writes the figures of a method on a task, and leaves those on other tasks, and of other seeds, as they are."""
+    """Writes the figures of a method on a task, without changing those of other tasks and seeds."""
     path = folder / f"{method}.json"
     kept = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     if task in kept and kept[task]["settings"] == entry["settings"]:
@@ -46,7 +46,7 @@ def keep(folder: Path, task: str, method: str, entry: dict[str, Any]) -> None:
 
 
 def reproduce(ready: ReadyRepetition) -> None:
-    """Repeats, keeps and shows the figures, and fails if a cell did."""
+    """Reproduces, stores and shows the figures, and fails if a cell did."""
     failed = []
     for method, entry in ready.figures():
         keep(FIGURES, ready.workdir.name, method, entry)

@@ -1,9 +1,9 @@
-"""Draws the rooms of the package, floor by floor, with what each imports, as a Mermaid diagram in docs/design.md.
+"""Draws the modules of the package, layer by layer, with their imports, as a Mermaid diagram in docs/design.md.
 
     uv run scripts/structure.py --write     # after a change of the layout
-    uv run scripts/structure.py --check     # status 1 if the drawing is not that of the code
+    uv run scripts/structure.py --check     # status 1 if the diagram does not match the code
 
-The floors are those of the import-linter contract in pyproject.toml.
+The layers are those of the import-linter contract in pyproject.toml.
 """
 
 import ast
@@ -17,13 +17,13 @@ BEGIN, END = "<!-- structure:begin -->", "<!-- structure:end -->"
 
 
 def floors() -> list[list[str]]:
-    """The rooms of each floor, the top floor first."""
+    """The modules of each layer, the top layer first."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
     return [[room.strip() for room in layer.split("|")] for layer in contracts[0]["layers"]]
 
 
 def imports() -> dict[str, set[str]]:
-    """By room (a package or a module of cujax), the rooms that it imports from."""
+    """By module (or package) of cujax, the modules that it imports from."""
     found: dict[str, set[str]] = {}
     for path in sorted((ROOT / "cujax").rglob("*.py")):
         room = path.relative_to(ROOT / "cujax").parts[0].removesuffix(".py")
@@ -35,7 +35,7 @@ def imports() -> dict[str, set[str]]:
 
 
 def drawing() -> str:
-    """The diagram: a box a floor, an arrow from a room to each that it imports from on the floor where it is nearest."""
+    """The diagram: a box per layer, and an arrow from a module to each import on the nearest layer."""
     lines = ["```mermaid", "flowchart TD"]
     all_floors = floors()
     for number, rooms in zip(range(len(all_floors), 0, -1), all_floors, strict=True):
@@ -50,7 +50,7 @@ def drawing() -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Checks or writes the drawing, and gives the exit status."""
+    """Checks or writes the diagram, and returns the exit status."""
     if arguments not in (["--check"], ["--write"]):
         print(__doc__)
         return 0 if arguments in (["--help"], ["-h"]) else 2

@@ -1,8 +1,8 @@
-"""Kills scripts/unlearn.py with SIGKILL at random moments, again and again, and compares what it ends with.
+"""Kills scripts/unlearn.py with SIGKILL at random moments, again and again, and compares the results.
 
-One run is left alone. Others are killed and started again until they are done, with progress saved so often that many
-kills fall into a save; then parameters, metadata, metrics and report must be those of the first, times aside. Status 1 if
-one differs or fails by itself.
+One run is not interrupted. Others are killed and restarted until they are done, with progress saved so often that many
+kills happen during a save. Their parameters, metadata, metrics and report must then be those of the first run, except for
+times. Status 1 if one differs or fails by itself.
 """
 
 import hashlib
@@ -37,13 +37,13 @@ PROCESSES = multiprocessing.get_context("forkserver")
 
 @dataclass(frozen=True)
 class Torture:
-    """How long and how hard.
+    """How often to kill, and what.
 
     Attributes:
-        folder: Where the runs go; it must not exist yet.
-        kills: How many, in all.
-        seed: Of the moments.
-        flags: What scripts/unlearn.py is run with, as in --flags="--seed 3 --save-steps 20".
+        folder: Folder of the runs; it must not exist yet.
+        kills: Total number of kills.
+        seed: Seed of the moments.
+        flags: Flags of scripts/unlearn.py, as in --flags="--seed 3 --save-steps 20".
     """
 
     folder: Path = Path("runs/torture")
@@ -56,7 +56,7 @@ class Torture:
 
 
 def unlearn(folder: Path, flags: str) -> None:
-    """scripts/unlearn.py in a folder, its output in a file there; in a process of its own."""
+    """Runs scripts/unlearn.py in a folder, in its own process, with its output in a file there."""
     os.chdir(folder)
     output = os.open("output.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(output, sys.stdout.fileno())
@@ -66,13 +66,13 @@ def unlearn(folder: Path, flags: str) -> None:
 
 
 def attempt(torture: Torture, folder: Path, before: float = math.inf, computing: float = math.inf) -> int | None:
-    """Runs the command in a folder; its exit status, or None if it was killed.
+    """Runs the command in a folder; returns its exit status, or None if it was killed.
 
     Args:
         torture: What to run.
-        folder: Where.
-        before: Kill it so many seconds after its start.
-        computing: Kill it so many seconds after it is first seen computing, if that is earlier.
+        folder: Where to run it.
+        before: Kill it this many seconds after its start.
+        computing: Kill it this many seconds after it is first seen computing, if that is earlier.
     """
     # Forked from a server that has imported everything, so that the time goes into computing.
     process = PROCESSES.Process(target=unlearn, args=(folder.resolve(), torture.flags))
@@ -97,7 +97,7 @@ def timeless(value: Any) -> Any:
 
 
 def outcome(run: Path) -> dict[str, Any]:
-    """All that a finished run says, by file."""
+    """The results of a finished run, by file."""
     found: dict[str, Any] = {"report": timeless(json.loads((run / "report.json").read_text()))}
     for path in sorted((run / "checkpoints").iterdir()):
         checkpoint = load_checkpoint(path)
@@ -112,7 +112,7 @@ def outcome(run: Path) -> dict[str, Any]:
 
 
 def where(run: Path, since: float) -> str:
-    """What a killed process was at."""
+    """What a killed process was doing."""
     files = [path for path in (run / "metrics").glob("*.jsonl") if path.stat().st_mtime > since]
     if files:
         return max(files, key=lambda path: path.stat().st_mtime).stem
@@ -120,7 +120,7 @@ def where(run: Path, since: float) -> str:
 
 
 def main(torture: Torture) -> int:
-    """Makes all runs and prints what became of them."""
+    """Runs everything and prints the results."""
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(torture.folder.resolve() / "xla"))
     rng, places, torn, failures, runs = random.Random(torture.seed), Counter[str](), 0, list[str](), 0
     PROCESSES.set_forkserver_preload(["cujax.cli", "cujax.reports.run_report"])

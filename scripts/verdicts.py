@@ -1,13 +1,13 @@
-"""Calibrates the verdict: what it says of methods, of the untouched original, and of retrained models judged as unlearned.
+"""Calibrates the verdict on methods, on the unchanged original, and on retrained models judged as if unlearned.
 
     uv run scripts/verdicts.py                              # digits class 5; a quarter of an hour on two cores
     uv run scripts/verdicts.py --config digits_sample
     uv run scripts/verdicts.py --config fashion_mnist_class --seeds 0
-    uv run scripts/verdicts.py --retrained 0                # the verdict that is given without retrained models
+    uv run scripts/verdicts.py --retrained 0                # the verdict without retrained models
 
-All are compared with the same 8 retrained models, which the audits of the split share. Each verdict is written as soon as it
-is there, to WORKDIR/verdicts.json, and the same command goes on where it was stopped. Further retrained models are judged
-with the original of the first seed. The share of them without a fault is printed at the end, with Wilson's interval.
+All are compared with the same 8 retrained models, which the audits of the split share. Each verdict is written to
+WORKDIR/verdicts.json as soon as it is available, and the same command resumes where it stopped. Further retrained models are
+judged with the original of the first seed. The share of them without a fault is printed at the end, with Wilson's interval.
 """
 
 if __name__ == "__main__":
@@ -47,10 +47,10 @@ class Calibration(SeveralRuns):
     """What is judged.
 
     Attributes:
-        request: What is to be forgotten: class:LABEL, random:FRACTION, ...; by default what the configuration says.
+        request: What to forget: class:LABEL, random:FRACTION, ...; by default the request of the configuration.
         methods: The methods, with their default settings.
         seeds: Seeds of originals and methods.
-        judged_retrained: How many further retrained models are judged as if they were unlearned.
+        judged_retrained: Number of further retrained models that are judged as if they were unlearned.
     """
 
     request: str = ""
@@ -106,7 +106,7 @@ def judged(ready: Ready) -> Iterator[tuple[str, int, dict[str, Any]]]:
 
 
 def calibrate(ready: Ready) -> None:
-    """Judges everything and prints a line each."""
+    """Judges everything and prints one line for each."""
     found: list[dict[str, Any]] = []
     for name, seed, verdict in judged(ready):
         found.append({"name": name, "seed": seed, **verdict})

@@ -72,11 +72,11 @@ def test_what_cannot_be_compared_is_told(figures, tmp_path):
         read_earlier(tmp_path / "none.json", SMALL)
     path = tmp_path / "earlier.json"
     path.write_text(json.dumps(figures))
-    with pytest.raises(ValueError, match="of other settings: network small_cnn there, cnn now"):
+    with pytest.raises(ValueError, match="measured with other settings: network small_cnn there, cnn now"):
         read_earlier(path, Benchmark(image_size=8, channels=3, forget_batch_size=4, retain_batch_size=6))
     for content in ("{}", "no json", "[1]", '{"settings": {}, "steps": {}}'):
         path.write_text(content)
-        with pytest.raises(ValueError, match="holds no figures of this benchmark"):
+        with pytest.raises(ValueError, match="contains no figures of this benchmark"):
             read_earlier(path, SMALL)
 
 

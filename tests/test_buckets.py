@@ -64,7 +64,7 @@ def test_a_run_in_a_bucket_is_made_continued_and_built_upon(bucket, capsys):
     original = "gs://bucket/run/checkpoints/original"
     assert load_checkpoint(original).digest == first.original().digest
     assert run("gs://bucket/other", original=original).original().digest == first.original().digest
-    with pytest.raises(FileExistsError, match="gs://bucket/run holds a run of another configuration"):
+    with pytest.raises(FileExistsError, match="gs://bucket/run contains a run of another configuration"):
         run("gs://bucket/run", seed=1)
     with pytest.raises(FileNotFoundError, match="gs://bucket/nothing does not exist"):
         load_checkpoint("gs://bucket/nothing")

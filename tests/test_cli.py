@@ -94,7 +94,7 @@ def test_help_lists_the_methods_and_the_settings_of_the_chosen_one(capsys):
     with pytest.raises(SystemExit):
         parsed("method:scrub", "--help")
     shown = " ".join(capsys.readouterr().out.split())
-    assert "now: Scrub; there are bad_teacher, boundary_expand, boundary_shrink, " in shown
+    assert "now: Scrub; available: bad_teacher, boundary_expand, boundary_shrink, " in shown
     assert "--method.gamma" in shown
 
 
@@ -190,11 +190,11 @@ def test_a_preempted_run_saves_where_it_stands_ends_with_143_and_goes_on_from_th
     assert status(preempted, *flags) == PREEMPTED == 143
     message = capsys.readouterr().err
     assert "Complete and kept" in message
-    assert "nothing yet. Begun, and kept as far as it was saved: original. Run the same command again" in message
+    assert "nothing yet. Begun, with saved progress: original. Run the same command again" in message
     assert len(metrics.read_text().splitlines()) == 22
     models = []
     assert status(lambda run: models.append(run.original()), *flags) == 0
-    assert "original goes on from step 22." in capsys.readouterr().err
+    assert "original resumes from step 22." in capsys.readouterr().err
     assert not (tmp_path / "run" / "progress").exists()
     flags[-1] = str(tmp_path / "whole")
     assert status(lambda run: models.append(run.original()), *flags) == 0

@@ -477,7 +477,7 @@ def test_a_function_with_state_is_given_the_axis_name():
     parts = IMAGES.reshape(4, 2, *IMAGES.shape[1:])
     mapped = jax.vmap(lambda part: named.apply(*variables, part, train=True)[1], axis_name="devices")(parts)
     np.testing.assert_allclose(mapped["mean"][0], flat(IMAGES).mean(axis=0), rtol=1e-5, atol=1e-6)
-    with pytest.raises(ValueError, match=r"without keeps state.*'devices'.*no argument axis_name"):
+    with pytest.raises(ValueError, match=r"without keeps state.*'devices'.*not take the argument axis_name"):
         from_function(mean_init, without).with_axis_name("devices").apply(*variables, IMAGES, train=True)
 
 
@@ -520,7 +520,7 @@ class Alone:
 )
 def test_any_callable_that_lacks_the_axis_name_is_told_by_name(apply, name):
     model = from_function(linear_init, apply).with_axis_name("devices")
-    with pytest.raises(ValueError, match=f"^{name} keeps state.*no argument axis_name"):
+    with pytest.raises(ValueError, match=f"^{name} keeps state.*not take the argument axis_name"):
         model.apply({"w": jnp.zeros((16, 3))}, {"mean": jnp.zeros(16)}, IMAGES, train=True)
 
 

@@ -133,7 +133,7 @@ def test_statistics_that_cannot_be_averaged_are_refused(policy):
     with pytest.raises(ValueError, match=r"WithoutAxisName keeps.*'devices'.*no field axis_name: add"):
         first_step(from_linen(WithoutAxisName()), policy)
     function = from_function(lambda key, images: ({"scale": np.ones(())}, {"seen": np.zeros(3)}), with_state)
-    with pytest.raises(ValueError, match=r"with_state keeps state.*no argument axis_name"):
+    with pytest.raises(ValueError, match=r"with_state keeps state.*not take the argument axis_name"):
         first_step(function, policy)
 
 

@@ -1,4 +1,4 @@
-"""Three ways to meet the contract of `cujax.model`: `from_linen`, `from_nnx`, `from_function`."""
+"""Three ways to implement the contract of `cujax.model`: `from_linen`, `from_nnx`, `from_function`."""
 
 from cujax.adapters.functions import from_function
 from cujax.adapters.linen import from_linen

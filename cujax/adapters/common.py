@@ -1,4 +1,4 @@
-"""What the three kinds of adapters share: names of outputs and layers, and what a network's call takes."""
+"""What the three adapters share: names of outputs and layers, and the arguments of a network's call."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -14,16 +14,16 @@ from cujax.model import Outputs
 # What a network returns in a pair, in order.
 OutputNames = tuple[str, str]
 
-# Whether a parameter may move, by its path.
+# Whether a parameter may change, by its path.
 Trainable = Callable[[str], bool]
 
 INVERTED_TRAIN_ARGUMENTS = ("deterministic", "use_running_average")
 
 
 def keywords(called: Any) -> tuple[list[str], bool]:
-    """Which arguments a module or function takes beside the images, and whether it takes any keyword beside these."""
+    """Which arguments a module or function takes besides the images, and whether it accepts any other keyword."""
     while isinstance(called, nn.Sequential) and called.layers:
-        called = called.layers[0]  # it is given all keywords of the call
+        called = called.layers[0]  # it receives all keywords of the call
     function = type(called).__call__ if isinstance(called, nn.Module) else called
     try:
         signature = inspect.signature(function).parameters
@@ -37,7 +37,7 @@ def keywords(called: Any) -> tuple[list[str], bool]:
 
 
 def unboxed(tree: Any) -> Any:
-    """Arrays without the boxes that say how they are partitioned: here a mesh decides that."""
+    """Arrays without the boxes that describe their partitioning: here, a mesh decides that."""
 
     def unbox(leaf: Any) -> Any:
         while isinstance(leaf, meta.AxisMetadata):
@@ -56,7 +56,7 @@ def layer_names(layers: Sequence[str] | str) -> tuple[str, ...]:
 
 
 def logits_of(result: Any, computed: Any, embedding: str) -> Any:
-    """The logits among what a module returns, whose last layer computed some: they are the same array, or its shape."""
+    """Finds the logits in a module's result: the array that its last layer computed, or one of the same shape."""
     if not isinstance(result, tuple | list):
         return result
     same = [entry for entry in result if entry is computed]
@@ -72,17 +72,17 @@ def logits_of(result: Any, computed: Any, embedding: str) -> Any:
 
 
 def with_named_embedding(result: Any, inputs: Sequence[Any], computed: Sequence[Any], name: str, submodules: str) -> Outputs:
-    """The outputs of a network whose embedding is what a submodule was given.
+    """The outputs of a network whose embedding is the input of a submodule.
 
     Args:
-        result: What the network returned.
-        inputs: What the submodule was given, call by call.
-        computed: What it gave.
+        result: The network's return value.
+        inputs: The submodule's inputs, call by call.
+        computed: The submodule's outputs.
         name: Its path.
-        submodules: Which there are, for the message.
+        submodules: The existing submodules, for the message.
 
     Raises:
-        ValueError: if it was not called once, or its logits cannot be found in the result.
+        ValueError: if the submodule was not called exactly once, or its logits cannot be found in the result.
     """
     if len(inputs) != 1:
         raise ValueError(
@@ -95,18 +95,18 @@ def with_named_embedding(result: Any, inputs: Sequence[Any], computed: Sequence[
 
 
 def output_names(outputs: Sequence[str] | None) -> OutputNames | None:
-    """What a pair holds, in order; raises ValueError for other names."""
+    """The names of a pair's elements, in order; raises ValueError for other names."""
     if outputs is not None and sorted(outputs) != ["embedding", "logits"]:
         raise ValueError(f'outputs must be ("embedding", "logits") or ("logits", "embedding"), but is {outputs!r}.')
     return None if outputs is None else (outputs[0], outputs[1])
 
 
 def named_outputs(result: Any, names: OutputNames | None) -> Any:
-    """What a network returned, as `Outputs` if it is a pair.
+    """The return value of a network, as `Outputs` if it is a pair.
 
     Args:
-        result: What it returned. In a pair the embedding may lie in a dict, under that name.
-        names: What a pair holds; None for `("embedding", "logits")`, unless a dict shows otherwise.
+        result: The return value. In a pair, the embedding may be in a dict, under that name.
+        names: The names of a pair's elements; None for `("embedding", "logits")`, unless a dict shows otherwise.
 
     Raises:
         ValueError: if a dict has no embedding.

@@ -25,11 +25,11 @@ def from_function(
     Args:
         init: `init(key, images) -> (params, model_state)`.
         apply: `apply(params, model_state, images, *, train, key) -> (outputs, model_state)`, where outputs is
-            `Outputs` or an `(embedding, logits)` pair. A network with batch statistics that is to run under `pmap`
-            also takes `axis_name`.
-        num_classes: Number of logits; seen in the first call where not given.
-        outputs: What a returned pair holds, as in `from_linen`.
-        layers: Parameter-path prefixes in order of depth, the last the head; some methods need them.
+            `Outputs` or an `(embedding, logits)` pair. To run under `pmap`, a network with batch statistics must also
+            take `axis_name`.
+        num_classes: Number of logits; inferred from the first call if not given.
+        outputs: The names of a returned pair's elements, as in `from_linen`.
+        layers: Parameter-path prefixes in order of depth, ending with the head; some methods need them.
         trainable: As in `from_linen`.
     """
     return _FunctionModel(num_classes, layer_names(layers), None, init, apply, output_names(outputs), trainable=trainable)
@@ -55,7 +55,7 @@ class _FunctionModel(Model):
                 name = getattr(function, "__name__", type(function).__name__)
                 raise ValueError(
                     f"{name} keeps state, which must be averaged over the device axis "
-                    f"{self.axis_name!r}, but it takes no argument axis_name."
+                    f"{self.axis_name!r}, but it does not take the argument axis_name."
                 )
             arguments["axis_name"] = self.axis_name
         result, new_state = self.apply_function(variables.params, variables.model_state, images, **arguments)

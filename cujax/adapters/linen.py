@@ -1,4 +1,4 @@
-"""A `Model` from a flax.linen module, whatever its fields, modes, collections and transforms are."""
+"""A `Model` from a flax.linen module, with any fields, modes, collections and transforms."""
 
 import functools
 import zlib
@@ -40,34 +40,35 @@ def from_linen(
     layers: Sequence[str] = (),
     trainable: Trainable | None = None,
 ) -> Model:
-    """A `Model` from a flax.linen module.
+    """Creates a `Model` from a flax.linen module.
 
-    Its BatchNorm layers may name a device axis (`axis_name="batch"`): where no such axis is mapped, their statistics are
-    of the batch; under `pmap_unlearn_step` they are averaged over its axis, whatever the module calls it.
+    The module's BatchNorm layers may name a device axis (`axis_name="batch"`). If no such axis is mapped, their statistics
+    are those of the batch; under `pmap_unlearn_step`, they are averaged over its axis, whatever name the module uses.
 
-    Collections that a call adds to (sown values) are no part of the model state.
+    Collections that a call adds to (sown values) are not part of the model state.
 
     Args:
-        module: Called as `module(images, train=...)`. A module that takes the images alone is called with them alone.
-            Fields may be lists, dicts and arrays: modules are compared by value.
-        num_classes: Number of logits; seen in the first call where not given.
+        module: Called as `module(images, train=...)`, or as `module(images)` if it takes no other argument. Fields may be
+            lists, dicts and arrays: modules are compared by value.
+        num_classes: Number of logits; inferred from the first call if not given.
         embedding: The path of the submodule ("head", "classifier/last") that computes the logits: its input is the
-            embedding, whatever else the module returns. It may lie within `nn.remat` or `nn.jit`.
-        outputs: What a returned pair holds: `("embedding", "logits")`, as where nothing is given, or `("logits",
-            "embedding")`. The embedding may lie in a dict, by that name.
-        train_argument: What the module calls its mode argument, or its field of that name. "deterministic" and
-            "use_running_average" are given the opposite of train. None: the module behaves alike in both modes.
-            `nn.Sequential` hands it to its first layer, so it is given only where that one takes it.
-        rng_streams: The streams of random numbers that it draws from in train mode: "dropout" is given the key of the call,
-            every other one that key folded with its name.
-        layers: Parameter-path prefixes in order of depth, the last the head; some methods need them. Read from the
-            module's own `layers` where not given, if these are names.
-        trainable: Whether a parameter may move, by its path, as in `lambda path: path.startswith("head/")`. Asked for
-            "encoder/norm/mean", too: a BatchNorm layer whose mean is frozen normalises by its running statistics in both
-            modes. None: everything may. Define it once, at module level: equal functions make equal models.
+            embedding, whatever else the module returns. It may be inside `nn.remat` or `nn.jit`.
+        outputs: The names of a returned pair's elements: `("embedding", "logits")`, the default, or `("logits",
+            "embedding")`. The embedding may be in a dict, under that name.
+        train_argument: The name of the module's mode argument, or of its field for the mode. "deterministic" and
+            "use_running_average" receive the opposite of train. None: the module behaves the same in both modes.
+            `nn.Sequential` passes it to its first layer, so it is passed only if that layer takes it.
+        rng_streams: The random streams that the module uses in train mode: "dropout" receives the key of the call, and
+            every other stream that key folded with its name.
+        layers: Parameter-path prefixes in order of depth, ending with the head; some methods need them. If not given, they
+            are read from the module's own `layers`, if these are names.
+        trainable: Decides by its path whether a parameter may change, as in `lambda path: path.startswith("head/")`. Also
+            called for paths such as "encoder/norm/mean": a BatchNorm layer whose mean is frozen normalises with its
+            running statistics in both modes. None: everything may change. Define it once, at module level: equal functions
+            give equal models.
 
     Raises:
-        ValueError: if the module takes other arguments beside the images but not `train_argument`, or a field cannot be
+        ValueError: if the module takes other arguments besides the images but not `train_argument`, or a field cannot be
             compared by value.
 
     >>> import flax.linen as nn, jax, jax.numpy as jnp
@@ -89,7 +90,7 @@ def from_linen(
         train_argument = None
     elif train_argument is not None and not is_field and train_argument not in named and not takes_any:
         raise ValueError(
-            f"{type(module).__name__}.__call__ takes {named} beside the images, but not train_argument="
+            f"{type(module).__name__}.__call__ takes {named} besides the images, but not train_argument="
             f"{train_argument!r}; name the one that sets train mode, or train_argument=None if none does."
         )
     if embedding is not None and outputs is not None:
@@ -114,14 +115,14 @@ def _has_field(module: nn.Module, name: str) -> bool:
 
 
 def _own_layer_names(module: nn.Module) -> tuple[str, ...]:
-    """What a module says of its layers, unless its `layers` is something else, as that of `nn.Sequential` is."""
+    """The layers that a module declares, unless its `layers` is something else, as in `nn.Sequential`."""
     own = getattr(module, "layers", ())
     is_names = isinstance(own, list | tuple) and all(isinstance(name, str) for name in own)
     return layer_names(own) if isinstance(own, str) or is_names else ()
 
 
 class _ByValue:
-    """A module that equals another whose class and fields are equal; fields may be lists, dicts, arrays, partials."""
+    """A module that equals another with equal class and fields; fields may be lists, dicts, arrays, partials."""
 
     def __init__(self, module: nn.Module) -> None:
         try:
@@ -129,7 +130,7 @@ class _ByValue:
             self._hash = hash(self._key)
         except TypeError as error:
             raise ValueError(
-                f"{type(module).__name__} has a field that is not hashable ({error}), so compiled steps cannot know it "
+                f"{type(module).__name__} has a field that is not hashable ({error}), so compiled steps cannot recognise it "
                 "again; use numbers, names, functions, tuples, lists, dicts, arrays or modules."
             ) from error
         self.module = module
@@ -145,7 +146,7 @@ class _ByValue:
 
 
 def _frozen(value: Any, seen: dict[int, int]) -> Any:
-    """A hashable value that is equal for equal values; a module that recurs is the same one, not one like it."""
+    """A hashable value that is equal for equal values; a module that recurs is the same object, not just an equal one."""
     if isinstance(value, nn.Module):
         if id(value) in seen:
             return ("again", seen[id(value)])
@@ -202,7 +203,7 @@ class _LinenModel(Model):
         return Variables(params, collections)
 
     def _growing(self, variables: Variables, images: jax.Array) -> list[str]:
-        """The collections that a call in train mode adds to, or whose shapes are those of the batch: sown values."""
+        """The collections that a call in train mode adds to, or whose shapes depend on the batch: sown values."""
         one_more = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0] + 1, *leaf.shape[1:]), leaf.dtype), images)
 
         def states(variables: Variables, images: jax.Array) -> PyTree:
@@ -214,7 +215,7 @@ class _LinenModel(Model):
     def _call(
         self, variables: Variables, images: jax.Array, train: bool, key: jax.Array | None
     ) -> tuple[Any, dict[str, Any], Any, list[str]]:
-        """What the module returns, its collections of state, the record of its embedding, and which submodules it called."""
+        """The module's result, its collections of state, the record of its embedding, and the submodules it called."""
         module, mode = self._with_mode(train)
         if self.axis_name is not None and hasattr(module, "axis_name"):
             module = module.clone(axis_name=self.axis_name)
@@ -259,7 +260,7 @@ class _LinenModel(Model):
 
     @contextmanager
     def _as_we_need(self, module: nn.Module, path: str, kwargs: dict[str, Any], *, train: bool) -> Iterator[None]:
-        """A layer of batch statistics as it runs here: over our axis, or by its running statistics where they are frozen."""
+        """A batch-statistics layer as it runs here: over our axis, or with its running statistics if they are frozen."""
         changed: dict[str, Any] = {}
         if isinstance(module, nn.BatchNorm):
             if self.axis_name is not None:
@@ -291,7 +292,7 @@ class _LinenModel(Model):
 
 
 def _is_mapped(axis_name: str) -> bool:
-    """Whether a mapped axis of this name surrounds the call."""
+    """Whether the call runs inside a mapped axis with this name."""
     try:
         jax.lax.axis_size(axis_name)
     except NameError:
@@ -300,7 +301,7 @@ def _is_mapped(axis_name: str) -> bool:
 
 
 def _check_averaged(name: str, model_state: Mapping[str, Any], averaged: list[str], axis_name: str) -> None:
-    """Raises ValueError if some state belongs to no layer that averages it over devices."""
+    """Raises ValueError if some state does not belong to a layer that averages it over devices."""
     leaves = jax.tree_util.tree_flatten_with_path(dict(model_state))[0]
     paths = [jax.tree_util.keystr(path, simple=True, separator="/").partition("/")[2] for path, _ in leaves]
     alone = [path for path in paths if not any(not layer or path.startswith(f"{layer}/") for layer in averaged)]

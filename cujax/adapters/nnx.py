@@ -1,4 +1,4 @@
-"""A `Model` from a flax.nnx module, or from what builds one."""
+"""A `Model` from a flax.nnx module, or from a function that builds one."""
 
 import functools
 import inspect
@@ -26,7 +26,7 @@ Constructor = Callable[[nnx.Rngs], nnx.Module]
 
 
 class _Recorded(nnx.Intermediate[Any]):
-    """What the named submodule was given and gave; of its own type, since a module may sow intermediates."""
+    """The input and output of the named submodule; a separate type, since a module may sow intermediates."""
 
 
 def from_nnx(
@@ -40,24 +40,24 @@ def from_nnx(
     layers: Sequence[str] = (),
     trainable: Trainable | None = None,
 ) -> "NnxModel":
-    """A `Model` from a flax.nnx module, or from a function that builds one.
+    """Creates a `Model` from a flax.nnx module, or from a function that builds one.
 
-    Variables of type `nnx.Param` are trained, `nnx.LoRAParam` among them; those of all other types are model state: they
-    move only where the module itself moves them. Random numbers follow the key of the call, whatever streams there are.
+    Variables of type `nnx.Param`, which includes `nnx.LoRAParam`, are trained. Variables of all other types are model
+    state, which only the module itself changes. All random streams follow the key of the call.
 
     Args:
-        module: A module, or a function of `nnx.Rngs` that builds one (a class whose only argument is `rngs` will do). Its
-            `__call__` takes images; where it takes `rngs` too, it is given them in each call. Two models are equal if
-            their functions are: use one defined once, not a new lambda each time.
-        constructor: Builds modules like the one that was given, with fresh parameters. A module cannot be initialised
-            again, so training anew from a module alone is refused.
-        num_classes: Number of logits; seen in the first call where not given.
+        module: A module, or a function of `nnx.Rngs` that builds one (such as a class whose only argument is `rngs`). Its
+            `__call__` takes images; if it also takes `rngs`, they are passed in each call. Two models are equal if their
+            functions are: define the function once instead of using a new lambda each time.
+        constructor: Builds modules like the given one, with fresh parameters. A module cannot be initialised again, so
+            training from scratch with only a module is rejected.
+        num_classes: Number of logits; inferred from the first call if not given.
         embedding: The path of the submodule ("head", "blocks/1/last") that computes the logits: its input is the
-            embedding, whatever else the module returns. Where it is not given, the module returns `Outputs` or a pair.
-        outputs: What a returned pair holds, as in `from_linen`.
-        train_argument: What `__call__` calls its mode argument, as in `from_linen`. `module.train()` and `module.eval()`
-            are called in any case.
-        layers: Parameter-path prefixes in order of depth, the last the head; some methods need them.
+            embedding, whatever else the module returns. If not given, the module must return `Outputs` or a pair.
+        outputs: The names of a returned pair's elements, as in `from_linen`.
+        train_argument: The name of the mode argument of `__call__`, as in `from_linen`. `module.train()` and
+            `module.eval()` are called in any case.
+        layers: Parameter-path prefixes in order of depth, ending with the head; some methods need them.
         trainable: As in `from_linen`.
 
     Raises:
@@ -95,14 +95,14 @@ def from_nnx(
 
 
 def _split(module: nnx.Module) -> Any:
-    """Graph definition, parameters, state of random number generators, and all other state but sown intermediates."""
+    """Graph definition, parameters, state of random number generators, and all other state except sown intermediates."""
     parts: Any = nnx.split(module, nnx.Param, nnx.RngState, nnx.Intermediate, ...)
     graph, params, rngs, _, rest = parts
     return graph, params, rngs, rest
 
 
 class _Structure:
-    """What a module is apart from its arrays; equal for modules of equal structure and shapes."""
+    """A module without its arrays; equal for modules of equal structure and shapes."""
 
     def __init__(self, module: nnx.Module) -> None:
         self.graph, params, rngs, rest = _split(_without_intermediates(module))
@@ -117,7 +117,7 @@ class _Structure:
         return hash((self.graph, self._key[2]))
 
     def rng_state(self, key: jax.Array) -> Any:
-        """The state of its random number generators, each begun by the key and its own path."""
+        """The state of its random number generators, each seeded by the key and its own path."""
 
         def begin(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:
             if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -133,7 +133,7 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 def _without_intermediates(module: nnx.Module) -> nnx.Module:
-    """A copy without what earlier calls sowed: it is no part of the module's structure."""
+    """A copy without values sown by earlier calls, which are not part of the module's structure."""
     copy = nnx.clone(module)
     nnx.pop(copy, nnx.Intermediate)
     return copy
@@ -146,7 +146,7 @@ def _structure_of(constructor: Constructor) -> _Structure:
 
 @dataclass(frozen=True)
 class NnxModel(Model):
-    """A `Model` of a flax.nnx module; made by `from_nnx`."""
+    """A `Model` of a flax.nnx module; created by `from_nnx`."""
 
     constructor: Constructor | None
     of_instance: _Structure | None
@@ -165,7 +165,7 @@ class NnxModel(Model):
         """The arrays of a module, or of its `nnx.state`, as nested dicts with string keys.
 
         Raises:
-            ValueError: if the module has another structure than the model's.
+            ValueError: if the module's structure differs from the model's.
         """
         if isinstance(module, nnx.Module):
             module = nnx.state(_without_intermediates(module))
@@ -185,7 +185,7 @@ class NnxModel(Model):
         return state
 
     def update(self, module: nnx.Module, variables: Variables) -> None:
-        """Gives a module the arrays, in place."""
+        """Sets the arrays of a module, in place."""
         nnx.update(module, self.state_of(variables))
 
     @property
@@ -201,9 +201,9 @@ class NnxModel(Model):
         del images  # an nnx module knows its shapes
         if self.constructor is None:
             raise ValueError(
-                "the model was made of an nnx module, which cannot be initialised again: training anew needs fresh "
-                "parameters. Give from_nnx(module, constructor=...) the function or class that builds it from nnx.Rngs; "
-                "for the arrays that the module has, use model.variables_of(module)."
+                "the model was made from an nnx module, which cannot be initialised again: training from scratch needs "
+                "fresh parameters. Give from_nnx(module, constructor=...) the function or class that builds it from "
+                "nnx.Rngs; for the arrays that the module has, use model.variables_of(module)."
             )
         _, params, _, rest = _split(self.constructor(nnx.Rngs(key)))
         return _variables(params, rest)
@@ -265,7 +265,7 @@ def _joined(path: Sequence[Any]) -> str:
 
 @functools.cache
 def _recording(kind: type[Any]) -> type[Any]:
-    """A kind of module that keeps what it is given and what it gives, as variables: nnx's transforms carry those out."""
+    """A module that records its input and output as variables, which nnx's transforms carry out."""
 
     class Recording(kind):  # type: ignore[misc]
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -285,7 +285,7 @@ def _variables(params: nnx.State[Any, Any], rest: nnx.State[Any, Any]) -> Variab
 
 
 def _with_string_keys(state: nnx.State[Any, Any]) -> dict[str, Any]:
-    """A nested dict of the arrays of a state; the integer keys of lists become strings, as checkpoints hold them."""
+    """A nested dict of the arrays of a state; the integer keys of lists become strings, as in checkpoints."""
 
     def convert(node: Any) -> Any:
         return {str(key): convert(value) for key, value in node.items()} if isinstance(node, Mapping) else node
@@ -295,7 +295,7 @@ def _with_string_keys(state: nnx.State[Any, Any]) -> dict[str, Any]:
 
 
 def _like(abstract: nnx.State[Any, Any], tree: Mapping[str, Any]) -> nnx.State[Any, Any]:
-    """The state of `abstract` holding the arrays of `tree`."""
+    """The state of `abstract` with the arrays of `tree`."""
 
     def convert(node: Any, values: Any) -> Any:
         if isinstance(node, Mapping):

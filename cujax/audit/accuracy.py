@@ -1,4 +1,4 @@
-"""Accuracy, and what is computed from accuracies. All values are fractions."""
+"""Accuracy, and metrics computed from accuracies. All values are fractions."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,11 +12,11 @@ from cujax.training.predict import Predictions, accuracy, correct
 
 
 def mean_gap(accuracies: Sequence[float], reference_accuracies: Sequence[Sequence[float]]) -> float:
-    """Mean absolute difference of some accuracies (forget, retain, test) to the means of those of the retrained models.
+    """Mean absolute difference of accuracies (forget, retain, test) to their means over the retrained models.
 
     Args:
-        accuracies: Of the model in question.
-        reference_accuracies: The same of each retrained model.
+        accuracies: Accuracies of the model in question.
+        reference_accuracies: The same accuracies of each retrained model.
 
     >>> round(mean_gap([0.9, 1.0, 0.8], [[0.8, 1.0, 0.8], [0.9, 1.0, 0.9]]), 4)
     0.0333
@@ -25,13 +25,13 @@ def mean_gap(accuracies: Sequence[float], reference_accuracies: Sequence[Sequenc
 
 
 def tug_of_war(accuracies: Sequence[float], reference_accuracies: Sequence[Sequence[float]]) -> float:
-    """The product of one minus each absolute difference of accuracies to the means of the retrained models'; 1 is ideal.
+    """The product of one minus each absolute difference of accuracies to their means over retrained models; 1 is ideal.
 
-    Unlike a mean it cannot be high where one part fails (Zhao et al., arXiv:2406.01257).
+    Unlike a mean, it cannot be high if one part fails (Zhao et al., arXiv:2406.01257).
 
     Args:
-        accuracies: Of the model in question: forget, retain, test.
-        reference_accuracies: The same of each retrained model.
+        accuracies: Forget, retain and test accuracy of the model in question.
+        reference_accuracies: The same accuracies of each retrained model.
 
     >>> tug_of_war([0.5, 1.0, 1.0], [[0.0, 1.0, 0.5], [0.0, 1.0, 0.5]])
     0.25
@@ -72,7 +72,7 @@ def metrics(depths: Sequence[str]) -> list[Metric]:
         family(
             key="forget_train_accuracy",
             heading="forget (train)",
-            question="How often are the samples to forget still classified as labelled?",
+            question="How often are forget samples still classified as labelled?",
             compute=_share_correct(lambda context, answers: answers.forget),
             of_answers=True,
             asked_again=True,
@@ -94,28 +94,28 @@ def metrics(depths: Sequence[str]) -> list[Metric]:
         family(
             key="retain_test_accuracy",
             heading="retain (test)",
-            question="Does what is retained still generalise?",
+            question="Does the retained knowledge still generalise?",
             compute=_share_correct(partial(MetricContext.test_rows, of_forgotten=False)),
             of_answers=True,
         ),
         family(
             key="test_accuracy",
             heading="test (all)",
-            question="Accuracy on the whole test set, the forgotten class included.",
+            question="Accuracy on the whole test set, including the forgotten class.",
             compute=_share_correct(lambda context, answers: answers.test),
             of_answers=True,
         ),
         family(
             key="mean_gap",
             heading="mean gap",
-            question="Mean absolute difference of forget, retain and test accuracy to retrained models'.",
+            question="Mean absolute difference of forget, retain and test accuracy to those of retrained models.",
             compute=_against_references(mean_gap),
             of_answers=True,
         ),
         family(
             key="tug_of_war",
             heading="tug of war",
-            question="Product of one minus each difference of accuracy to retrained models'; 1: none differs.",
+            question="Product of one minus each accuracy difference to retrained models; 1: no difference.",
             compute=_against_references(tug_of_war),
         ),
         family(

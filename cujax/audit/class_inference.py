@@ -1,4 +1,4 @@
-"""Class inference: can an attacker tell, from what a model says of a forgotten class, that it once knew the class?"""
+"""Class inference: can an attacker tell from a model's answers on a forgotten class that it once knew the class?"""
 
 from collections.abc import Sequence
 
@@ -23,22 +23,22 @@ def class_inference(
     known_reference_logits: Sequence[np.ndarray],
     forgotten_classes: Sequence[int],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of a model's answers and of retrained models', higher for what looks like a model that knew the class.
+    """Scores of the answers of a model and of retrained models, higher if they look like a model that knew the class.
 
-    The attacker learns from the original, which knew it, and from retrained models, which never did, and reads the softmax
-    without the forgotten class, renormalised: a low probability of it tells nothing. Then the attacker judges models that
-    were not learned from, on images that were not learned from. An attack that learns from the very model it judges would
-    find its fingerprint instead: it tells even two retrained models apart.
+    The attacker is trained on the original, which knew the class, and on retrained models, which never did. It reads the
+    renormalised softmax without the forgotten class, whose low probability shows nothing. It then judges models and images
+    that it was not trained on. An attack that is trained on the very model it judges would find the model's fingerprint
+    instead: it distinguishes even two retrained models.
 
     Args:
         logits: `[n, C]`, of the model in question on samples of the forgotten classes.
-        reference_logits: The same of retrained models that it is compared with.
-        original_logits: The same of the model before.
-        known_reference_logits: The same of other retrained models.
-        forgotten_classes: What is left out.
+        reference_logits: The same for the retrained models that it is compared with.
+        original_logits: The same for the original.
+        known_reference_logits: The same for other retrained models.
+        forgotten_classes: The classes that are left out.
 
     Returns:
-        `[n / 2]` scores of the model, and `[R, n / 2]` of the R retrained models that it is compared with.
+        `[n / 2]` scores of the model, and `[R, n / 2]` scores of the R retrained models that it is compared with.
 
     Raises:
         ValueError: if there are fewer than 10 samples, or no retrained model on one of the two sides.
@@ -63,7 +63,7 @@ def class_inference(
 
 def _class_inference(context: MetricContext, model: Evidence) -> Estimate:
     if not context.split.is_class_task:
-        raise NotAvailable("samples were forgotten, not classes")
+        raise NotAvailable("the request is for samples, not classes")
     context.others(model)
     first, second = list(context.retrained[::2]), list(context.retrained[1::2])
     known, held = (second, first) if any(model is reference for reference in first) else (first, second)
@@ -89,7 +89,7 @@ def metrics(depths: Sequence[str]) -> list[Metric]:
             "class_inference_auc",
             "class inference",
             "class inference AUC",
-            "Do its answers on the forgotten class, that class left out, look as if it once knew it? 0.5: no.",
+            "Do its answers on the forgotten class, without that class, look as if it once knew it? 0.5: no.",
             _class_inference,
         )
     ]

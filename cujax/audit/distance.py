@@ -16,7 +16,7 @@ def jensen_shannon(logits: np.ndarray, other_logits: np.ndarray) -> np.ndarray:
     """Jensen-Shannon divergence of two models' softmaxes, `[n]` in nats (0 to log 2).
 
     Args:
-        logits: `[n, C]`; may hold -inf.
+        logits: `[n, C]`; may contain -inf.
         other_logits: `[n, C]`, of the other model.
     """
     p, q = _softmaxes(logits, other_logits)
@@ -32,7 +32,7 @@ def activation_distance(logits: np.ndarray, other_logits: np.ndarray) -> np.ndar
 
 
 def agreement(logits: np.ndarray, other_logits: np.ndarray) -> np.ndarray:
-    """Whether two models answer with the same class, `[n]` bool; arguments as in `jensen_shannon`."""
+    """Whether two models predict the same class, `[n]` bool; arguments as in `jensen_shannon`."""
     return logits.argmax(axis=1) == other_logits.argmax(axis=1)
 
 
@@ -68,27 +68,27 @@ def metrics(depths: Sequence[str]) -> list[Metric]:
         family(
             key="js_to_retrained",
             heading="JS to retrained",
-            question="How far are its answers on the forget set from retrained models'? In nats.",
+            question="How far are its answers on the forget set from those of retrained models? In nats.",
             compute=_mean_to_references(jensen_shannon),
             of_answers=True,
         ),
         family(
             key="activation_distance",
             heading="activation distance",
-            question="How far are its probabilities on the forget set from retrained models'? Euclidean, 0 to 1.41.",
+            question="How far are its probabilities on the forget set from those of retrained models? Euclidean, 0 to 1.41.",
             compute=_mean_to_references(activation_distance),
         ),
         family(
             key="agreement",
             heading="agreement",
-            question="How often does it answer on the forget set as a retrained model does?",
+            question="How often does it give the same answer on the forget set as a retrained model?",
             compute=_mean_to_references(agreement),
             of_answers=True,
         ),
         family(
             key="log_odds_to_retrained",
             heading="log odds to retrained",
-            question="How far are its log odds of the true class on the forget set from retrained models' mean, by sample?",
+            question="How far are its log odds of the true class on the forget set from the mean of retrained models?",
             compute=_log_odds_distance,
             of_answers=True,
         ),

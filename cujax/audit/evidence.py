@@ -1,4 +1,4 @@
-"""What is known of one model on a split: its answers, and what a deeper look into it found."""
+"""What is known about one model on a split: its answers, and the results of deeper inspection."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,10 +13,10 @@ class Relearning:
     """A course of fine-tuning on the forget set.
 
     Attributes:
-        steps: Optimiser steps at which the accuracy was looked at, from 0 on.
-        accuracies: On the forget set, there.
+        steps: Optimiser steps at which the accuracy was measured, starting from 0.
+        accuracies: Accuracies on the forget set at these steps.
         target: The accuracy to regain.
-        diverged: Whether the loss stopped being finite before.
+        diverged: Whether the loss became non-finite before.
     """
 
     steps: tuple[int, ...]
@@ -31,17 +31,17 @@ class Relearning:
 
     @property
     def steps_to_regain(self) -> int:
-        """Steps until the target was reached; where it never was, the number of steps made."""
+        """Steps until the target was reached or, if it never was, the number of steps made."""
         return self.steps[-1]
 
 
 @dataclass(frozen=True)
 class RetainCourse:
-    """What fine-tuning on the retain set alone brought back.
+    """What fine-tuning on the retain set alone restored.
 
     Attributes:
         right: Whether the model is right on each forget sample afterwards.
-        diverged: Whether the loss stopped being finite.
+        diverged: Whether the loss became non-finite.
     """
 
     right: tuple[bool, ...]
@@ -53,10 +53,10 @@ class Line:
     """The straight line from a model to the original.
 
     Attributes:
-        distance: Euclidean, of all parameters.
-        points: From 0, the model, to 1, the original.
-        forget: Accuracy on forget samples, there.
-        retain: Accuracy on retained samples.
+        distance: Euclidean distance of all parameters.
+        points: Positions from 0, the model, to 1, the original.
+        forget: Accuracy on forget samples at these points.
+        retain: Accuracy on retained samples at these points.
     """
 
     distance: float
@@ -67,7 +67,7 @@ class Line:
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What one model answers on each part of a split."""
+    """One model's answers on each part of a split."""
 
     forget: Predictions
     retain: Predictions
@@ -75,24 +75,24 @@ class Answers:
     test: Predictions
 
     def masked(self, classes: Sequence[int]) -> "Answers":
-        """The rule-based control: the same answers with the logits of some classes at minus infinity; no training."""
+        """The rule-based control: the same answers with some logits set to minus infinity; no training."""
         return Answers(*(part.masked(classes) for part in (self.forget, self.retain, self.validation, self.test)))
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What metrics of one model are computed from; what was not looked at is empty.
+    """The data from which metrics of one model are computed; what was not measured is empty.
 
     Attributes:
-        answers: On each part of the split.
+        answers: Answers on each part of the split.
         features: By depth, `[n, d]`, of some test samples that are the same for every model.
         probes: By depth, whether a linear probe on frozen features is right on held-out forgotten samples, `[m]` bool.
-        nearest_mean: Likewise of the nearest class mean of embeddings.
+        nearest_mean: The same for the nearest class mean of the embeddings.
         relearning: The course of fine-tuning on the forget set.
-        shares_under_noise: `[k]`, of forget samples, the share of noisy copies answered with the label.
-        recalibrated: Whether the model is right on each forget sample once batch statistics are computed anew on retained
-            data, bool; of length 0 where the network has none.
-        from_retain: What fine-tuning on the retain set alone brought back.
+        shares_under_noise: `[k]`, for forget samples, the share of noisy copies classified as labelled.
+        recalibrated: Whether the model is right on each forget sample after batch statistics are recomputed on retained
+            data, bool; of length 0 if the network has none.
+        from_retain: What fine-tuning on the retain set alone restored.
         line: The straight line to the original.
         few_shot: By number of labelled samples, how often a new classifier is right on held-out forgotten samples, `[m]`.
     """

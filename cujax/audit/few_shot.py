@@ -1,7 +1,7 @@
-"""How few labelled samples it takes to read a forgotten class again from the embedding, with a new classifier alone.
+"""How few labelled samples a new classifier needs to read a forgotten class from the embedding.
 
-After "classifier-only probes" (arXiv:2604.08271). With all labelled samples it is the probe at z (`representation`).
-Networks that never saw a class can be read as well, so only the difference from retrained models counts.
+After "classifier-only probes" (arXiv:2604.08271). With all labelled samples, this is the probe at z (`representation`).
+Networks that never saw a class can be read too, so only the difference from retrained models counts.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,16 +29,16 @@ def few_shot_probe(
 ) -> np.ndarray:
     """How often a linear classifier that has seen few samples of some classes is right on held-out ones, `[m]`.
 
-    A logistic regression on standardised features, all classes weighted alike; the mean over three draws of the few, which
-    are the same for every model.
+    The classifier is a logistic regression on standardised features with equal class weights. The result is the mean over
+    three draws of the few samples, which are the same for every model.
 
     Args:
-        features: `[n, d]` of labelled samples, of the classes in question and of others; of these 1,000 are drawn.
+        features: `[n, d]` of labelled samples, of the classes in question and of others; 1,000 of the others are drawn.
         labels: `[n]`.
         held_out_features: `[m, d]`.
         held_out_labels: `[m]`.
-        classes: Those of which few samples are taken.
-        shots: How many of each.
+        classes: The classes of which few samples are used.
+        shots: The number of samples of each.
 
     Raises:
         ValueError: if there are fewer labelled samples of a class.
@@ -63,7 +63,7 @@ def few_shot_probe(
 def _read(shots: int) -> Callable[[MetricContext, Evidence], Estimate]:
     def compute(context: MetricContext, model: Evidence) -> Estimate:
         if not context.split.is_class_task:
-            raise NotAvailable("samples were forgotten, not classes")
+            raise NotAvailable("the request is for samples, not classes")
         if model.few_shot is None:
             raise not_looked_at_closely()
         if shots not in model.few_shot:

@@ -1,4 +1,4 @@
-"""What an audit found: every metric with its values, what is known of each model, and the verdict."""
+"""The findings of an audit: every metric with its values, what is known about each model, and the verdict."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,12 +17,12 @@ class MeasuredMetric:
 
     Attributes:
         key: Its name in reports.
-        family: What kind it is of.
-        heading: Its name for people.
-        question: What it asks.
-        values: By model ("original", "unlearned", "masked"), the estimate, or why there is none.
-        retrained: Of each retrained model; empty where one of them has none.
-        judged: What the verdict makes of it; None where it takes no part in the verdict.
+        family: Its family.
+        heading: Its display name.
+        question: The question that it answers.
+        values: By model ("original", "unlearned", "masked"), the estimate, or the reason why there is none.
+        retrained: Values of the retrained models; empty if one of them has none.
+        judged: How the verdict judges it; None if it does not affect the verdict.
     """
 
     key: str
@@ -37,8 +37,8 @@ class MeasuredMetric:
     def distance(self) -> float | None:
         """How far the unlearned model lies from the retrained models' mean, in prediction standard deviations.
 
-        `(u - m) / (s √(1 + 1/K))`, in the metric's own unit; of a key metric as the verdict has it. None with fewer than
-        two retrained models, and where they do not differ.
+        `(u - m) / (s √(1 + 1/K))`, in the metric's own unit; for a key metric, as in the verdict. None with fewer than two
+        retrained models, or if they do not differ.
         """
         if self.judged is not None:
             return self.judged.t
@@ -50,18 +50,18 @@ class MeasuredMetric:
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """What an audit found.
+    """The findings of an audit.
 
     Attributes:
         level: How much was computed.
         metrics: Every metric.
-        verdict: What they say together.
-        models: What is known of each model, for pictures; retrained models under "retrained".
+        verdict: The verdict based on them.
+        models: What is known about each model, for figures; retrained models under "retrained".
         likelihood: The likelihood-ratio attack on "original", "unlearned" and "retrained" models; empty below level full.
-        shadows: How many shadow models there were.
-        earlier: Of each earlier request, in words, what was measured again on its samples.
-        seconds_to_judge: About how long training the missing retrained models would take; None where none is missing, or
-            it is not known.
+        shadows: The number of shadow models.
+        earlier: For each earlier request, in words, the metrics measured again on its samples.
+        seconds_to_judge: The approximate time to train the missing retrained models; None if none is missing, or if it is
+            not known.
     """
 
     level: str

@@ -1,7 +1,7 @@
-"""Whether the forget set comes back from the retain set alone, and whether a model still lies where the original does.
+"""Whether fine-tuning on the retain set alone restores the forget set, and whether a model is still close to the original.
 
 After Relearning from retained data (arXiv:2505.22310): fine-tuning that never sees the forget set restores what many
-methods only suppressed. Distances and the straight line to the original say why: such a model never left its place.
+methods only suppressed. Distances and the straight line to the original show why: such a model never moved away.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,17 +32,17 @@ _POINTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 def tune_on_retain(
     model: Model, variables: Variables, images: ImageSet, retain: np.ndarray, recipe: Training
 ) -> Variables | None:
-    """Fine-tunes on the retain set alone, by the original's recipe at a tenth of its rate: 2 epochs, at most 400 steps.
+    """Fine-tunes on the retain set with the original's recipe at a tenth of its rate, for 2 epochs, at most 400 steps.
 
     Args:
         model: The network.
         variables: Its arrays; not changed.
         images: The training images.
         retain: `[n]` rows of the retain set.
-        recipe: What the original was trained by.
+        recipe: The original's training recipe.
 
     Returns:
-        None if the loss stopped being finite.
+        None if the loss became non-finite.
     """
     size = min(recipe.batch_size, len(retain))
     key = jax.random.key(0)
@@ -61,17 +61,17 @@ def tune_on_retain(
 def straight_line(
     model: Model, variables: Variables, original: Variables, images: ImageSet, forget: np.ndarray, retain: np.ndarray
 ) -> Line:
-    """How far a model lies from the original, and its accuracies at five points of the straight line between them.
+    """The distance of a model from the original, and accuracies at five points on the straight line between them.
 
-    Batch statistics are computed anew at each point.
+    Batch statistics are recomputed at each point.
 
     Args:
         model: The network of both.
         variables: The model's arrays.
-        original: The original's.
+        original: The original's arrays.
         images: The training images.
         forget: Rows of forget samples.
-        retain: Rows of retained samples; statistics are computed on them, too.
+        retain: Rows of retained samples, on which statistics are also computed.
     """
     leaves = zip(jax.tree.leaves(variables.params), jax.tree.leaves(original.params), strict=True)
     squares = [np.sum((np.asarray(here, np.float64) - np.asarray(there, np.float64)) ** 2) for here, there in leaves]
@@ -95,7 +95,7 @@ def straight_line(
 def look_from_retain(
     model: Model, variables: Variables, images: ImageSet, forget: np.ndarray, retain: np.ndarray, recipe: Training
 ) -> RetainCourse:
-    """What a model answers on the forget set after fine-tuning on the retain set; arguments as of `tune_on_retain`."""
+    """A model's answers on the forget set after fine-tuning on the retain set; takes the arguments of `tune_on_retain`."""
     tuned = tune_on_retain(model, variables, images, retain, recipe)
     if tuned is None:
         return RetainCourse((), diverged=True)
@@ -152,7 +152,7 @@ def metrics(depths: Sequence[str]) -> list[Metric]:
         family(
             key="distance_to_original",
             heading="distance to original",
-            question="How far are its parameters from the original's, over retrained models' distance?",
+            question="How far are its parameters from the original's, relative to the distance of retrained models?",
             compute=_distance,
         ),
         family(

@@ -1,4 +1,4 @@
-"""Whether models that unlearned a sample can be told from models that never saw it, sample by sample, over many models."""
+"""Whether models that unlearned a sample can be distinguished from models that never saw it, over many models."""
 
 import itertools
 
@@ -11,13 +11,13 @@ _EMPTY = 1e-5
 
 
 def forgetting_epsilons(unlearned: np.ndarray, references: np.ndarray, delta: float = 1e-5) -> np.ndarray:
-    """The ε of each sample that the best attack on its log-odds shows, `[n]`; 0: none tells the two sides apart.
+    """The ε of each sample that the best attack on its log-odds shows, `[n]`; 0: no attack distinguishes the two sides.
 
-    Attacks are thresholds and pairs of thresholds: "unlearned" if the value lies in (or outside of) an interval. Each has
+    Attacks are thresholds and pairs of thresholds: "unlearned" if the value is inside (or outside) an interval. Each has
     a false positive and a false negative rate over the models, and shows
-    `max(log((1 - δ - FPR) / FNR), log((1 - δ - FNR) / FPR))`; an attack without any error shows infinity, one with errors
-    on one side alone is passed over, as in the NeurIPS 2023 challenge (Triantafillou et al., arXiv:2406.09073). With N
-    models a side no finite ε exceeds log(N - 1).
+    `max(log((1 - δ - FPR) / FNR), log((1 - δ - FNR) / FPR))`; an attack without errors shows infinity, and one with errors
+    on only one side is ignored, as in the NeurIPS 2023 challenge (Triantafillou et al., arXiv:2406.09073). With N models
+    per side, no finite ε exceeds log(N - 1).
 
     Args:
         unlearned: `[N, n]` log-odds under models that unlearned the sample.
@@ -59,11 +59,11 @@ def forgetting_quality(epsilons: np.ndarray) -> np.ndarray:
 def klom(unlearned: np.ndarray, references: np.ndarray) -> np.ndarray:
     """KL divergence of the log-odds over unlearned models from those over retrained models, `[n]` in nats.
 
-    From histograms of 20 bins with common edges, the last including its right edge; values are clipped to ±100 and empty
-    bins hold 1e-5 (KLoM: Georgiev et al., arXiv:2410.23232).
+    Computed from histograms of 20 bins with common edges, the last including its right edge; values are clipped to ±100,
+    and empty bins count as 1e-5 (KLoM: Georgiev et al., arXiv:2410.23232).
 
     Args:
-        unlearned: `[N, n]` log-odds under models that unlearned the sample; may hold infinities.
+        unlearned: `[N, n]` log-odds under models that unlearned the sample; may contain infinities.
         references: `[M, n]` under models that never saw it.
     """
     _check_numbers(unlearned, references)

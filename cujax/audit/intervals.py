@@ -1,4 +1,4 @@
-"""Figures with their intervals: 95 % confidence over the samples, or over the models, that a figure was computed from."""
+"""Figures with their intervals: 95 % confidence over the samples or models from which a figure was computed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ _RESAMPLES = 299
 
 
 class NotAvailable(Exception):  # noqa: N818 - an answer, not a failure
-    """Why a metric, or its interval, cannot be given."""
+    """Raised, with the reason, if a metric or its interval cannot be computed."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure, and its interval, which is computed when it is asked for.
+    """A figure with its interval, which is computed on request.
 
     Attributes:
         value: The figure.
-        interval: Gives its lower and upper end; may raise `NotAvailable`. None where nothing was sampled.
-        n: Samples that it was computed from; of an area, of the forget set. None where it is none of samples.
+        interval: Returns its lower and upper end; may raise `NotAvailable`. None if nothing was sampled.
+        n: Number of samples from which it was computed; for an area, of the forget set. None if it is not over samples.
     """
 
     value: float
@@ -32,9 +32,9 @@ class Estimate:
 
 
 def share(successes: np.ndarray) -> Estimate:
-    """The share of successes with Wilson's interval, which holds for few samples and for shares of 0 and 1, too.
+    """The share of successes with Wilson's interval, which is also valid for few samples and for shares of 0 and 1.
 
-    There a bootstrap would give an interval of no width.
+    For these, a bootstrap would give an interval of zero width.
 
     Args:
         successes: `[n]` bool.
@@ -67,12 +67,12 @@ def mean(values: np.ndarray, seed: int = 0) -> Estimate:
 
 
 def mean_over_models(values: np.ndarray, n: int | None = None, *, within: tuple[float, float] | None = None) -> Estimate:
-    """The mean over models with Student's t interval: models are few, and a bootstrap of few is too narrow.
+    """The mean over models with Student's t interval: there are few models, and a bootstrap over few is too narrow.
 
     Args:
-        values: `[M]`, one of each model, or of each group of models that depend on one another.
-        n: Samples behind each value.
-        within: The range of the figure, (0, 1) of shares and areas; the interval ends there.
+        values: `[M]`, one for each model, or for each group of dependent models.
+        n: Number of samples behind each value.
+        within: The range of the figure, (0, 1) for shares and areas; the interval ends there.
 
     Raises:
         NotAvailable: if there is no model, or a value is not finite.
@@ -104,7 +104,7 @@ def area(members: np.ndarray, others: np.ndarray, seed: int = 0) -> Estimate:
     Args:
         members: `[n]` scores.
         others: `[m]` scores.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
 
     Raises:
         NotAvailable: if a side is empty or a score is not finite.
@@ -121,9 +121,9 @@ def area(members: np.ndarray, others: np.ndarray, seed: int = 0) -> Estimate:
 
 
 def _areas(members: np.ndarray, others: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Areas of many resamples at once, `[..., n]` and `[..., m]` places of scores in their order.
+    """Areas of many resamples at once, from the ranks of their scores, `[..., n]` and `[..., m]`.
 
-    U of Mann and Whitney over the number of pairs. Counting at each place takes a tenth of the time of sorting each resample
+    Mann and Whitney's U over the number of pairs. Counting at each rank takes a tenth of the time of sorting each resample
     (`scipy.stats.mannwhitneyu`), which was half of an audit.
     """
     del axis  # SciPy resamples along the last

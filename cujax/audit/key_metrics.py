@@ -1,4 +1,4 @@
-"""Which metrics take part in the verdict on an unlearned model, of what, and on which scale they are compared."""
+"""The metrics on which the verdict on an unlearned model is based, their families, and the scales of comparison."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ Kind = Literal["share", "area", "divergence", "steps", "ratio"]
 
 @dataclass(frozen=True)
 class KeyMetric:
-    """A metric that takes part in the verdict.
+    """A metric on which the verdict is based.
 
     Attributes:
         key: Its name in reports.
@@ -21,8 +21,8 @@ class KeyMetric:
         kind: "share" and "area" (an AUC) are compared as 2·arcsin √x, "divergence" as log x (at least 1e-6), "steps" as
             log(steps + 1), "ratio" (of steps, to retrained models' mean) as log x (at least .02).
         remembered: +1 if remembering makes it larger, −1 if smaller, 0 if it has no side and can only be different.
-        pairwise: Whether a retrained model is compared with the K − 1 others. That shrinks their spread.
-        ended_at: The largest value that is looked for; there it is censored.
+        pairwise: Whether a retrained model is compared with the K − 1 others. This shrinks their spread.
+        ended_at: The largest value that is searched for; larger values are censored there.
     """
 
     key: str
@@ -48,10 +48,10 @@ class KeyMetric:
         return np.asarray(np.log(np.maximum(values, 1e-6 if self.kind == "divergence" else 0.02)))
 
     def floor(self, n: int | None) -> float:
-        """The least standard deviation on that scale: 1/√n of a share or an area of n samples, .05 of a logarithm.
+        """The minimum standard deviation on that scale: 1/√n for a share or an area of n samples, .05 for a logarithm.
 
-        Retrained models that all say the same have none of their own. All models see the same samples, which 1/√n ignores:
-        it errs to the cautious side.
+        Retrained models with equal values have no spread of their own. All models see the same samples, which 1/√n ignores:
+        it errs on the side of caution.
 
         Raises:
             ValueError: if a share or an area has no samples.
@@ -63,12 +63,12 @@ class KeyMetric:
         return 1 / math.sqrt(n)
 
     def smallest_difference(self, n: int | None) -> float:
-        """Below it, in the metric's own unit, nothing is called different: 2 samples of a share, .02 of an area."""
+        """The smallest difference, in the metric's own unit, that counts: 2 samples for a share, .02 for an area."""
         return {"share": 2 / (n or 1), "area": 0.02}.get(self.kind, 0.0)
 
 
 def key_metrics(task: Task, below_z: str = "hidden") -> tuple[KeyMetric, ...]:
-    """The key metrics of a task, family after family.
+    """The key metrics of a task, family by family.
 
     Args:
         task: "class" if whole classes were to be forgotten, "samples" otherwise.

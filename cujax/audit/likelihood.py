@@ -1,4 +1,4 @@
-"""Likelihood-ratio attacks: how surely many models of one recipe tell whether a sample was unlearned or never seen."""
+"""Likelihood-ratio attacks: how reliably many models of one recipe show whether a sample was unlearned or never seen."""
 
 from typing import NamedTuple
 
@@ -14,9 +14,9 @@ _FEWEST_A_SIDE = 2
 
 
 def log_odds(predictions: Predictions) -> np.ndarray:
-    """The logit-scaled confidence `log p_y - log Σ_{k≠y} p_k`, `[n]` float64; -inf where the true class is masked.
+    """The logit-scaled confidence `log p_y - log Σ_{k≠y} p_k`, `[n]` float64; -inf if the true class is masked.
 
-    Nearly normal over models, which a confidence is not (Carlini et al., arXiv:2112.03570).
+    Unlike a confidence, it is nearly normally distributed over models (Carlini et al., arXiv:2112.03570).
     """
     logits = predictions.logits.astype(np.float64)
     own = logits[np.arange(len(logits)), predictions.labels]
@@ -28,7 +28,7 @@ def log_odds(predictions: Predictions) -> np.ndarray:
 def shadow_members(n_samples: int, n_models: int, seed: int = 0) -> np.ndarray:
     """Which of the samples each shadow model is trained on, `[n_models, n_samples]` bool.
 
-    Models come in pairs, 2k and 2k+1, that divide the samples between them, so each sample is in half of the models.
+    Models come in pairs, 2k and 2k+1, that split the samples, so each sample is in half of the models.
 
     Raises:
         ValueError: if the number of models is odd.
@@ -44,11 +44,11 @@ def shadow_members(n_samples: int, n_models: int, seed: int = 0) -> np.ndarray:
 
 
 class LikelihoodAttack(NamedTuple):
-    """What U-LiRA finds, each target model attacked with the others.
+    """The result of U-LiRA, where each target model is attacked with the others.
 
     Attributes:
-        scores: `[N, n]` log likelihood ratios; above 0 for what looks like a member.
-        is_member: `[N, n]` bool, what is true.
+        scores: `[N, n]` log likelihood ratios; above 0 for samples that look like members.
+        is_member: `[N, n]` bool, the true membership.
     """
 
     scores: np.ndarray
@@ -56,21 +56,21 @@ class LikelihoodAttack(NamedTuple):
 
     @property
     def is_one_sided(self) -> bool:
-        """Whether a target has samples of one side alone, so that there is no curve to draw."""
+        """Whether a target has samples of only one side, so that there is no curve to draw."""
         return bool((self.is_member.all(axis=1) | ~self.is_member.any(axis=1)).any())
 
     def areas(self) -> np.ndarray:
         """Area under the ROC curve over the samples of each target model, `[N]`.
 
         Raises:
-            ValueError: if a target has samples of one side alone.
+            ValueError: if a target has samples of only one side.
         """
         if self.is_one_sided:
             raise ValueError(f"with {self.is_member.shape[1]} samples a model has seen all of them or none: no curve")
         return np.array([roc_auc_score(*pair) for pair in zip(self.is_member, self.scores, strict=True)])
 
     def accuracies(self) -> np.ndarray:
-        """Share of samples of each target model whose side the sign of the score tells, `[N]`."""
+        """Share of samples of each target model whose side the sign of the score gives correctly, `[N]`."""
         return np.mean((self.scores > 0) == self.is_member, axis=1)
 
     def curve(self, targets: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -90,18 +90,18 @@ class LikelihoodAttack(NamedTuple):
 def likelihood_attack(phi: np.ndarray, is_member: np.ndarray) -> LikelihoodAttack:
     """U-LiRA: is each sample's confidence that of models that unlearned it, or of models that never saw it?
 
-    For each sample a Gaussian is fitted to either side, the mean its own, the variance shared by all samples of a side (as
-    LiRA does with few models). A target is attacked with the models outside its pair, so that both sides always have
-    equally many; leaving out the target alone would give a score that says which side it came from (Hayes et al.,
+    For each sample, a Gaussian is fitted to each side, with its own mean and a variance shared by all samples of a side (as
+    in LiRA with few models). A target is attacked with the models outside its pair, so that both sides always have the same
+    number of models; leaving out only the target would give a score that reveals its side (Hayes et al.,
     arXiv:2403.01218; Kurmanji et al., arXiv:2302.09880).
 
     Args:
         phi: `[N, n]` `log_odds` of each sample under each model.
-        is_member: `[N, n]` bool, as `shadow_members` has it: True where the model unlearned the sample, False where it
-            never saw it.
+        is_member: `[N, n]` bool, as returned by `shadow_members`: True if the model unlearned the sample, False if it never
+            saw it.
 
     Raises:
-        ValueError: if there are fewer than 6 models, pairs do not divide the samples, or a value is not finite.
+        ValueError: if there are fewer than 6 models, pairs do not split the samples, or a value is not finite.
     """
     n_models = len(phi)
     if n_models < 2 * (_FEWEST_A_SIDE + 1):

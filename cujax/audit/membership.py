@@ -1,6 +1,6 @@
 """Membership inference: can an attacker tell from the outputs that a model was trained on the forget set?
 
-The attacks read one number a sample, such as its loss or confidence, and are fitted with scikit-learn.
+The attacks read one number per sample, such as its loss or confidence, and are fitted with scikit-learn.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ from cujax.audit.intervals import Estimate, NotAvailable, area, share
 from cujax.audit.metric import Metric, MetricContext
 from cujax.training.predict import Predictions, correct, sample_losses
 
-# What the trained attacks read, with its name for people.
+# What the trained attacks read, with its display name.
 _FEATURES = {
     "confidence": "confidence",
     "correctness": "correctness",
@@ -33,19 +33,19 @@ _SVC_SAMPLES_A_SIDE = 2000
 
 
 def confidences(predictions: Predictions) -> np.ndarray:
-    """The probability given to the true label, `[n]` float64."""
+    """The probability of the true label, `[n]` float64."""
     return np.exp(-sample_losses(predictions))
 
 
 def loss_attack_auc(forget_losses: np.ndarray, held_out_losses: np.ndarray) -> float:
     """The probability that a forget sample has a lower loss than a held-out one, ties counting half.
 
-    That is the area under the ROC curve of an attacker who takes a low loss for membership: 1 if the forget set is
-    memorised, 0.5 if the loss tells nothing, below 0.5 if it was forgotten more than samples never seen.
+    This is the area under the ROC curve of an attacker who takes a low loss as a sign of membership: 1 if the forget set is
+    memorised, 0.5 if the loss shows nothing, below 0.5 if it was forgotten more than samples never seen.
 
-    A logistic regression on the loss is monotone in it, so fitting one could only choose the direction; with nothing
-    to find it chooses by chance in each fold, which puts cross-validated areas of retrained models at 0.39 to 0.47
-    (digits, 130 samples a side) where this one has 0.50 to 0.52. `loss_attack_accuracy` is the fitted attack.
+    A logistic regression on the loss is monotone in it, so fitting one could only choose the direction. If there is nothing
+    to find, it chooses at random in each fold, which gives cross-validated areas of 0.39 to 0.47 for retrained models
+    (digits, 130 samples per side), where this function gives 0.50 to 0.52. `loss_attack_accuracy` is the fitted attack.
 
     Args:
         forget_losses: `[n]`, of the forget set.
@@ -63,17 +63,17 @@ def loss_attack_auc(forget_losses: np.ndarray, held_out_losses: np.ndarray) -> f
 
 
 def loss_attack_accuracy(forget_losses: np.ndarray, held_out_losses: np.ndarray, seed: int = 0) -> float:
-    """Accuracy of a logistic regression that tells forget samples from held-out ones by their loss; 0.5 is chance.
+    """Accuracy of a logistic regression that distinguishes forget from held-out samples by their loss; 0.5 is chance.
 
-    Equal numbers of both sides (the larger is sampled), mean over 10 stratified folds.
+    Both sides have the same number of samples (the larger is sampled); the mean over 10 stratified folds.
 
     Args:
         forget_losses: `[n]`, of the forget set.
         held_out_losses: `[m]`, of samples of the same classes that the model was not trained on.
-        seed: Of sampling and folds.
+        seed: Seed of the sampling and the folds.
 
     Raises:
-        ValueError: if a loss is not finite, or a side has fewer than 10 samples, one a fold.
+        ValueError: if a loss is not finite, or a side has fewer than 10 samples, one per fold.
     """
     _check_losses(forget_losses, held_out_losses, at_least=_FOLDS)
     rng = np.random.default_rng(seed)
@@ -93,12 +93,12 @@ def _check_losses(forget_losses: np.ndarray, held_out_losses: np.ndarray, at_lea
 
 
 class AttackResult(NamedTuple):
-    """What a trained attack says of the forget set, and of the samples that it learned as non-members.
+    """The result of a trained attack on the forget set, and on the samples that it used as non-members.
 
     Attributes:
-        is_member: `[k]` bool, whether each forget sample is taken for a member.
-        scores: `[k]`, higher for what looks like a member.
-        other_scores: `[m]`, the same of the test samples. Either is scored by an attack that was not fitted on it.
+        is_member: `[k]` bool, whether each forget sample is classified as a member.
+        scores: `[k]`, higher for samples that look like members.
+        other_scores: `[m]`, the same for the test samples. Each sample is scored by an attack that was not fitted on it.
     """
 
     is_member: np.ndarray
@@ -107,18 +107,18 @@ class AttackResult(NamedTuple):
 
 
 def trained_attack(retain: np.ndarray, test: np.ndarray, forget: np.ndarray, seed: int = 0) -> AttackResult:
-    """Trains an attack to tell members from non-members by one number a sample, and asks it about the forget set.
+    """Trains an attack that distinguishes members from non-members by one number per sample; applies it to the forget set.
 
-    An SVC (C=3, radial basis functions) learns retain samples (members) against test samples (non-members), at most
-    2,000 a side. For the scores, two attacks learn from half of the test samples each and score the other half; each
-    forget sample is scored by one of the two, drawn at random. Test samples scored by an attack that was fitted on them
+    An SVC (C=3, radial basis functions) is trained on retain samples (members) against test samples (non-members), at most
+    2,000 per side. For the scores, two attacks are each trained on half of the test samples and score the other half; each
+    forget sample is scored by one of the two, chosen at random. Test samples scored by an attack that was fitted on them
     would look like non-members from noise alone.
 
     Args:
         retain: `[n]`, of retain samples; one of `attack_features`.
         test: `[m]`, of test samples of the same classes.
         forget: `[k]`, of the forget set.
-        seed: Of sampling.
+        seed: Seed of the sampling.
     """
     rng = np.random.default_rng(seed)
 
@@ -140,7 +140,7 @@ def trained_attack(retain: np.ndarray, test: np.ndarray, forget: np.ndarray, see
 
 
 def attack_features(predictions: Predictions) -> dict[str, np.ndarray]:
-    """What the trained attacks read of each sample, `[n]` float64, by name.
+    """The inputs of the trained attacks for each sample, `[n]` float64, by name.
 
     "correctness" (1 or 0), "confidence" in the true label, "entropy" of the softmax p, and "modified_entropy":
     `-(1 - p_y) log p_y - Σ_{k≠y} p_k log(1 - p_k)` (Song and Mittal, arXiv:2003.10595), all in nats.
@@ -232,7 +232,7 @@ def metrics(depths: Sequence[str]) -> list[Metric]:
         family(
             key="mia_loss_accuracy",
             heading="MIA loss accuracy",
-            question="How often does a classifier of the loss tell forget samples from held-out ones? 0.5: chance.",
+            question="How often does a classifier of the loss distinguish forget from held-out samples? 0.5: chance.",
             compute=_mia_loss_accuracy,
             of_answers=True,
         ),
@@ -240,7 +240,7 @@ def metrics(depths: Sequence[str]) -> list[Metric]:
             family(
                 key=f"mia_{feature}",
                 heading=f"MIA {words}",
-                question=f"What share of the forget set does an attack trained on {words} take for samples never seen?",
+                question=f"What share of the forget set does an attack trained on {words} classify as never seen?",
                 compute=_taken_for_unseen(feature),
                 of_answers=feature == "confidence",
                 asked_again=feature == "confidence",

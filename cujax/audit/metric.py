@@ -1,4 +1,4 @@
-"""What a metric is, and what it is computed from besides the model itself."""
+"""The definition of a metric, and what it is computed from besides the model itself."""
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -19,12 +19,12 @@ class Metric:
 
     Attributes:
         key: Its name in reports.
-        family: What kind it is of.
-        heading: Its name for people.
-        question: What it asks, in one sentence.
-        compute: Its value for one model; raises `NotAvailable` with the reason where there is none.
-        of_answers: Whether answers are all that it reads, so that every run reports it.
-        asked_again: Whether an audit computes it for the samples of earlier requests, too.
+        family: Its family.
+        heading: Its display name.
+        question: The question that it answers, in one sentence.
+        compute: Computes its value for one model; raises `NotAvailable` with the reason if there is none.
+        of_answers: Whether it reads only answers, so that every run reports it.
+        asked_again: Whether an audit also computes it for the samples of earlier requests.
     """
 
     key: str
@@ -45,12 +45,12 @@ class MetricContext:
     """What a model is compared with.
 
     Attributes:
-        split: What was forgotten.
-        original: The model before.
+        split: The split of the request.
+        original: The model before unlearning.
         retrained: Models trained without the forget set. One that is itself measured is compared with the others.
-        clean_test_only: Whether training labels carry noise that test labels do not. Then the loss attack takes validation
-            samples for held-out ones: test samples would stand out by their clean labels alone.
-        computed: What several metrics read, by a key of theirs; `once` fills it.
+        clean_test_only: Whether training labels carry noise that test labels do not. Then the loss attack uses validation
+            samples as held-out samples: test samples would stand out by their clean labels alone.
+        computed: Values that several metrics share, by key; filled by `once`.
     """
 
     split: Split
@@ -61,17 +61,17 @@ class MetricContext:
 
     @property
     def task(self) -> Task:
-        """What was to be forgotten, as the verdict has it."""
+        """The task: "class" or "samples"."""
         return "class" if self.split.is_class_task else "samples"
 
     def once[Value](self, key: Hashable, compute: Callable[[], Value]) -> Value:
-        """What `compute` gives, computed the first time that this key is asked for."""
+        """The result of `compute`, which is called only the first time that this key is requested."""
         if key not in self.computed:
             self.computed[key] = compute()
         return self.computed[key]
 
     def others(self, model: Evidence) -> list[Evidence]:
-        """The retrained models that are not this model."""
+        """The retrained models other than this model."""
         others = [reference for reference in self.retrained if reference is not model]
         if not others:
             raise NotAvailable(
@@ -80,31 +80,31 @@ class MetricContext:
         return others
 
     def test_rows(self, answers: Answers, *, of_forgotten: bool) -> Predictions:
-        """Test samples of the forgotten classes, or of those that stay."""
+        """Test samples of the forgotten or the retained classes."""
         classes = self.split.forgotten_classes if of_forgotten else self.split.absent_classes
         rows = answers.test.take(np.isin(answers.test.labels, classes) == of_forgotten)
         if not len(rows.labels):
-            which = "the forgotten classes" if of_forgotten else "the classes that stay"
+            which = "the forgotten classes" if of_forgotten else "the retained classes"
             raise NotAvailable(f"the test set has no sample of {which}")
         return rows
 
     def forget_test(self, answers: Answers) -> Predictions:
         """Test samples of the forgotten classes."""
         if not self.split.is_class_task:
-            raise NotAvailable("samples were forgotten, not classes: there are no test samples of them")
+            raise NotAvailable("the request is for samples, not classes: there are no test samples of them")
         return self.test_rows(answers, of_forgotten=True)
 
     def accuracies(self, answers: Answers) -> list[float]:
-        """Forget, retain and test accuracy; of a forgotten class, that on test samples."""
+        """Forget, retain and test accuracy; for a forgotten class, on test samples."""
         forget = self.forget_test(answers) if self.split.is_class_task else answers.forget
         return [accuracy(rows) for rows in (forget, answers.retain, self.test_rows(answers, of_forgotten=False))]
 
 
-def not_looked_at(reason: str = "the model was not looked into: cujax audit does") -> NotAvailable:
-    """The reason why there is no value for a model of which only the answers are known."""
+def not_looked_at(reason: str = "the model was not inspected; cujax audit does this") -> NotAvailable:
+    """The reason why there is no value for a model if only its answers are known."""
     return NotAvailable(reason)
 
 
 def not_looked_at_closely() -> NotAvailable:
-    """The reason why there is no value where the level of an audit left a look out."""
+    """The reason why there is no value if the level of an audit omits a measurement."""
     return NotAvailable("level quick leaves this out: cujax audit --level standard")

@@ -1,4 +1,4 @@
-"""Metrics of a method over many models: likelihood ratios, ε and KLOM. Retrained models, measured alike, are the floor."""
+"""Metrics of a method over many models: likelihood ratios, ε and KLOM. Retrained models are the baseline."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ _DIVISIONS = 5
 
 
 class Topic(NamedTuple):
-    """A metric in words; as `cujax.audit.metric.Metric` has them."""
+    """A metric in words; fields as in `cujax.audit.metric.Metric`."""
 
     key: str
     family: str
@@ -27,19 +27,19 @@ TOPICS = (
         "ulira_auc",
         "likelihood ratio",
         "U-LiRA AUC",
-        "How well do likelihood ratios over shadow models tell samples that were unlearned from samples never seen?",
+        "How well do likelihood ratios over shadow models distinguish unlearned samples from samples never seen?",
     ),
     Topic(
         "ulira_accuracy",
         "likelihood ratio",
         "U-LiRA accuracy",
-        "For what share of samples do they tell it right? 0.5: chance.",
+        "For what share of samples are they right? 0.5: chance.",
     ),
     Topic(
         "ulira_tpr",
         "likelihood ratio",
         "U-LiRA TPR at 1 % FPR",
-        "What share of unlearned samples do they give away while they accuse 1 % of the others?",
+        "What share of unlearned samples do they detect at a false positive rate of 1 %?",
     ),
     Topic(
         "klom",
@@ -51,7 +51,7 @@ TOPICS = (
         "forgetting_quality",
         "indistinguishability",
         "forgetting quality",
-        "How private is a sample, by the best threshold attack on models (2^-⌊ε/0.5⌋, mean over samples)? 1: wholly.",
+        "How private is a sample, by the best threshold attack on models (2^-⌊ε/0.5⌋, mean over samples)? 1: fully.",
     ),
     Topic(
         "challenge_score",
@@ -69,16 +69,16 @@ _OF_ATTACK: dict[str, Callable[[LikelihoodAttack], Estimate]] = {
 
 
 def _over_pairs(by_model: np.ndarray) -> Estimate:
-    """The mean with an interval over pairs of models: the two of a pair divide the samples, and depend on each other."""
+    """The mean with an interval over pairs of models: the two of a pair split the samples, so they are dependent."""
     return mean_over_models(by_model.reshape(-1, 2).mean(axis=1), within=(0, 1))
 
 
 class OverModels(NamedTuple):
-    """What was measured.
+    """The measurements.
 
     Attributes:
-        values: By metric and by name of the models ("original", "unlearned"), the estimate, or why there is none.
-        floors: By metric, the same of retrained models, divided at random in several ways.
+        values: By metric and by name of the models ("original", "unlearned"), the estimate, or the reason why there is none.
+        floors: By metric, the same for retrained models, divided at random in several ways.
         attacks: The likelihood-ratio attacks, also on "retrained" models.
     """
 
@@ -119,7 +119,7 @@ def measure_over_models(
 
 
 def _estimate(measure: Callable[[Any], Estimate], of: Any) -> Estimate | str:
-    """What is measured of an attack or of values by sample, or why it cannot be."""
+    """The measurement of an attack or of values by sample, or the reason why there is none."""
     if isinstance(of, str):
         return of
     found = attempt(lambda: measure(of), expected=(NotAvailable, ValueError))
@@ -142,13 +142,13 @@ def _attack(log_odds: np.ndarray, members: np.ndarray) -> LikelihoodAttack | str
 
 
 def _of_members(log_odds: np.ndarray, members: np.ndarray) -> np.ndarray:
-    """Of each sample, its log-odds under the models that had it: `[N / 2, n]`."""
+    """The log-odds of each sample under the models that were trained on it: `[N / 2, n]`."""
     order = np.argsort(~members, axis=0, kind="stable")[: len(log_odds) // 2]
     return np.take_along_axis(log_odds, order, axis=0)
 
 
 def _halves(log_odds: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """So many of the models, at most half, drawn at random, and as many others."""
+    """This many of the models, at most half, drawn at random, and the same number of others."""
     order = np.random.default_rng(seed).permutation(len(log_odds))
     count = min(count, len(log_odds) // 2)
     return log_odds[order[:count]], log_odds[order[count : 2 * count]]

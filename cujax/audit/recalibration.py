@@ -1,4 +1,4 @@
-"""Batch statistics computed anew on retained data: what a change of the statistics alone had hidden comes back."""
+"""Recomputes batch statistics on retained data, which restores what only a change of the statistics had hidden."""
 
 import functools
 from collections.abc import Sequence
@@ -22,15 +22,15 @@ _MOST_BATCHES = 16
 def recalibrate(model: Model, variables: Variables, images: ImageSet, rows: np.ndarray) -> Variables | None:
     """The same parameters with batch statistics of some images, without labels and without a gradient.
 
-    The mean over batches of 256, at most 16 of them, in an order that is the same for every model. A running average of
-    momentum m gives m s + (1 - m) b for a batch's own statistic b. Started from 0 and from 1 it gives m and b, whatever
-    the network's momentum.
+    The statistics are the mean over batches of 256, at most 16 of them, in an order that is the same for every model. A
+    running average with momentum m gives m s + (1 - m) b for a batch's own statistic b. Started from 0 and from 1, it gives
+    m and b, whatever the network's momentum.
 
     Args:
         model: The network.
         variables: Its arrays; not changed.
         images: The training images.
-        rows: `[n]` of them, such as the retain set.
+        rows: `[n]` rows of them, such as the retain set.
 
     Returns:
         None if the network keeps no running averages.
@@ -95,7 +95,7 @@ def metrics(depths: Sequence[str]) -> list[Metric]:
             "recalibrated_accuracy",
             "recalibration",
             "forget, statistics renewed",
-            "How often is it right on the forget set once its batch statistics are computed anew on retained data?",
+            "How often is it right on the forget set after its batch statistics are recomputed on retained data?",
             _recalibrated,
         )
     ]

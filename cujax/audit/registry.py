@@ -1,4 +1,4 @@
-"""The metrics of an audit, a family after another: those of this package, and those that others registered.
+"""The metrics of an audit, family by family: those of this package, and those that other packages register.
 
 A family is a function `metrics(depths) -> [Metric, ...]` (entry points `cujax.metrics`).
 """
@@ -39,16 +39,16 @@ def all_metrics(depths: Sequence[str]) -> list[Metric]:
     """Every metric of a network with features at these depths.
 
     Raises:
-        ValueError: if two metrics have one key, or one from another package cannot be loaded.
+        ValueError: if two metrics have the same key, or one from another package cannot be loaded.
     """
     found = [metric for name in (*_FAMILIES, *FAMILIES.others()) for metric in FAMILIES.find(name)(depths)]
     keys = [metric.key for metric in found]
     repeated = sorted({key for key in keys if keys.count(key) > 1})
     if repeated:
-        raise ValueError(f"the metrics {', '.join(repeated)} are registered twice; give each a key of its own.")
+        raise ValueError(f"the metrics {', '.join(repeated)} are registered twice; give each its own key.")
     return found
 
 
 def answer_metrics() -> list[Metric]:
-    """The metrics that read answers alone: what every run reports."""
+    """The metrics that read only answers, which every run reports."""
     return [metric for metric in all_metrics(()) if metric.of_answers]

@@ -1,4 +1,4 @@
-"""How quickly a model learns again what it has forgotten: what was only hidden comes back in a few steps."""
+"""How quickly a model relearns the forget set: what was only hidden returns in a few steps."""
 
 import functools
 import itertools
@@ -33,18 +33,18 @@ def _optimizer() -> optax.GradientTransformation:
 def relearn(
     model: Model, variables: Variables, images: ImageSet, indices: np.ndarray, target: float, *, at_most: int = MOST_STEPS
 ) -> Relearning:
-    """Fine-tunes on the forget set until its accuracy is regained, or for so many steps.
+    """Fine-tunes on the forget set until the accuracy on it is regained, or for a maximum number of steps.
 
-    SGD with momentum 0.9, learning rate 0.01, batches of 64, in an order that is the same for every model. Accuracy is
-    looked at after each of the first 20 steps, every 5 until 100, and every 20 from there.
+    Uses SGD with momentum 0.9, learning rate 0.01 and batch size 64, in an order that is the same for every model. Accuracy
+    is measured after each of the first 20 steps, every 5 steps until 100, and every 20 steps from there.
 
     Args:
         model: The network.
         variables: Its arrays; not changed.
         images: The training images.
-        indices: Of the forget set.
-        target: The accuracy at which it counts as learned again.
-        at_most: When to end at the latest.
+        indices: Indices of the forget set.
+        target: The accuracy at which the forget set counts as relearned.
+        at_most: The maximum number of steps.
     """
     images = replace(images, augmentation="none")
 
@@ -94,7 +94,7 @@ def _relearning(context: MetricContext, model: Evidence) -> Estimate:
     courses = [other.relearning for other in context.others(model) if other.relearning is not None]
     steps = [course.steps_to_regain for course in courses if not course.diverged]
     if not any(steps):
-        raise NotAvailable("retrained models have nothing to learn again: they answer as the original did")
+        raise NotAvailable("retrained models have nothing to relearn: they answer as the original did")
     return Estimate(model.relearning.steps_to_regain / float(np.mean(steps)))
 
 
@@ -106,14 +106,14 @@ def metrics(depths: Sequence[str]) -> list[Metric]:
             "relearning_steps",
             "relearning",
             "steps to relearn",
-            f"In how many steps of fine-tuning is the forget set learned again? The search ends at {MOST_STEPS}.",
+            f"In how many steps of fine-tuning is the forget set relearned? The search ends at {MOST_STEPS}.",
             _relearning_steps,
         ),
         Metric(
             "relearning_ratio",
             "relearning",
             "relearning",
-            "Steps until the forget set is learned again, over retrained models' steps; below 1: it comes back sooner.",
+            "Steps until the forget set is relearned, relative to retrained models; below 1: it is relearned faster.",
             _relearning,
         ),
     ]

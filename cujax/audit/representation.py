@@ -1,4 +1,4 @@
-"""What the features of a network still hold, whatever its last layer says."""
+"""What the features of a network still contain, whatever its last layer computes."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -25,18 +25,18 @@ def class_means(predictions: Predictions) -> dict[int, np.ndarray]:
 
 
 def cosines_to_class_means(predictions: Predictions, means: dict[int, np.ndarray]) -> np.ndarray:
-    """Cosine of each embedding to the mean of its own class, `[n]`; 1 if it lies on it."""
+    """Cosine of each embedding to the mean of its own class, `[n]`; 1 if it coincides with it."""
     own = np.stack([means[int(label)] for label in predictions.labels])
     return np.sum(_unit(predictions.embeddings) * own, axis=1)
 
 
 def divide_for_probes(split: Split, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Training images that probes learn from, and forget images that they are asked about.
+    """Training images on which probes are trained, and forget images on which they are evaluated.
 
-    They learn from the retain set and, so that they know a forgotten class at all, from a random half of it.
+    Probes are trained on the retain set and, so that they know a forgotten class at all, on a random half of that class.
 
     Args:
-        split: What was to be forgotten.
+        split: The split of the request.
         rng: Draws the half.
     """
     known, asked = split.retain.indices, rng.permutation(split.forget.indices)
@@ -54,7 +54,7 @@ def linear_probe(
     A logistic regression on standardised features.
 
     Args:
-        features: `[n, d]` of samples to learn from.
+        features: `[n, d]` of the training samples.
         labels: `[n]`.
         held_out_features: `[m, d]`.
         held_out_labels: `[m]`.
@@ -63,12 +63,12 @@ def linear_probe(
 
 
 def fitted_probe(features: np.ndarray, labels: np.ndarray, class_weight: Literal["balanced"] | None = None) -> Pipeline:
-    """A logistic regression on standardised features, on one thread: more of them spin while other work holds the cores.
+    """A logistic regression on standardised features, on one thread: more threads spin while other work uses the cores.
 
     Args:
         features: `[n, d]`.
         labels: `[n]`.
-        class_weight: "balanced" weights all classes alike, None all samples.
+        class_weight: "balanced" weights all classes equally, None all samples.
     """
     regression = LogisticRegression(C=0.1, tol=1e-3, max_iter=1000, class_weight=class_weight)
     with threadpool_limits(1):
@@ -130,19 +130,19 @@ def _features(model: Evidence, depth: str) -> np.ndarray:
 
 def _cosine(context: MetricContext, model: Evidence) -> Estimate:
     if any(model is reference for reference in context.retrained):
-        raise NotAvailable("a retrained model has an embedding space of its own")
+        raise NotAvailable("a retrained model has its own embedding space")
     former_means = context.once("former class means", lambda: class_means(context.original.answers.forget))
     return mean(cosines_to_class_means(model.answers.forget, former_means))
 
 
 def metrics(depths: Sequence[str]) -> list[Metric]:
-    """The metrics of this family: some at each of the depths at which a network has features."""
+    """The metrics of this family, some of them at each depth at which a network has features."""
     family = partial(Metric, family="representation")
     return [
         family(
             key="cosine_to_former_class_mean",
             heading="cosine to former class",
-            question="How near do the embeddings of the forget samples lie to the former mean of their class?",
+            question="How close are the embeddings of the forget samples to the former mean of their class?",
             compute=_cosine,
             of_answers=True,
         ),
@@ -150,7 +150,7 @@ def metrics(depths: Sequence[str]) -> list[Metric]:
             family(
                 key=f"probe_{depth}",
                 heading=f"probe at {depth}",
-                question=f"How well can a linear classifier read what was forgotten from the features at {depth}?",
+                question=f"How well can a linear classifier read the forget set from the features at {depth}?",
                 compute=_probe(depth),
             )
             for depth in depths
@@ -158,14 +158,14 @@ def metrics(depths: Sequence[str]) -> list[Metric]:
         family(
             key="nearest_class_mean",
             heading="nearest class mean",
-            question="How often is the nearest mean of embeddings the forgotten samples' own class?",
+            question="How often is the nearest class mean of the embeddings that of the forgotten samples' own class?",
             compute=_nearest_mean,
         ),
         *(
             family(
                 key=f"cka_{depth}",
                 heading=f"CKA at {depth}, to retrained",
-                question=f"How alike are its features at {depth} and retrained models'? 1: alike up to rotation and scale.",
+                question=f"How similar are its features at {depth} to retrained models? 1: equal up to rotation and scale.",
                 compute=_cka_to_references(depth),
             )
             for depth in depths
@@ -174,7 +174,7 @@ def metrics(depths: Sequence[str]) -> list[Metric]:
             family(
                 key=f"cka_{depth}_to_original",
                 heading=f"CKA at {depth}, to original",
-                question=f"How alike are its features at {depth} and the original's? Retrained models show what to expect.",
+                question=f"How similar are its features at {depth} to the original's? Retrained models show what to expect.",
                 compute=_cka_to_original(depth),
             )
             for depth in depths

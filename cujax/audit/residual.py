@@ -1,4 +1,4 @@
-"""Residual knowledge: near a forgotten sample, does the model still know more than one that never saw it?"""
+"""Residual knowledge: near a forgotten sample, does the model still know more than a model that never saw it?"""
 
 import functools
 from collections.abc import Sequence
@@ -19,19 +19,19 @@ from cujax.training.predict import correct, predict
 def share_correct_under_noise(
     model: Model, variables: Variables, images: ImageSet, indices: np.ndarray, *, norm: float, draws: int, key: jax.Array
 ) -> np.ndarray | None:
-    """The share of noisy copies of each sample that is answered with its label, `[n]` float64.
+    """The share of noisy copies of each sample that are classified as labelled, `[n]` float64.
 
     Args:
         model: The network.
         variables: Its arrays.
         images: The training images.
-        indices: `[n]`, of the images to perturb.
+        indices: `[n]`, indices of the images to perturb.
         norm: Euclidean norm of the noise relative to the image's, both normalised as the network takes them.
-        draws: Noisy copies of each image; the same for every model with the same key.
-        key: Of the noise.
+        draws: Number of noisy copies of each image; the same copies for every model with the same key.
+        key: Key of the noise.
 
     Returns:
-        None if no input is of floating-point numbers (tokens): noise cannot be added to them.
+        None if no input is floating-point (such as tokens): noise cannot be added to it.
     """
     if not any(map(is_float, jax.tree.leaves(input_shapes(images)))):
         return None
@@ -52,8 +52,8 @@ def residual_knowledge(shares: np.ndarray, reference_shares: np.ndarray) -> np.n
     `P[f(x + δ) = y] > P[g(x + δ) = y]` over Gaussian noise δ (Hsu et al., arXiv:2601.22359).
 
     Args:
-        shares: `[n]` of `share_correct_under_noise`.
-        reference_shares: The same of the retrained model.
+        shares: `[n]`, the result of `share_correct_under_noise`.
+        reference_shares: The same for the retrained model.
     """
     return shares > reference_shares
 
@@ -77,7 +77,7 @@ def _added(clean: jax.Array, noise: jax.Array, *, size: jax.Array) -> jax.Array:
 
 def _residual(context: MetricContext, model: Evidence) -> Estimate:
     if model.shares_under_noise is None:
-        raise not_looked_at("no noise was added: the model was not looked into, or its inputs are no floating-point numbers")
+        raise not_looked_at("no noise was added: the model was not inspected, or its inputs are not floating-point numbers")
     others = [other.shares_under_noise for other in context.others(model) if other.shares_under_noise is not None]
     return mean(np.mean([residual_knowledge(model.shares_under_noise, other) for other in others], axis=0))
 

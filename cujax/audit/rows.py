@@ -1,4 +1,4 @@
-"""The rows of a run's report: what its models answer, in figures."""
+"""The rows of a run's report: the metrics of its models' answers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,10 +25,10 @@ def audit_rows(
     """Every metric of every row; a fraction, or None with the reason under `reasons`.
 
     Args:
-        split: What was forgotten.
-        original: The model before.
+        split: The split of the request.
+        original: The model before unlearning.
         retrained: Models trained without the forget set; their rows are means, with `<key>_std`.
-        unlearned: The model after.
+        unlearned: The model after unlearning.
         clean_test_only: As in `cujax.audit.metric.MetricContext`.
     """
     context = _context(split, original, retrained, clean_test_only)

@@ -1,4 +1,4 @@
-"""What a model still shows of what it was to forget beyond its answers, seen without test images or a retrained model."""
+"""Traces of the forget set that a model shows beyond its answers, measured without test images or retrained models."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,12 +21,13 @@ _LEARNED, _ASKED, _UNTRAINED = 4000, 1000, 4
 class Traces:
     """Looks for traces of a forget set.
 
-    Features tell some of a class even where a network never saw it, and how much, only retrained models show. What a probe
-    reads from networks with random weights is a bound that costs no training: it lies in the images. More was learned.
+    Features show something about a class even if a network never saw it, and only retrained models show how much. What a
+    probe reads from networks with random weights is a bound that needs no training: it is in the images. Anything beyond it
+    was learned.
 
     Attributes:
         model: The network.
-        split: What was to be forgotten.
+        split: The split of the request.
         images: The training images.
     """
 
@@ -35,22 +36,22 @@ class Traces:
     images: ImageSet
 
     def of(self, variables: Variables, forget: Predictions, held_out: Predictions) -> dict[str, float]:
-        """Each trace, by name; all are 0 where nothing is to be seen, and at most 1.
+        """Each trace, by name; all are 0 if there is nothing to see, and at most 1.
 
-        "loss": How far the area under the ROC curve of the loss lies from 0.5, on either side, for forget samples against
-        validation samples of the same classes: a model that saw neither cannot tell them apart.
-        "features": What linear probes find out, mean over depths. Classes: by how much more often a probe that learned from
-        half of the forget set recognises its other half and validation samples of the class than from untrained networks.
-        Samples: by how much a probe that learned from the retain set is more often right on them than on validation
-        samples, on either side.
+        "loss": The distance from 0.5, on either side, of the area under the ROC curve of the loss, for forget samples
+        against validation samples of the same classes: a model that saw neither cannot distinguish them.
+        "features": The result of linear probes, mean over depths. Classes: how much more often a probe trained on half of
+        the forget set recognises the other half and validation samples of the class than with untrained networks.
+        Samples: how much more often a probe trained on the retain set is right on them than on validation samples, on
+        either side.
 
         Args:
             variables: The arrays of the network.
-            forget: What it answers on the forget set.
-            held_out: What it answers on validation images of the same classes.
+            forget: Its answers on the forget set.
+            held_out: Its answers on validation images of the same classes.
 
         Raises:
-            ValueError: if there is no such validation image.
+            ValueError: if there are no such validation images.
         """
         area = loss_attack_auc(sample_losses(forget), sample_losses(held_out))
         learned, asked = self._rows
@@ -70,7 +71,7 @@ class Traces:
 
     @cached_property
     def _rows(self) -> tuple[np.ndarray, np.ndarray]:
-        """Images that probes learn from, and those that they are asked about."""
+        """Images on which probes are trained, and those on which they are evaluated."""
         rng = np.random.default_rng(0)
         learned, asked = divide_for_probes(self.split, rng)
         if self.split.is_class_task:
@@ -82,7 +83,7 @@ class Traces:
 
     @cached_property
     def _given_away(self) -> dict[str, float]:
-        """By depth, how often a probe recognises the class from what untrained networks make of the images: the mean."""
+        """By depth, how often a probe recognises the class from the features of untrained networks: the mean."""
         untrained = [
             fresh_variables(self.model, self.images, key) for key in jax.random.split(jax.random.key(0), _UNTRAINED)
         ]
@@ -90,7 +91,7 @@ class Traces:
         return {depth: float(np.mean([one[depth] for one in found])) for depth in found[0]}
 
     def _probe(self, variables: Variables, learned: np.ndarray, asked: np.ndarray) -> dict[str, np.ndarray]:
-        """By depth, whether a probe that learned from some images is right about others, `[m]` bool."""
+        """By depth, whether a probe trained on some images is right on others, `[m]` bool."""
         known, unknown = (predict(self.model, variables, self.images, rows, taps=True) for rows in (learned, asked))
         return {
             depth: linear_probe(features, known.labels, unknown.features[depth], unknown.labels)

@@ -1,13 +1,13 @@
-"""What the figures of an unlearned model, its original and retrained models say together: one verdict.
+"""Combines the figures of an unlearned model, its original and retrained models into one verdict.
 
 Training is random, so a model that never saw the forget set is a distribution. Each key metric of the unlearned model is
-compared with the predictive distribution of K retrained models (a t distribution), Holm's method holds the level of 5 %
+compared with the predictive distribution of K retrained models (a t distribution). Holm's method controls the level of 5 %
 over all key metrics, and a difference is named by its side: toward the original, away from it, or neither.
 
 Everything here is a pure function of numbers. Out of scope: how metrics are computed (`cujax.audit.registry`), and attacks
-that have one value from all models together (U-LiRA, KLOM, ε). Fitted-SVM accuracies are two-peaked between retrained
-models and are no key metrics. Without retrained models see `cujax.audit.verdict_without_retrained`; for sentences see
-`cujax.audit.verdict_words`.
+that have one value for all models together (U-LiRA, KLOM, ε). Fitted-SVM accuracies are bimodal between retrained models
+and are not key metrics. For verdicts without retrained models, see `cujax.audit.verdict_without_retrained`; for sentences,
+see `cujax.audit.verdict_words`.
 """
 
 import math
@@ -40,7 +40,7 @@ ORDER: tuple[Word, ...] = ("no_trace", "not_judged", *reversed(FAULTS))
 def is_worse(word: Word, required: Word) -> bool:
     """Whether a verdict falls short of a required one.
 
-    As in `ORDER`, but that `not_judged` falls short of every requirement other than itself: what was not shown is not met.
+    As in `ORDER`, except that `not_judged` falls short of every requirement but itself: what was not shown is not met.
 
     >>> is_worse("hidden", "no_trace"), is_worse("no_trace", "hidden")
     (True, False)
@@ -57,10 +57,10 @@ class Figure:
     """The values of a key metric.
 
     Attributes:
-        unlearned: Of the model that is judged.
-        original: Of the model before; None where it has none, and then the metric decides no side by c.
-        retrained: Of each of the K retrained models; of a pairwise metric, each against the K − 1 others.
-        n: Samples behind one value of a share or an area (of an area: of the forget set); unused otherwise.
+        unlearned: Value of the model that is judged.
+        original: Value of the original; None if it has none, and then c does not decide the side.
+        retrained: Values of the K retrained models; for a pairwise metric, each against the K − 1 others.
+        n: Number of samples behind one value of a share or an area (for an area, of the forget set); otherwise unused.
     """
 
     unlearned: float
@@ -71,29 +71,29 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedMetric:
-    """A key metric and what was found of it. Values are in its own unit; u, o, m, s are transformed (`KeyMetric.kind`).
+    """A key metric and its result. Values are in its own unit; u, o, m, s are transformed (`KeyMetric.kind`).
 
     Attributes:
-        metric: Which one.
-        unlearned: Its value.
-        original: The original's.
+        metric: The metric.
+        unlearned: The unlearned model's value.
+        original: The original's value.
         mean: The retrained models' mean.
-        low: Where their range begins.
-        high: Where it ends.
-        n: Samples behind one value.
+        low: The lower end of their range.
+        high: The upper end of their range.
+        n: Number of samples behind one value.
         t: (u − m) / (max(s, floor) √(1 + 1/K)): the distance in prediction standard deviations.
         dof: K − 1.
-        p: Two-sided; of retained data one-sided: of a value this low.
+        p: Two-sided p-value; for retained data one-sided, of a value this low.
         p_holm: Adjusted over all key metrics; those of retained data among themselves.
-        different: Whether `p_holm` is at most .05 and the difference not too small to count.
-        c: (u − m) / (o − m): 0 as retrained models, 1 as the original. None without a side or without an original.
+        different: Whether `p_holm` is at most .05 and the difference is not too small to count.
+        c: (u − m) / (o − m): 0 for the retrained models, 1 for the original. None without a side or without an original.
         c_bound: Its upper 95 % bound: the margin. Not part of the verdict.
-        side: "original", "away", or None where it is not different and c < ½.
+        side: "original", "away", or None if it is not different and c < ½.
         informative: Whether it has a side and |o − m| ≥ 4 max(s, floor): whether it could have shown remembering.
         phi: Share of the original's trace that would go unnoticed by this metric alone, at 5 %.
-        phi_holm: The same at the level of Holm's first and strictest step: by the verdict.
-        fault: What it is evidence of.
-        note: Of censored values; else empty.
+        phi_holm: The same at the level of Holm's first and strictest step, as in the verdict.
+        fault: The fault that it is evidence of.
+        note: A note on censored values; otherwise empty.
     """
 
     metric: KeyMetric
@@ -120,19 +120,19 @@ class JudgedMetric:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What was found, in a word and in detail.
+    """The verdict, in a word and in detail.
 
     Attributes:
         word: The first fault in the order of `FAULTS`, or "no_trace", or "not_judged".
-        faults: All that apply, in that order.
-        unchanged: Whether the parameters are the original's; noted beside the word.
+        faults: All faults that apply, in that order.
+        unchanged: Whether the parameters are the original's; noted next to the word.
         task: "class" or "samples".
         n_retrained: K.
         metrics: The key metrics that were judged.
-        missing: Why others were not, by key.
-        missing_families: Families without which "no trace" cannot be said, and of which no metric is informative.
-        reasons: Why it is this word, in plain words.
-        seen_alone: Without retrained models, by family: whether it is a fault, and what was seen.
+        missing: Why others were not judged, by key.
+        missing_families: Families that are required for "no trace" but have no informative metric.
+        reasons: The reasons for the word, in plain words.
+        seen_alone: Without retrained models, by family: whether it is a fault, and what was found.
     """
 
     word: Word
@@ -155,33 +155,33 @@ def judge(
     metrics: Sequence[KeyMetric] | None = None,
     headings: Mapping[str, str] | None = None,
 ) -> Verdict:
-    """The verdict on an unlearned model, by K retrained models.
+    """The verdict on an unlearned model, based on K retrained models.
 
     A key metric is different if t = (u − m) / (max(s, floor) √(1 + 1/K)) is too large for K − 1 degrees of freedom,
     two-sided, by Holm's method at 5 % over all key metrics. s of pairwise metrics is multiplied by (K − 1)/(K − 2).
-    An informative metric counts as remembering, too, if it lies half of the way to the original (c ≥ ½).
+    An informative metric also counts as remembering if it lies at least halfway to the original (c ≥ ½).
     Loss of accuracy on retained data has its own one-sided test, with Holm's method at 5 % over its metrics, and counts
     above 1 point.
 
-    | K | what can be said |
+    | K | possible verdicts |
     |---|---|
     | 0 to 4 | `not_judged` |
-    | 5 to 7 | every fault; `not_judged` where none is found |
-    | from 8 | every fault; `no_trace` where none is found and answers (or attack), features and return are informative |
+    | 5 to 7 | every fault; `not_judged` if none is found |
+    | from 8 | every fault; `no_trace` if none is found and answers (or attack), features and return are informative |
 
-    With 25 retrained digits models, K drawn and the others judged as if unlearned, tests/audit/test_verdict.py measures
-    how often a retrained model is given a fault.
+    tests/audit/test_verdict.py measures how often a retrained model is assigned a fault, with 25 retrained digits models,
+    of which K are drawn and the others are judged as if unlearned.
 
     Args:
-        figures: By key; a string is the reason why there is none. A key that is left out was not measured.
-        task: What was to be forgotten.
+        figures: Figures by key; a string is the reason why there is none. A key that is left out was not measured.
+        task: "class" or "samples".
         unchanged: Whether the parameters are the original's.
         metrics: The table; `key_metrics(task)` by default.
-        headings: Names for people by key, for the reasons; the key where there is none.
+        headings: Display names by key, for the reasons; by default the key.
 
     Raises:
         ValueError: if a key is not in the table, figures have different numbers of retrained models, or a value is out of
-            its range. Values that are not finite do not raise: the metric is missing.
+            its range. Non-finite values do not raise: the metric is missing.
     """
     table = key_metrics(task) if metrics is None else tuple(metrics)
     if unknown := figures.keys() - {metric.key for metric in table}:
@@ -218,7 +218,7 @@ def judge(
         word = faults[0]
         reasons = tuple(_reason(found, headings or {}) for fault in faults for found in judged if found.fault == fault)
     elif count >= FEWEST_FOR_NO_TRACE and not lacking:
-        word, reasons = "no_trace", ("no key metric tells it from a retrained model",)
+        word, reasons = "no_trace", ("no key metric distinguishes it from a retrained model",)
     else:
         word, reasons = "not_judged", _why_not_judged(count, lacking)
     return Verdict(
@@ -249,14 +249,14 @@ def holm(p: Sequence[float]) -> np.ndarray:
 
 
 def required_samples(accuracy: float, n_retrained: int, n_metrics: int = 7) -> int:
-    """How many forgotten samples it takes to notice, at a power of 80 %, an original that still knows all of them.
+    """How many forget samples are needed to notice, with a power of 80 %, an original that still knows all of them.
 
-    n ≥ ((t √(1 + 1/K) + .84) / (2 (π/2 − arcsin √p₀)))², t at the level .05 / `n_metrics` of Holm's first step.
+    n ≥ ((t √(1 + 1/K) + .84) / (2 (π/2 − arcsin √p₀)))², with t at the level .05 / `n_metrics` of Holm's first step.
 
     Args:
-        accuracy: p₀, of retrained models on the samples: what they get right anyway shows nothing.
+        accuracy: p₀, the accuracy of retrained models on the samples: what they get right anyway shows nothing.
         n_retrained: K.
-        n_metrics: How many key metrics there are.
+        n_metrics: The number of key metrics.
 
     Raises:
         ValueError: if the accuracy is not in 0 to below 1, or there are fewer than 2 retrained models.
@@ -274,7 +274,7 @@ def required_samples(accuracy: float, n_retrained: int, n_metrics: int = 7) -> i
 
 
 def _compared(metric: KeyMetric, figure: Figure, n_metrics: int) -> JudgedMetric:
-    """Everything but what Holm decides."""
+    """Everything except what Holm's method decides."""
     retrained = np.asarray(figure.retrained, np.float64)
     count = len(retrained)
     own = metric.transformed(retrained)
@@ -323,7 +323,7 @@ def _compared(metric: KeyMetric, figure: Figure, n_metrics: int) -> JudgedMetric
 
 
 def _decided(found: JudgedMetric, p_holm: float) -> JudgedMetric:
-    """What is different, to which side, and which fault that is."""
+    """Whether the metric is different, on which side, and which fault that is."""
     metric = found.metric
     difference = found.unlearned - found.mean
     different = p_holm <= LEVEL and abs(difference) >= metric.smallest_difference(found.n) - _ROUNDING
@@ -335,7 +335,7 @@ def _decided(found: JudgedMetric, p_holm: float) -> JudgedMetric:
     if found.informative and found.c is not None and found.c >= HALF_WAY:
         toward = True
     elif different:
-        # Where the original is as retrained models are, the sign of (o - m) is chance, and that of remembering is known.
+        # If the original is like retrained models, the sign of (o - m) is chance, but that of remembering is known.
         toward = found.c is not None and found.c > 0 if found.informative else found.t * metric.remembered > 0
     else:
         return found
@@ -350,7 +350,7 @@ def _reason(found: JudgedMetric, headings: Mapping[str, str]) -> str:
         where = "lower"
     name = headings.get(found.metric.key, found.metric.key)
     return (
-        f"{name} is {found.unlearned:.4g}, of retrained models {found.low:.4g} to {found.high:.4g}: {where} "
+        f"{name} is {found.unlearned:.4g}, retrained models {found.low:.4g} to {found.high:.4g}: {where} "
         f"by {abs(found.t):.1f} standard deviations" + (f" ({found.note})" if found.note else "")
     )
 
@@ -358,7 +358,7 @@ def _reason(found: JudgedMetric, headings: Mapping[str, str]) -> str:
 def _why_not_judged(count: int, lacking: Sequence[str]) -> tuple[str, ...]:
     if count < FEWEST_FOR_FAULTS:
         return (
-            f"{count} retrained models are too few: it takes {FEWEST_FOR_FAULTS} to name a fault, and "
+            f"{count} retrained models are too few: {FEWEST_FOR_FAULTS} are needed to name a fault, and "
             f"{FEWEST_FOR_NO_TRACE} to say that there is no trace",
         )
     reasons = ["no fault found"]

@@ -1,8 +1,8 @@
-"""What can be said of an unlearned model without retrained models: the faults that show by themselves.
+"""What can be said about an unlearned model without retrained models: the faults that are visible by themselves.
 
-A model that never saw some samples answers them as it answers others that nobody saw; one that never saw a class does not
-answer with it; features that read what was learned no better than those of an untrained network hold nothing of it. What
-departs from that far enough is a fault. The reverse is not evidence: without retrained models there is no "no trace".
+A model that never saw some samples classifies them like other unseen samples. A model that never saw a class does not
+predict it. Features from which a probe reads no more than from those of an untrained network contain nothing learned. A
+large enough departure from this is a fault. The reverse is not evidence: without retrained models, there is no "no trace".
 """
 
 import math
@@ -16,15 +16,15 @@ from cujax.audit.key_metrics import Family, Task
 from cujax.audit.verdict import FAULTS, HALF_WAY, INFORMATIVE, LARGEST_LOSS, LEVEL, Verdict, Word, holm
 
 CLASS_MARGIN = 0.05
-"""Accuracy on a forgotten class up to which a model is not blamed: one that never saw it has about 0."""
+"""Accuracy on a forgotten class up to which there is no fault: a model that never saw the class has about 0."""
 
 AREA_MARGIN = 0.02
 """By how much a loss AUC must exceed 0.5."""
 
 READABLE = 0.9
-"""A probe must keep this part of what training had added to an untrained network.
+"""The part of what training had added to an untrained network that a probe must still read.
 
-Near 1 on purpose: retrained models read a class they never saw, too, from features that they learned of others.
+Near 1 on purpose: a class that retrained models never saw can also be read, from features that they learned from others.
 """
 
 
@@ -34,7 +34,7 @@ class Share:
 
     Attributes:
         value: From 0 to 1.
-        n: Samples.
+        n: The number of samples.
 
     Raises:
         ValueError: if the value is not in 0 to 1 or there are no samples.
@@ -49,7 +49,7 @@ class Share:
 
     @property
     def count(self) -> int:
-        """How many samples that is."""
+        """The number of samples in the share."""
         return round(self.value * self.n)
 
 
@@ -58,9 +58,9 @@ class Probe:
     """Accuracy, on held-out forgotten samples, of a linear probe on frozen features of one depth.
 
     Attributes:
-        unlearned: Of the unlearned model.
-        original: Of the original.
-        untrained: Of each network of the same kind with random weights, on the same samples.
+        unlearned: Accuracy with the unlearned model.
+        original: Accuracy with the original.
+        untrained: Accuracy with each network of the same kind with random weights, on the same samples.
     """
 
     unlearned: Share
@@ -70,19 +70,19 @@ class Probe:
 
 @dataclass(frozen=True, kw_only=True)
 class Alone:
-    """What is known without retrained models. None, or no entry, where it was not measured.
+    """What is known without retrained models. None, or no entry, if it was not measured.
 
     Attributes:
-        forget_before: Accuracy of the original on the forget set; of a class on its test samples.
-        forget_after: The same of the unlearned model.
-        held_out_after: Accuracy of the unlearned model on samples of the same kind that no model saw (validation). Unused
-            for a class.
-        loss_auc: AUC of telling forget from held-out samples of the unlearned model by their loss, and its 95 % interval:
-            (value, low, high). Unused for a class: there it cannot show remembering.
-        probes: By depth; the embedding z and one layer below it are the ones to give. Nearer the image, an untrained
-            network often reads as well as a trained one: such a depth is not informative and decides nothing.
+        forget_before: Accuracy of the original on the forget set; for a class, on its test samples.
+        forget_after: The same for the unlearned model.
+        held_out_after: Accuracy of the unlearned model on held-out samples of the same kind (validation). Unused for a
+            class.
+        loss_auc: AUC of distinguishing forget from held-out samples by the unlearned model's loss, with its 95 % interval:
+            (value, low, high). Unused for a class, for which it cannot show remembering.
+        probes: Probes by depth; give those at the embedding z and one layer below it. Closer to the image, a probe often
+            reads an untrained network as well as a trained one: such a depth is not informative and decides nothing.
         retain_before: Accuracy of the original on validation samples of the retained classes.
-        retain_after: The same of the unlearned model, on the same samples.
+        retain_after: The same for the unlearned model, on the same samples.
     """
 
     forget_before: Share | None = None
@@ -104,10 +104,10 @@ class _Test:
 
 
 def judge_without_retrained(known: Alone, task: Task, *, unchanged: bool = False, n_retrained: int = 0) -> Verdict:
-    """The verdict that needs no retrained model; never "no_trace", "over_forgotten" or "distinguishable".
+    """The verdict that needs no retrained models; never "no_trace", "over_forgotten" or "distinguishable".
 
-    Every test is one-sided and exact where it can be; Holm's method holds 5 % over all that are made. Each fault has to be
-    large as well:
+    Every test is one-sided, and exact where possible; Holm's method controls 5 % over all tests that are made. Each fault
+    must also be large:
 
     | fault | test | and |
     |---|---|---|
@@ -117,23 +117,23 @@ def judge_without_retrained(known: Alone, task: Task, *, unchanged: bool = False
     | | samples: loss AUC above .5 (normal, from its interval) | by at least .02 |
     | `hidden` | probe above untrained networks' mean (normal, 2·arcsin √x) | nine tenths of what training added are left |
 
-    `hidden` takes every informative depth: one where the original is at least 4 deviations (of a sample of n) above the
-    reference. The reference is the untrained networks' mean; for samples it is no less than held-out accuracy, since
-    features read samples that nobody saw as well as that.
+    `hidden` requires this at every informative depth: one where the original is at least 4 deviations (of a sample of n)
+    above the reference. The reference is the untrained networks' mean; for samples, it is at least the held-out accuracy,
+    since features read unseen samples as well as that.
 
-    The samples of two shares are taken as independent. They are the same, or alike, which makes real differences clearer
-    than the test believes: it errs to the cautious side. Samples of a request that are easier than the held-out ones look
-    known where they are not; that half of the excess must be left guards against some of it.
+    The samples of two shares are treated as independent. They are the same, or similar, which makes real differences clearer
+    than the test assumes: it errs on the side of caution. Samples of a request that are easier than the held-out samples
+    look known although they are not; requiring that half of the excess is left guards against some of this.
 
-    On digits, class 5, none of 12 retrained models is given a fault (docs/auditing.md); other data were not measured. Where
-    a retrained model reads a class nearly as well as the original (large networks on natural images), "hidden" is said too
-    often; only retrained models can tell.
+    On digits, class 5, none of 12 retrained models is assigned a fault (docs/auditing.md); other data were not measured. If
+    a class can be read from a retrained model nearly as well as from the original (large networks on natural images),
+    "hidden" is reported too often; only retrained models can tell.
 
     Args:
         known: What was measured.
-        task: What was to be forgotten.
+        task: "class" or "samples".
         unchanged: Whether the parameters are the original's.
-        n_retrained: How many retrained models there are: too few to judge by.
+        n_retrained: The number of retrained models, which is too small to judge by.
 
     >>> kept = Alone(forget_before=Share(1.0, 36), forget_after=Share(0.9, 36))
     >>> judge_without_retrained(kept, "class").word
@@ -159,7 +159,7 @@ def judge_without_retrained(known: Alone, task: Task, *, unchanged: bool = False
         missing=missing,
         missing_families=("answers or attack", "features", "return"),
         reasons=tuple(test.words for fault in faults for test in found if test.fault == fault)
-        or ("no fault shows without retrained models; 5 of them are needed to judge, 8 to say that there is no trace",),
+        or ("no fault is visible without retrained models; 5 are needed to judge, 8 to say that there is no trace",),
         seen_alone={test.family: (test in found, test.words) for test in tests},
     )
 
@@ -186,7 +186,7 @@ def _answers(known: Alone, task: Task, missing: dict[str, str]) -> list[_Test]:
         missing["forget_accuracy"] = "there is no held-out accuracy to compare with"
         return []
     excess = before.value - held_out.value
-    words = f"accuracy on the samples is {after.value:.3f}, on others that were never seen {held_out.value:.3f}"
+    words = f"accuracy on the samples is {after.value:.3f}, on unseen samples {held_out.value:.3f}"
     remains = after.value - held_out.value >= HALF_WAY * excess
     return [_Test("answers", "not_forgotten", _fisher(after, held_out), remains, words)]
 
@@ -199,10 +199,10 @@ def _loss(known: Alone, task: Task, missing: dict[str, str]) -> list[_Test]:
         return []
     value, low, high = known.loss_auc
     if not low <= value <= high or low == high:
-        missing["mia_loss_auc"] = f"{low:.3g} to {high:.3g} is no interval of {value:.3g}"
+        missing["mia_loss_auc"] = f"{low:.3g} to {high:.3g} is not an interval of {value:.3g}"
         return []
     p = float(ndtr(-(value - 0.5) / ((high - low) / (2 * 1.959964))))
-    words = f"their loss tells the samples from others that were never seen, with an AUC of {value:.3f}"
+    words = f"the loss distinguishes the samples from unseen samples with an AUC of {value:.3f}"
     return [_Test("attack", "not_forgotten", p, value >= 0.5 + AREA_MARGIN, words)]
 
 
@@ -222,7 +222,7 @@ def _features(known: Alone, task: Task, missing: dict[str, str]) -> list[_Test]:
                 reference, variance = known.held_out_after.value, 1 / n + 1 / known.held_out_after.n
         nothing, all_of_it, left = (_arcsine(value) for value in (reference, probe.original.value, probe.unlearned.value))
         if all_of_it - nothing < INFORMATIVE / math.sqrt(probe.original.n):
-            missing[f"probe_{depth}"] = "the original is read no better than a network that learned nothing"
+            missing[f"probe_{depth}"] = "a probe reads the original no better than a network that learned nothing"
             continue
         p.append(float(ndtr(-(left - nothing) / math.sqrt(variance))))
         large.append(probe.unlearned.value - reference >= READABLE * (probe.original.value - reference))
@@ -232,7 +232,7 @@ def _features(known: Alone, task: Task, missing: dict[str, str]) -> list[_Test]:
     if not p:
         missing.setdefault("probes", "no depth is informative")
         return []
-    return [_Test("features", "hidden", max(p), all(large), "a probe of features reads " + ", ".join(words))]
+    return [_Test("features", "hidden", max(p), all(large), "a feature probe reads " + ", ".join(words))]
 
 
 def _arcsine(share: float) -> float:
@@ -240,6 +240,6 @@ def _arcsine(share: float) -> float:
 
 
 def _fisher(higher: Share, lower: Share) -> float:
-    """One-sided exact p-value of the first share being this much higher, or more, if both are one."""
+    """One-sided exact p-value of the first share being at least this much higher if both are the same."""
     right = higher.count + lower.count
     return float(hypergeom.sf(higher.count - 1, higher.n + lower.n, right, higher.n))

@@ -1,4 +1,4 @@
-"""A verdict in plain words: a line a family, for people who do not read statistics."""
+"""A verdict in plain words: one line per family, for people who do not read statistics."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,7 +18,7 @@ HEADINGS: dict[Word, str] = {
 
 IN_TABLES: dict[Word, str] = {word: heading.lower() for word, heading in HEADINGS.items()}
 
-# Where answers alone were looked at, the absence of a fault is theirs alone.
+# If only answers were examined, the absence of a fault applies only to them.
 ON_ANSWERS: dict[Word, str] = {
     **IN_TABLES,
     "no_trace": "no trace in the answers",
@@ -37,12 +37,12 @@ FAMILIES: dict[Family, str] = {
 
 
 class FamilyLine(NamedTuple):
-    """What a family of metrics says.
+    """The result of a family of metrics.
 
     Attributes:
-        family: Its name for people.
+        family: Its display name.
         word: What was found, in a word or two.
-        sentence: The figure that says it most clearly, and that of retrained models.
+        sentence: The figure that shows it most clearly, and that of retrained models.
     """
 
     family: str
@@ -51,16 +51,16 @@ class FamilyLine(NamedTuple):
 
 
 def family_lines(verdict: Verdict) -> list[FamilyLine]:
-    """A line for each family of key metrics of the verdict's task, in a fixed order.
+    """One line for each family of key metrics of the verdict's task, in a fixed order.
 
-    The figure shown is the one that is a fault by most standard deviations; without a fault the most informative one. Words
-    are "NO" where what was learned is still there or retained accuracy is lost, "too far" where it lies beyond retrained
-    models, "differs" where it is only different, "gone", "no" (it does not come back sooner), "alike" or "kept" where
-    nothing was found, and "cannot say" where no metric was judged or none could have shown anything.
+    The figure shown is the fault with the most standard deviations or, without a fault, the most informative figure. The
+    word is "NO" if what was learned is still there or retained accuracy is lost, "too far" if the figure lies beyond
+    retrained models, "differs" if it is only different, "gone", "no" (it is not relearned faster), "alike" or "kept" if
+    nothing was found, and "cannot say" if no metric was judged or none could have shown anything.
     """
     if verdict.seen_alone:
         return [
-            FamilyLine(FAMILIES[family], "NO" if fault else "no fault shows", words)
+            FamilyLine(FAMILIES[family], "NO" if fault else "no fault visible", words)
             for family, (fault, words) in verdict.seen_alone.items()
         ]
     judged: dict[Family, list[JudgedMetric]] = {family: [] for family in FAMILIES}
@@ -99,7 +99,7 @@ def _line(family: Family, metrics: Sequence[JudgedMetric], verdict: Verdict) -> 
     if word == "gone":
         sentence = f"as in {_names(verdict.task)[1].replace('a model', 'models')}: {sentence}"
     elif word == "cannot say":
-        sentence += "; the original itself is too near to that"
+        sentence += "; the original itself is too close to that"
     return FamilyLine(name, word, sentence + (f"; {shown.note}" if shown.note else ""))
 
 
@@ -115,22 +115,20 @@ def _sentence(found: JudgedMetric, task: Task) -> str:
     share, usual = _of_100(value), _of_100(mean).removesuffix(" of 100")
     if found.metric.family == "retained":
         what = "test samples" if key == "test_accuracy" else "test samples of the retained classes"
-        return f"{100 * value:.1f} of 100 {what} are right ({never}: {100 * mean:.1f})"
+        return f"{100 * value:.1f} of 100 {what} are classified correctly ({never}: {100 * mean:.1f})"
     if found.metric.kind == "steps":
-        return f"learned again in {value:.0f} step{'s' * (round(value) != 1)} ({never}: {mean:.0f})"
+        return f"relearned in {value:.0f} step{'s' * (round(value) != 1)} ({never}: {mean:.0f})"
     if found.metric.kind == "ratio":
-        return f"learned again in {value:.2f} of the steps that {never} needs"
+        return f"relearned in {value:.2f} of the steps that {never} needs"
     if found.metric.kind == "divergence":
-        return f"answers lie {value:.3f} nats from retrained models' (these from one another: {mean:.3f})"
+        return f"the answers are {value:.3f} nats from those of retrained models (between retrained models: {mean:.3f})"
     if key == "agreement":
-        return f"{share} answers are a retrained model's (of retrained models among themselves: {usual})"
+        return f"{share} answers agree with those of a retrained model (between retrained models: {usual})"
     if key == "class_inference_auc":
-        return (
-            f"answers on {it} tell the model from one that never learned it with an AUC of {value:.2f} ({never}: {mean:.2f})"
-        )
+        return f"answers on {it} distinguish the model from one that never learned it: AUC {value:.2f} ({never}: {mean:.2f})"
     if found.metric.kind == "area":
         by = "confidence" if "confidence" in key else "loss"
-        return f"{by} tells {it} from unseen samples with an AUC of {value:.2f} ({never}: {mean:.2f})"
+        return f"the {by} distinguishes {it} from unseen samples with an AUC of {value:.2f} ({never}: {mean:.2f})"
     if key == "residual_knowledge":
         return f"{share} are recognised under noise more often than by a retrained model ({never}: {usual})"
     if found.metric.family == "features":

@@ -1,6 +1,6 @@
 """The command `cujax`: `cujax COMMAND ...`, and the scripts of a checkout, which run the same commands.
 
-A command is a module of this package with a `main(arguments) -> exit status`; its docstring is what `--help` says.
+A command is a module of this package with a `main(arguments) -> exit status`; `--help` shows its docstring.
 """
 
 import importlib
@@ -13,13 +13,13 @@ from typing import Any
 
 COMMANDS = {
     "unlearn": "train, unlearn, audit, and end with a verdict",
-    "audit": "look harder at an unlearned model",
+    "audit": "examine an unlearned model in more depth",
     "compare": "compare methods with each other and with models retrained from scratch",
     "tune": "choose the settings of methods on validation data",
-    "train": "train the original and the retrained models alone",
-    "import-weights": "make an original of weights trained elsewhere",
-    "lineage": "show what a checkpoint was made from, and verify it",
-    "purge": "remove what still holds forgotten samples",
+    "train": "train only the original and the retrained models",
+    "import-weights": "import weights trained with another program as an original",
+    "lineage": "show where a checkpoint comes from, and verify it",
+    "purge": "remove files that contain forgotten samples or were trained on them",
     "prepare-data": "download and prepare a TFDS data set",
     "benchmark": "time the steps on this machine",
 }
@@ -27,7 +27,7 @@ _USAGE = "usage: cujax COMMAND [flags]; cujax COMMAND --help explains its flags"
 
 
 def run(command: str, arguments: Sequence[str]) -> int:
-    """Runs one command and gives its exit status.
+    """Runs one command and returns its exit status.
 
     Args:
         command: A key of `COMMANDS`.
@@ -42,7 +42,7 @@ def run(command: str, arguments: Sequence[str]) -> int:
 
 
 def main() -> int:
-    """The entry point of the command `cujax`: 0 done, 2 where there is no such command, else what the command gives."""
+    """The entry point of the command `cujax`: returns 2 if there is no such command, otherwise the command's exit status."""
     command, *arguments = sys.argv[1:] or ["--help"]
     if command in COMMANDS:
         sys.argv[0] = f"cujax {command}"
@@ -56,7 +56,7 @@ def main() -> int:
 
 
 def end_while_importing() -> dict[int, Any]:
-    """Has Ctrl-C and SIGTERM end the process with a sentence, as imports take seconds; gives the handlers before."""
+    """Makes Ctrl-C and SIGTERM end the process with a message, as imports take seconds; returns the previous handlers."""
 
     def end(number: int, frame: FrameType | None) -> None:
         del frame

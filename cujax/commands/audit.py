@@ -1,16 +1,16 @@
-"""Audits an unlearned model: what it still knows of the forget set, compared with retrained models; ends with a verdict.
+"""Audits an unlearned model: what it still knows about the forget set, compared with retrained models; ends with a verdict.
 
-Give the --config and flags that cujax unlearn had, and beside them
+Pass the same --config and flags as for cujax unlearn. Additional flags:
 
     --level quick       compares it with the run's own retrained models; trains nothing (the default)
-    --level standard    with 8 retrained models, as many as "no trace found" takes
-    --level full        with 16, and attacks the method with likelihood ratios over 16 shadow models
+    --level standard    compares it with 8 retrained models, the number needed for "no trace found"
+    --level full        compares it with 16, and attacks the method with likelihood ratios over 16 shadow models
 
     --unlearned DIR     audits another unlearned checkpoint of the same split
-    --oracles DIR       where retrained and shadow models are kept, for all audits of a split (default: runs/oracles)
+    --oracles DIR       where retrained and shadow models are stored, for all audits of a split (default: runs/oracles)
 
-The report goes to WORKDIR/audit-LEVEL. How long it takes is reported before models are trained; what is complete is kept,
-and an interrupted audit goes on from there. Exit status 3: the verdict is not good enough (see --require).
+The report is written to WORKDIR/audit-LEVEL. The estimated time is shown before models are trained. Completed work is
+kept, and an interrupted audit resumes from there. Exit status 3: the verdict is not good enough (see --require).
 """
 
 import itertools
@@ -33,7 +33,7 @@ from cujax.storage.checkpoints import Checkpoint, load_checkpoint
 
 
 def audit(run: Run, level: str, oracles: str, unlearned: str | None) -> int:
-    """Looks into the models, compares them with retrained models, writes the report, and gives the exit status."""
+    """Examines the models, compares them with retrained models, writes the report, and returns the exit status."""
     try:
         work = Audit(run, level, epath.Path(oracles).expanduser())
     except ValueError as error:
@@ -41,7 +41,7 @@ def audit(run: Run, level: str, oracles: str, unlearned: str | None) -> int:
     missing = _missing(run, level, unlearned)
     if missing:
         raise BadInputError(
-            f"{run.workdir} has no complete {', '.join(missing)}; make it with cujax unlearn and the same flags."
+            f"{run.workdir} has no complete {', '.join(missing)}; create it with cujax unlearn and the same flags."
         )
     directory = run.workdir / f"audit-{level}"
     if unlearned is None:
@@ -63,12 +63,12 @@ def audit(run: Run, level: str, oracles: str, unlearned: str | None) -> int:
 
 
 def _missing(run: Run, level: str, unlearned: str | None) -> list[str]:
-    """What of the run is to be audited and is not there."""
+    """The models of the run that the audit needs and that do not exist."""
     return [name for name in run.missing(unlearned=unlearned is None) if level == "quick" or "retrained" not in name]
 
 
 def units(run: Run, level: str, oracles: str, unlearned: str | None) -> list[Unit]:
-    """The models that the audit trains; none where something is wrong, which `audit` says."""
+    """The models that the audit trains; none if something is wrong, which `audit` then reports."""
     if level not in LEVELS or _missing(run, level, unlearned):
         return []
     method = method_of(run.unlearned() if unlearned is None else _checked(run, unlearned))
@@ -81,14 +81,14 @@ def _checked(run: Run, path: str) -> Checkpoint:
     metadata = unlearned.metadata
     if not is_among(run.split.forget.ids, metadata.forgotten_ids).all():
         raise BadInputError(
-            f"{path} forgot other samples (digest {metadata.forgotten_digest[:12]}) than this configuration names "
-            f"({run.split.digest[:12]}); give the configuration it was made with."
+            f"{path} was unlearned for other samples (digest {metadata.forgotten_digest[:12]}) than those that this "
+            f"configuration names ({run.split.digest[:12]}); give the configuration it was made with."
         )
     return unlearned
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Takes its own options off the command line, leaves the rest to `cujax.cli.main`, and gives the exit status."""
+    """Reads its own options, passes the rest of the command line to `cujax.cli.main`, and returns the exit status."""
     try:
         unlearned, rest = take_option(arguments, "--unlearned")
         level, rest = take_option(rest, "--level")

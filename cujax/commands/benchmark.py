@@ -1,11 +1,11 @@
-"""Times a network's forward pass, plain training step, unlearning step and the loops around them, in one run.
+"""Times a network's forward pass, plain training step, unlearning step and their loops in one run.
 
     cujax benchmark                                              # the small CNN, in half a minute on 2 cores
     cujax benchmark --network resnet18 --image-size 32 --channels 3 --forget-batch-size 32 \
       --retain-batch-size 32 --rounds 5 --steps 2                            # the paper's network, on a CPU
 
-"bare" is a training step written by hand; "loop" is the step with everything around it. Times of one run, taken in turns,
-can be compared with each other; those of two runs only on a machine that does nothing else (--compare).
+"bare" is a hand-written training step; "loop" is the step with everything around it. Times within a run alternate and can
+be compared with each other. Times of two runs can be compared only on an otherwise idle machine (--compare).
 """
 
 import json
@@ -28,9 +28,9 @@ class Options(Benchmark):
     """What to time, and where the figures go.
 
     Attributes:
-        json: File for the figures; none where not given.
-        compare: File that an earlier run wrote; ratios to it are shown.
-        profile: Folder for a profile of what is computed, to look at with TensorBoard or at ui.perfetto.dev.
+        json: File for the figures; by default none is written.
+        compare: File of an earlier run; ratios to it are shown.
+        profile: Folder for a profile of the computation, to view in TensorBoard or at ui.perfetto.dev.
     """
 
     json: Path | None = None
@@ -39,7 +39,7 @@ class Options(Benchmark):
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measures, prints, writes, and gives the exit status: 0, or 2 for bad input."""
+    """Measures, prints, writes, and returns the exit status: 0, or 2 for bad input."""
     try:
         options = tyro.cli(Options, args=arguments, description=__doc__)
         benchmark = Benchmark(**{name: getattr(options, name) for name in Benchmark.__dataclass_fields__})

@@ -1,8 +1,8 @@
-"""Compares methods: each on every request and seed, compared with models retrained from scratch.
+"""Compares methods on every request and seed with each other and with models retrained from scratch.
 
-Without flags: every method with its defaults, class 5 of scikit-learn's digits, one seed. Tune first (cujax tune), and
-give --settings, several --seeds and --retrained 3 or more for figures that mean something. Each cell has a folder of its own
-and is computed once; the same command goes on where it was stopped. Exit status 1: a cell failed; the others are there.
+Without flags: every method with its defaults, class 5 of scikit-learn's digits, one seed. For meaningful figures, tune
+first (cujax tune), and pass --settings, several --seeds and --retrained 3 or more. Each cell has its own folder and is
+computed once; the same command resumes where it stopped. Exit status 1: a cell failed; the others are complete.
 """
 
 from collections.abc import Sequence
@@ -22,13 +22,13 @@ def compare(run: ComparisonRun) -> None:
     paths = write_comparison(run.workdir, found)
     for word in found["tables"]:
         Console().print(terminal_table(word, found))
-    notify(f"Tables and pictures: {', '.join(map(str, paths))}")
+    notify(f"Tables and figures: {', '.join(map(str, paths))}")
     if run.failures:
         raise ValueError(f"{len(run.failures)} cells failed: {'; '.join(run.failures)}")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Reads the command line, compares, and gives the exit status."""
+    """Reads the command line, compares, and returns the exit status."""
     return cli.main(
         compare,
         configs=cli.CONFIGS,

@@ -1,9 +1,9 @@
-"""Turns weights that other programs trained into an original checkpoint, from which cujax unlearn starts.
+"""Converts weights trained with other programs to an original checkpoint, from which cujax unlearn can start.
 
-Of PyTorch it takes a safetensors file with the names of the paper's code, torchvision's ResNets or timm's vision
-transformers. With --num-classes and --image-shape it takes what flax users save: an Orbax directory or the root of a
-CheckpointManager, a file of flax.serialization.to_bytes, a safetensors file with flax's names. Every name and shape is
-compared with the network's. What does not match is listed, and nothing is written.
+From PyTorch, it reads a safetensors file with the parameter names of the paper's code, torchvision's ResNets or timm's
+vision transformers. With --num-classes and --image-shape, it reads what flax users save: an Orbax directory or the root of
+a CheckpointManager, a file written with flax.serialization.to_bytes, or a safetensors file with flax's names. Every name
+and shape is checked against the network's. If any do not match, they are listed and nothing is written.
 """
 
 import sys
@@ -29,16 +29,16 @@ class Import:
     """What to import.
 
     Attributes:
-        file: A file or directory. One that PyTorch pickled (.pt, .pth) is never opened; the error says how to convert it.
-        directory: Where the checkpoint goes; it must not exist yet.
-        network: The network it is of, such as resnet18 (the paper's head) or resnet18_linear (torchvision's); a wrong
+        file: A file or directory. PyTorch pickles (.pt, .pth) are never opened; the error says how to convert them.
+        directory: Where to write the checkpoint; it must not exist yet.
+        network: The network of the weights, such as resnet18 (the paper's head) or resnet18_linear (torchvision's); a wrong
             name lists all. Or your own, as PATH.py:FUNCTION.
-        num_classes: Of weights that flax saved: how many classes the network has.
-        image_shape: Of weights that flax saved: height, width and channels of its images.
-        step: Which step of a CheckpointManager; the latest where not given.
-        cast: Bring floating-point arrays that flax saved to the network's dtype.
-        check: An .npz file with inputs [n, H, W, C], as the network takes them, and the logits [n, C] that the program they
-            come from gave. Nothing is written if a logit differs by more than 0.001.
+        num_classes: For weights saved by flax: the number of classes.
+        image_shape: For weights saved by flax: height, width and channels of the images.
+        step: The step of a CheckpointManager; by default the latest.
+        cast: For weights saved by flax: cast floating-point arrays to the network's dtype.
+        check: An .npz file with inputs [n, H, W, C], as the network takes them, and the logits [n, C] that the source
+            program computed. Nothing is written if a logit differs by more than 0.001.
     """
 
     file: Annotated[Path, tyro.conf.Positional]
@@ -56,7 +56,7 @@ class Import:
 
 @dataclass(frozen=True)
 class _Read:
-    """What was read: the model, its arrays, where they come from, and what is to be said of it."""
+    """The result of reading: the model, its arrays, where they come from, and notes to print."""
 
     model: Model
     variables: Variables
@@ -66,9 +66,11 @@ class _Read:
 
 def _read_torch(asked: Import) -> _Read:
     if asked.step is not None or asked.cast:
-        raise ValueError("--step and --cast are for weights that flax saved; give --num-classes and --image-shape.")
+        raise ValueError("--step and --cast are for weights saved by flax; also give --num-classes and --image-shape.")
     if asked.file.is_dir() or asked.file.suffix == ".msgpack":
-        raise ValueError(f"{asked.file} is no PyTorch file; for what flax saved give --num-classes and --image-shape.")
+        raise ValueError(
+            f"{asked.file} is not a PyTorch file; for weights saved by flax, give --num-classes and --image-shape."
+        )
     weights = import_weights(asked.file, asked.network)
     notes = [f"The prefix {weights.prefix!r} of all names is left out."] * bool(weights.prefix)
     origin = {"file": asked.file.name, "sha256": weights.digest}
@@ -77,7 +79,7 @@ def _read_torch(asked: Import) -> _Read:
 
 def _read_flax(asked: Import) -> _Read:
     if asked.num_classes is None or not asked.image_shape:
-        raise ValueError("--num-classes and --image-shape go together: both are needed for weights that flax saved.")
+        raise ValueError("--num-classes and --image-shape go together: both are needed for weights saved by flax.")
     if len(asked.image_shape) != 3:
         raise ValueError(f"--image-shape must be height, width and channels, but is {asked.image_shape}.")
     height, width, channels = asked.image_shape
@@ -88,13 +90,13 @@ def _read_flax(asked: Import) -> _Read:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Imports, says what it was, and gives the exit status: 0, or 2 for bad input."""
+    """Imports, reports what was imported, and returns the exit status: 0, or 2 for bad input."""
     try:
         asked = tyro.cli(Import, args=arguments, description=__doc__)
         read = _read_torch(asked) if asked.num_classes is None and not asked.image_shape else _read_flax(asked)
         if asked.check is not None:
             largest = check_logits(read.model, read.variables, asked.check)
-            read.notes.append(f"The logits are those in {asked.check}: the largest difference is {largest:.2g}.")
+            read.notes.append(f"The logits match those in {asked.check}: the largest difference is {largest:.2g}.")
         config = {"network": asked.network, "imported_from": read.origin}
         checkpoint = save_checkpoint(asked.directory, read.variables, Metadata("original", config=config))
     except (ValueError, OSError) as error:
@@ -107,7 +109,7 @@ def main(arguments: Sequence[str]) -> int:
         + f"{asked.file} is {asked.network} with {classes} classes: {len(leaves)} tensors, "
         f"{sum(leaf.size for leaf in leaves):,} parameters, every name and shape as the network's.\n"
         f"Original checkpoint {checkpoint.digest[:12]}: {asked.directory}\n"
-        "Unlearn from it with the data and the normalisation that it was trained with:\n"
+        "To unlearn, use the data and the normalisation that it was trained with:\n"
         f"  cujax unlearn --original {asked.directory} --network {asked.network} --data.source ..."
     )
     return 0

@@ -1,7 +1,7 @@
-"""Prints what a checkpoint was made from, back to the original, and verifies every digest on the way.
+"""Prints the chain of models that a checkpoint comes from, back to the original, and verifies every digest.
 
-Each line is a model: what it was asked to forget, by which method and when, and whether its checkpoint is intact. One that
-lies elsewhere now is reported, and is no failure. Status 1 if a digest does not match, 2 if there is no checkpoint.
+For each model, it prints the request, the method and the time, and whether the checkpoint is intact. A checkpoint that has
+moved is reported but is not a failure. Status 1 if a digest does not match, 2 if there is no checkpoint.
 """
 
 import sys
@@ -18,7 +18,7 @@ from cujax.storage.lineage import request_words, verify_lineage
 
 @dataclass(frozen=True)
 class Lineage:
-    """What to look at.
+    """What to inspect.
 
     Attributes:
         directory: A checkpoint, such as runs/digits_class/checkpoints/unlearned.
@@ -28,11 +28,11 @@ class Lineage:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Prints the chain and gives the exit status."""
+    """Prints the chain and returns the exit status."""
     directory = tyro.cli(Lineage, args=arguments, description=__doc__).directory
     try:
         if directory.is_dir() and not any((directory / name).exists() for name in ("_CHECKPOINT_METADATA", "state")):
-            raise FileNotFoundError(f"{directory} holds no checkpoint; give one, such as WORKDIR/checkpoints/unlearned.")
+            raise FileNotFoundError(f"{directory} is not a checkpoint; give one, such as WORKDIR/checkpoints/unlearned.")
         links = verify_lineage(directory)
     except CheckpointError as error:
         print(f"FAILED: {error}")

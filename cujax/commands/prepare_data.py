@@ -1,8 +1,8 @@
-"""Downloads a TFDS data set and prepares it as array_record, which cujax reads without TensorFlow. Done once, with network.
+"""Downloads a TFDS data set and prepares it as array_record, which cujax reads without TensorFlow. Needs network, once.
 
     uv run --extra prepare cujax prepare-data cifar10
 
-CIFAR can also be read from its own archive, without this script: --data.source ./cifar-10-binary.tar.gz.
+CIFAR can also be read from its original archive, without this command: --data.source ./cifar-10-binary.tar.gz.
 """
 
 import importlib.util
@@ -29,7 +29,7 @@ class Prepare:
     Attributes:
         name: A TFDS data set with an image and a class label, such as cifar10, cifar100, svhn_cropped, mnist or
             fashion_mnist; NAME/CONFIG for one of several configurations.
-        data_dir: Where it goes (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets).
+        data_dir: Where to write it (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets).
     """
 
     name: Annotated[str, tyro.conf.Positional]
@@ -37,14 +37,14 @@ class Prepare:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Prepares, reads the result back as a run would, and gives the exit status.
+    """Prepares, reads the result back as a run would, and returns the exit status.
 
     Status 0: done. 1: the download failed. 2: bad input.
     """
     asked = tyro.cli(Prepare, args=arguments, description=__doc__)
     if importlib.util.find_spec("tensorflow") is None:
         print(
-            "error: preparing a data set needs TensorFlow (1.2 GB), which using one does not. Run the command as:\n"
+            "error: preparing a data set needs TensorFlow (1.2 GB); using one does not. Run the command as:\n"
             f"  uv run --extra prepare cujax prepare-data {' '.join(arguments)}",
             file=sys.stderr,
         )
@@ -56,12 +56,14 @@ def main(arguments: Sequence[str]) -> int:
     try:
         builder = tfds.builder(asked.name, data_dir=data_dir, file_format="array_record")
     except (tfds.core.registered.DatasetNotFoundError, ValueError) as error:
-        print(f"error: {error}\nTFDS data sets that cujax knows the normalisation of: {', '.join(KNOWN)}.", file=sys.stderr)
+        print(f"error: {error}\nTFDS data sets with known normalisation: {', '.join(KNOWN)}.", file=sys.stderr)
         return 2
     try:
         builder.download_and_prepare()
     except OSError as error:
-        print(f"error: {asked.name} could not be downloaded: {error}\nRun the same command again to go on.", file=sys.stderr)
+        print(
+            f"error: {asked.name} could not be downloaded: {error}\nRun the same command again to continue.", file=sys.stderr
+        )
         return 1
     name = f"{builder.name}/{builder.builder_config.name}" if builder.builder_config else builder.name
     source = load_source(Data(name, str(data_dir)), bar)

@@ -1,11 +1,11 @@
-"""Lists what still holds forgotten samples after a request was carried out, or was trained on them, and removes it.
+"""Lists files that contain forgotten samples or were trained on them, after a request was carried out, and removes them.
 
     cujax purge runs/digits_class          # lists
     cujax purge runs/digits_class --yes    # removes what it lists
 
-The original and shadow models, unfinished models and the evidence of audits go. The unlearned model, the models retrained
-without the samples, reports, metrics and the ledger with all digests stay. What was removed is written to
-WORKDIR/purged.json. Status 2 if there is no unlearned model, or another process uses the folder.
+It removes the original and shadow models, unfinished models and the evidence of audits. It keeps the unlearned model, the
+models retrained without the samples, reports, metrics and the ledger with all digests. A list of what was removed is written
+to WORKDIR/purged.json. Status 2 if there is no unlearned model, or another process uses the folder.
 """
 
 import sys
@@ -25,9 +25,9 @@ class Purge:
     """What to purge.
 
     Attributes:
-        workdir: Folder of a run whose model has forgotten what it was asked to.
-        references: Folder of the models that audits share; those of the same data are looked at, too.
-        yes: Remove what is listed. Without it nothing is removed.
+        workdir: Folder of a run with an unlearned model.
+        references: Folder of the models that audits share; those for the same data are included.
+        yes: Remove what is listed. Without this flag, nothing is removed.
     """
 
     workdir: Annotated[Path, tyro.conf.Positional]
@@ -36,7 +36,7 @@ class Purge:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Lists, removes if asked to, and gives the exit status."""
+    """Lists, removes if asked to, and returns the exit status."""
     asked = tyro.cli(Purge, args=arguments, description=__doc__)
     workdir = asked.workdir.expanduser()
     try:
@@ -50,14 +50,14 @@ def main(arguments: Sequence[str]) -> int:
     for leftover in leftovers.found:
         print(f"{leftover.path} ({leftover.n_bytes / 1e6:.1f} MB): {leftover.reason}")
     if not leftovers.found:
-        print(f"Nothing in {workdir} holds the forgotten samples.")
+        print(f"Nothing in {workdir} contains the forgotten samples.")
     for sentence in leftovers.out_of_reach:
         print(f"Out of reach: {sentence}.")
     if leftovers.found and not asked.yes:
         print("Nothing was removed. Give --yes to remove what is listed; it cannot be restored.")
     elif leftovers.found:
         try:
-            print(f"Removed; the account is in {purge(leftovers, workdir)}.")
+            print(f"Removed; the list is in {purge(leftovers, workdir)}.")
         except OSError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1

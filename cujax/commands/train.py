@@ -1,4 +1,4 @@
-"""Trains the original model of a configuration, and the models retrained without what is to be forgotten."""
+"""Trains the original model of a configuration, and the models retrained without the forget set."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -10,7 +10,7 @@ from cujax.training.predict import accuracy
 
 
 def train(run: Run) -> None:
-    """Trains and saves each model that is not there yet, and prints its accuracies."""
+    """Trains and saves each model that does not exist yet, and prints its accuracies."""
     for name, checkpoint in {
         "original": run.original(),
         **{f"retrained {n}": c for n, c in enumerate(run.retrained())},
@@ -22,7 +22,7 @@ def train(run: Run) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Reads the command line, trains, and gives the exit status."""
+    """Reads the command line, trains, and returns the exit status."""
     return cli.main(
         train,
         configs=cli.CONFIGS,

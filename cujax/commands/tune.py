@@ -1,7 +1,7 @@
-"""Chooses the settings of methods for a request: as many trials for each, judged on validation data alone.
+"""Chooses the settings of methods for a request, with equally many trials for each, judged only on validation data.
 
-Without flags: every method, 10 trials, class 5 of scikit-learn's digits. It ends with a file of settings that
-cujax compare takes, and what is complete is kept: the same command continues, and with more --trials goes on.
+Without flags: every method, 10 trials, class 5 of scikit-learn's digits. It writes a file of settings for cujax compare.
+Completed work is kept: the same command resumes, and with more --trials it continues.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from cujax.experiments.tune import Tuning, TuningRun, chosen_in_words, prepare_t
 
 
 def tune(run: TuningRun) -> None:
-    """Makes the trials, and says what was chosen and where it is."""
+    """Runs the trials, and prints what was chosen and where it is stored."""
     path, found = run.run()
     print(f"{chosen_in_words(found)}\n{found['rule']}\nSettings for cujax compare --settings: {path}")
     if run.failures:
@@ -21,7 +21,7 @@ def tune(run: TuningRun) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Reads the command line, makes the trials, and gives the exit status."""
+    """Reads the command line, runs the trials, and returns the exit status."""
     return cli.main(
         tune,
         configs=cli.CONFIGS,

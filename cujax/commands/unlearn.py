@@ -1,7 +1,7 @@
 """Trains a classifier, unlearns, audits the result against models retrained from scratch, and ends with a verdict.
 
-Without flags: scikit-learn's digits are asked to forget class 5, in less than two minutes on two cores. What is complete is
-kept, so the same command continues an interrupted run. Start from a model of your own with --original.
+Without flags: a request to forget class 5 of scikit-learn's digits, in less than two minutes on two cores. Completed work is
+kept, so the same command resumes an interrupted run. Start from your own model with --original.
 
 Exit status: 0 done; 1 the computation failed; 2 bad input; 3 the verdict is not good enough (see --require); 130 and 143
 interrupted.
@@ -34,5 +34,5 @@ def units(run: Run) -> list[Unit]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Reads the command line, runs, and gives the exit status."""
+    """Reads the command line, runs, and returns the exit status."""
     return cli.main(unlearn, configs=cli.CONFIGS, description=__doc__, arguments=arguments, command=["unlearn"], units=units)

@@ -1,1 +1,1 @@
-"""Where images come from (`sources`), what to forget (`requests`), and how both are fed (`batches`)."""
+"""Where images come from (`sources`), what to forget (`requests`), and how both are batched (`batches`)."""

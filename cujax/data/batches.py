@@ -1,6 +1,6 @@
-"""How samples are fed: a batch is an array of indices into arrays on the device, and every draw comes from one key.
+"""Batches of samples: a batch is an array of indices into arrays on the device, and every draw comes from one key.
 
-Images that do not fit in memory are read from disk, a batch at a time, ahead of the step that takes them.
+Images that do not fit in memory are read from disk batch by batch, ahead of the step that uses them.
 """
 
 import functools
@@ -27,11 +27,11 @@ Augmentation = Literal["none", "crop", "crop_flip"]
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("values",), meta_fields=("row_shape",))
 @dataclass(frozen=True)
 class FlatRows:
-    """Rows of several axes, each stored as one: a TPU copies an array of more axes whole before rows are gathered from it.
+    """Rows with several axes, stored flat: a TPU copies an array with more axes in full before it gathers rows from it.
 
     Attributes:
         values: `[n, k]`.
-        row_shape: Of a row; its product is k.
+        row_shape: Shape of a row; its product is k.
     """
 
     values: jax.Array | np.ndarray
@@ -49,12 +49,12 @@ class FlatRows:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the array `[n, ...]`."""
+        """The shape of the array `[n, ...]`."""
         return len(self.values), *self.row_shape
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the values."""
+        """The dtype of the values."""
         return self.values.dtype
 
 
@@ -69,18 +69,18 @@ def _is_stored(node: Any) -> bool:
 )
 @dataclass(frozen=True)
 class DeviceImages:
-    """Samples of one split on the device: images, not yet normalised, or other inputs as the network takes them.
+    """Samples of one split on the device: images that are not yet normalised, or other inputs as the network takes them.
 
     Attributes:
-        images: `[n, H, W, C]` uint8, or float32 if already preprocessed; of other inputs a pytree of arrays `[n, ...]`. Each
-            array may be a `FlatRows`, as `to_device` stores it. `[devices, n, ...]` where each device holds only the rows
-            that its part of a batch counts in.
+        images: `[n, H, W, C]` uint8, or float32 if already preprocessed; for other inputs, a pytree of arrays `[n, ...]`.
+            Each array may be a `FlatRows`, as `to_device` stores it. `[devices, n, ...]` if each device has only the rows
+            that the indices of its part of a batch refer to.
         labels: `[n]` int32, or `[devices, n]`.
-        mean: `[C]` float32 of pixels in [0, 1]; `[0]` where the inputs are no images: these are neither normalised nor
+        mean: `[C]` float32 of pixels in [0, 1]; `[0]` if the inputs are not images, which are neither normalised nor
             augmented.
         std: `[C]` float32, or `[0]`, likewise.
-        augmentation: What is done to each image as it is drawn: "crop" pads it by an eighth of its side and crops at
-            random, "crop_flip" mirrors it at random besides.
+        augmentation: How each image is augmented when drawn: "crop" pads it by an eighth of its side and crops at random;
+            "crop_flip" also mirrors it at random.
     """
 
     images: PyTree
@@ -96,7 +96,7 @@ class DeviceImages:
 
     @property
     def are_images(self) -> bool:
-        """Whether the inputs are images, which are normalised (where uint8) and may be augmented."""
+        """Whether the inputs are images, which are normalised (if uint8) and may be augmented."""
         return self.mean.size > 0
 
 
@@ -105,7 +105,7 @@ class StreamedImages:
     """Images of one split on disk.
 
     Attributes:
-        files: What decodes them, `[n, H, W, C]` uint8.
+        files: The files, which decode to `[n, H, W, C]` uint8.
         labels: `[n]` int32.
         mean: As in `DeviceImages`.
         std: As in `DeviceImages`.
@@ -128,7 +128,7 @@ ImageSet = DeviceImages | StreamedImages
 
 
 def input_shapes(images: ImageSet, rows: int = 1) -> PyTree:
-    """Shapes and dtypes of a batch of so many rows as a network takes it, a tree of `jax.ShapeDtypeStruct`."""
+    """Shapes and dtypes of a batch of this many rows as a network takes it, a tree of `jax.ShapeDtypeStruct`."""
     if isinstance(images, StreamedImages):
         return jax.ShapeDtypeStruct((rows, *images.files.shape[1:]), jnp.float32)
 
@@ -139,10 +139,10 @@ def input_shapes(images: ImageSet, rows: int = 1) -> PyTree:
 
 
 def noise_like(key: jax.Array, inputs: PyTree) -> PyTree:
-    """Standard normal noise of the shapes of inputs; zeros in place of what is not float, such as tokens and masks.
+    """Standard normal noise with the shapes of inputs; zeros for non-float inputs, such as tokens and masks.
 
     Args:
-        key: Of the noise.
+        key: Key of the noise.
         inputs: Arrays, or their shapes and dtypes.
     """
     leaves, structure = jax.tree.flatten(inputs)
@@ -155,12 +155,12 @@ def noise_like(key: jax.Array, inputs: PyTree) -> PyTree:
 
 
 def is_float(leaf: Any) -> bool:
-    """Whether an array, or what has its dtype, holds floating-point numbers."""
+    """Whether an array, or anything with a dtype, is of floating-point numbers."""
     return bool(jnp.issubdtype(leaf.dtype, jnp.floating))
 
 
 def check_float_inputs(images: ImageSet, what: str) -> None:
-    """Raises ValueError, saying what a method does to inputs, if one of them is not of floating-point numbers."""
+    """Raises ValueError, naming what a method does to inputs, if one of them is not floating-point."""
     if all(map(is_float, jax.tree.leaves(input_shapes(images)))):
         return
     raise ValueError(
@@ -172,7 +172,7 @@ def check_float_inputs(images: ImageSet, what: str) -> None:
 def to_device(source: Source, images: Images, mesh: Mesh | None = None) -> ImageSet:
     """Places the inputs of one split of a source on the device, as they are stored, unless they are streamed.
 
-    With a mesh (`cujax.sharding.data_mesh`) every device has them all, and what is computed from them is spread over it.
+    With a mesh (`cujax.sharding.data_mesh`), every device has all of them, and computations on them are spread over it.
     """
     mean, std = replicate((jnp.asarray(source.mean), jnp.asarray(source.std)), mesh)
     if isinstance(images.images, ImageFiles):
@@ -183,11 +183,11 @@ def to_device(source: Source, images: Images, mesh: Mesh | None = None) -> Image
 
 
 def placed(images: ImageSet, batches: Iterable[Any]) -> Iterator[tuple[DeviceImages, Any]]:
-    """Each index batch (of `Rows`, or of a tree of them) with the images on the device that its indices count in.
+    """Yields each index batch (of `Rows`, or a tree of them) with the images on the device that its indices refer to.
 
-    Of streamed images these are the rows of the batch alone, decoded by threads while earlier batches are computed; each
-    host reads those of its own devices. What several devices cannot share equally, as a forget set smaller than a batch, is
-    filled with rows of the same set, masked out.
+    For streamed images, these are only the rows of the batch, decoded by threads while earlier batches are computed; each
+    host reads those of its own devices. Rows that several devices cannot share equally, such as a forget set smaller than a
+    batch, are padded with masked rows of the same set.
     """
     mesh = images.mesh
     parts = num_shards(mesh)
@@ -232,12 +232,12 @@ def _filled(rows: Rows, multiple: int) -> Rows:
 
 
 def preprocess(arrays: DeviceImages, rows: Rows, key: jax.Array) -> Examples:
-    """The rows as a network takes them: images augmented, float32, normalised per channel; other inputs as they are.
+    """The rows as a network takes them: images augmented, float32, normalised per channel; other inputs unchanged.
 
-    Pure; compiled with what uses it. `key` is read where there is augmentation.
+    Pure; compiled together with its caller. `key` is used only for augmentation.
 
     Raises:
-        ValueError: if what is to be augmented is no image.
+        ValueError: if augmentation is requested for inputs that are not images.
     """
     check_augmentation(arrays.augmentation, are_images=arrays.are_images)
     take = functools.partial(_take, indices=rows.indices, n_axes=arrays.labels.ndim)
@@ -252,7 +252,7 @@ def preprocess(arrays: DeviceImages, rows: Rows, key: jax.Array) -> Examples:
 
 
 def check_augmentation(augmentation: Augmentation, *, are_images: bool) -> None:
-    """Raises ValueError if inputs that are no images are to be augmented."""
+    """Raises ValueError if augmentation is requested for inputs that are not images."""
     if augmentation != "none" and not are_images:
         raise ValueError(
             f"augmentation is {augmentation!r}, which is for images [n, H, W, C] alone, but the inputs are others; make it "
@@ -261,7 +261,7 @@ def check_augmentation(augmentation: Augmentation, *, are_images: bool) -> None:
 
 
 def examples_at(images: ImageSet, indices: np.ndarray) -> Examples:
-    """The images at some indices as a network takes them, in one batch, not augmented."""
+    """The images at the given indices as a network takes them, in one batch, not augmented."""
     rows = Rows(np.asarray(indices, np.int32), np.ones(len(indices), bool))
     arrays, rows = next(placed(replace(images, augmentation="none"), [rows]))
     return preprocess(arrays, rows, jax.random.key(0))
@@ -287,16 +287,16 @@ def _augment(image: jax.Array, key: jax.Array, *, flip: bool) -> jax.Array:
 
 
 def gather(arrays: DeviceImages, index_batch: IndexBatch, key: jax.Array) -> Batch:
-    """The `Batch` at some indices. Pure; compiled together with the step."""
+    """The `Batch` at the given indices. Pure; compiled together with the step."""
     forget_key, retain_key = jax.random.split(key)
     return Batch(preprocess(arrays, index_batch.forget, forget_key), preprocess(arrays, index_batch.retain, retain_key))
 
 
 def batches_of_all(rows: np.ndarray, batch_size: int, key: jax.Array | None = None) -> Iterator[Rows]:
-    """Every row once, shuffled if a key is given, in batches of one static size.
+    """Yields every row once, shuffled if a key is given, in batches of one static size.
 
-    The last batch, if short, is filled with rows of the same set, masked out: they pass through the network, and its
-    batch statistics, as real images do, and count in no loss.
+    If the last batch is short, it is padded with masked rows of the same set: they pass through the network and its batch
+    statistics like real images, but do not count in any loss.
     """
     order = np.asarray(rows if key is None else jax.random.permutation(key, rows), np.int32)
     for start in range(0, len(order), batch_size):
@@ -315,20 +315,20 @@ def paired_batches(
     forget_pass: int,
     key: jax.Array,
 ) -> Iterator[IndexBatch]:
-    """The index batches of one pass of Algorithm 1 over the forget set.
+    """Yields the index batches of one pass of Algorithm 1 over the forget set.
 
-    Every forget row comes once a pass, in fresh order; each forget batch is repeated `retain_draws` times (the paper's
-    omega), each time beside the next batch of a shuffled stream over the whole retain set, which goes on from pass to
-    pass and is shuffled anew each time around.
+    Every forget row occurs once per pass, in a new order. Each forget batch is repeated `retain_draws` times (the paper's
+    omega), each time with the next batch of a shuffled stream over the whole retain set. The stream continues from pass to
+    pass and is reshuffled after each round.
 
     Args:
         forget: Indices of the forget set.
         retain: Indices of the retain set.
-        forget_batch_size: Rows of each forget batch; a smaller forget set is one batch.
+        forget_batch_size: Rows of each forget batch; a smaller forget set forms one batch.
         retain_batch_size: Rows of each retain batch.
         retain_draws: Retain batches for each forget batch.
         forget_pass: The number of the pass, from 0.
-        key: The run's key; the same key gives the same batches, wherever one begins.
+        key: The run's key; the same key gives the same batches, whichever pass a run starts from.
 
     Raises:
         ValueError: if the retain batch is larger than the retain set.

@@ -17,7 +17,7 @@ _PIXELS = 3 * _SIDE * _SIDE
 
 @dataclass(frozen=True)
 class _Layout:
-    """How one of the two is stored: a record is label bytes, the last of which counts, then red, green and blue planes."""
+    """The record format of one of the two: label bytes, of which the last counts, then red, green and blue planes."""
 
     name: str
     train: tuple[str, ...]
@@ -34,7 +34,7 @@ _LAYOUTS = (
 
 @dataclass(frozen=True, eq=False)
 class CifarArchive:
-    """What an archive holds: images `[n, 32, 32, 3]` uint8, labels `[n]` int32, and the classes' names."""
+    """The content of an archive: images `[n, 32, 32, 3]` uint8, labels `[n]` int32, and class names."""
 
     name: str
     train_images: np.ndarray
@@ -45,7 +45,7 @@ class CifarArchive:
 
 
 def is_cifar_archive(path: Path) -> bool:
-    """Whether a path is a .tar.gz file, or a folder into which one was unpacked."""
+    """Whether a path is a .tar.gz file, or a folder with an unpacked one."""
     if path.name.endswith((".tar.gz", ".tgz")):
         return True
     return path.is_dir() and any((path / layout.test).is_file() for layout in _LAYOUTS)
@@ -56,7 +56,7 @@ def read_cifar(path: Path) -> CifarArchive:
 
     Raises:
         FileNotFoundError: if the path does not exist.
-        ValueError: if a file is missing, cut short, or holds labels out of range, or the archive is the one of pickles.
+        ValueError: if a file is missing, truncated, or has labels out of range, or if the archive is the one with pickles.
     """
     if not path.exists():
         raise FileNotFoundError(
@@ -75,7 +75,7 @@ def read_cifar(path: Path) -> CifarArchive:
 
             return _read(members, read, path)
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise ValueError(f"{path} cannot be read as a .tar.gz archive ({error}); it is cut short or damaged.") from error
+        raise ValueError(f"{path} cannot be read as a .tar.gz archive ({error}); it is truncated or damaged.") from error
 
 
 def _read(files: Collection[str], read: Callable[[str], bytes], path: Path) -> CifarArchive:
@@ -106,7 +106,7 @@ def _read(files: Collection[str], read: Callable[[str], bytes], path: Path) -> C
 def _records(content: bytes, layout: _Layout, classes: int, where: str) -> tuple[np.ndarray, np.ndarray]:
     length = layout.label_bytes + _PIXELS
     if not content or len(content) % length:
-        raise ValueError(f"{where} has {len(content)} bytes, which is no multiple of {length}: it is cut short or damaged.")
+        raise ValueError(f"{where} has {len(content)} bytes, not a multiple of {length}: it is truncated or damaged.")
     records = np.frombuffer(content, np.uint8).reshape(-1, length)
     labels = records[:, layout.label_bytes - 1].astype(np.int32)
     if labels.max() >= classes:

@@ -7,12 +7,12 @@ def label_of(label: int | str, names: Sequence[str], where: str) -> int:
     """The number of a class.
 
     Args:
-        label: Its number, counted from 0, or its name; label:NUMBER or name:NAME where numbers are names, too.
+        label: Its number, counted from 0, or its name; label:NUMBER or name:NAME if numbers are also names.
         names: The name of each class.
         where: The data set, for messages.
 
     Raises:
-        ValueError: if there is no such class, or the number of one is the name of another.
+        ValueError: if there is no such class, or the number of one class is the name of another.
 
     >>> label_of("dog", ["cat", "dog"], "pets"), label_of(0, ["cat", "dog"], "pets")
     (1, 0)
@@ -28,7 +28,7 @@ def label_of(label: int | str, names: Sequence[str], where: str) -> int:
     by_name = None if explicit and kind == "label" else _named(names, text, number)
     if by_number is not None and by_name is not None and by_number != by_name:
         raise ValueError(
-            f"class {text} of {where} may be number {text}, which is named {names[by_number]!r}, or the one named "
+            f"class {text} of {where} may mean number {text}, which is named {names[by_number]!r}, or the one named "
             f"{names[by_name]!r}, which has number {by_name}; write label:{text} or name:{text}."
         )
     found = by_number if by_name is None else by_name
@@ -42,7 +42,7 @@ def label_of(label: int | str, names: Sequence[str], where: str) -> int:
 
 
 def _named(names: Sequence[str], text: str, number: int | None) -> int | None:
-    """The class of a name: as it is written, or, if that is one class, in other case or with other leading zeros."""
+    """The class with a name: as written, or, if this gives exactly one class, with other case or leading zeros."""
     if text in names:
         return names.index(text)
     if number is not None:

@@ -1,4 +1,4 @@
-"""Image files as arrays: how one is decoded, and files that are decoded when they are needed."""
+"""Image files as arrays: decoding of one file, and files that are decoded when needed."""
 
 import io
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
 
 class BadImageError(ValueError):
-    """An image that cannot be used."""
+    """Raised for an image that cannot be used."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,10 +24,10 @@ class ImageFiles:
 
     Attributes:
         paths: `[n]` str.
-        image_shape: `(H, W, C)` of each.
-        resized: Whether images of other sizes are scaled and cropped to it, rather than refused.
-        background: What shows through where they are transparent.
-        digests: `[n]` str, the digest of the pixels of each; None where not known.
+        image_shape: `(H, W, C)` of each image.
+        resized: Whether images of other sizes are scaled and cropped to it instead of rejected.
+        background: The background colour of transparent images.
+        digests: `[n]` str, the digest of each image's pixels; None if unknown.
     """
 
     paths: np.ndarray
@@ -38,12 +38,12 @@ class ImageFiles:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """The shape of them all."""
+        """The shape of all images together."""
         return (len(self.paths), *self.image_shape)
 
     @property
     def dtype(self) -> np.dtype:
-        """The dtype of what is read."""
+        """The dtype of the images when read."""
         return np.dtype(np.uint8)
 
     def __getitem__(self, rows: np.ndarray) -> "ImageFiles":
@@ -69,7 +69,7 @@ class ImageFiles:
 
 
 def check_background(background: str) -> None:
-    """Raises ValueError if a text names no colour."""
+    """Raises ValueError if a text does not name a colour."""
     from PIL import ImageColor
 
     try:
@@ -81,18 +81,18 @@ def check_background(background: str) -> None:
 
 
 def decode(content: bytes, size: tuple[int, int] | None, background: str = "white") -> np.ndarray:
-    """`[H, W, C]` uint8 of an image file's bytes, as a viewer shows it; C is 1 or 3.
+    """Decodes the bytes of an image file to `[H, W, C]` uint8, as a viewer shows it; C is 1 or 3.
 
-    It is turned as its EXIF orientation says, laid on a background where it is transparent, and scaled to 8 bits where it
-    is grey with 16; other colour spaces become RGB.
+    The image is rotated according to its EXIF orientation, placed on a background if it is transparent, and scaled to 8 bits
+    if it is 16-bit grey. Other colour spaces are converted to RGB.
 
     Args:
-        content: The file.
-        size: Height and width to scale to; the middle is cut out. None: as it is.
+        content: The bytes of the file.
+        size: Height and width to scale to, with a centre crop. None: no scaling.
         background: A colour by name or as #rrggbb.
 
     Raises:
-        BadImageError: if it cannot be decoded whole.
+        BadImageError: if it cannot be decoded completely.
     """
     from PIL import Image, ImageOps
 
@@ -106,7 +106,7 @@ def decode(content: bytes, size: tuple[int, int] | None, background: str = "whit
     except BadImageError:
         raise
     except Exception as error:  # Pillow raises many types for a damaged file
-        raise BadImageError(f"damaged or no image ({type(error).__name__}: {error})") from error
+        raise BadImageError(f"damaged or not an image ({type(error).__name__}: {error})") from error
     if size is not None:
         converted = ImageOps.fit(converted, (size[1], size[0]), Image.Resampling.BICUBIC)
     pixels = np.asarray(converted)
@@ -114,7 +114,7 @@ def decode(content: bytes, size: tuple[int, int] | None, background: str = "whit
 
 
 def _eight_bits(image: "Image") -> "Image":
-    """Grey with 16 bits scaled to 8; other images as they are."""
+    """Scales 16-bit grey images to 8 bits; leaves other images unchanged."""
     from PIL import Image
 
     if image.mode == "F":
@@ -128,7 +128,7 @@ def _eight_bits(image: "Image") -> "Image":
 
 
 def _opaque(image: "Image", background: str) -> "Image":
-    """A transparent image laid on a background; grey where both are."""
+    """Places a transparent image on a background; the result is grey if both are."""
     from PIL import Image, ImageColor
 
     colour = ImageColor.getrgb(background)[:3]

@@ -1,6 +1,6 @@
-"""Which files of a folder are images, of which class, and of which part: `CLASS/IMAGE`, or that below train and test.
+"""Determines which files of a folder are images, and their class and part: `CLASS/IMAGE`, or the same below train and test.
 
-Nothing is passed over in silence: what is left out is counted and named, with the reason.
+Nothing is skipped silently: skipped files are counted and named, with the reason.
 """
 
 import hashlib
@@ -22,16 +22,16 @@ _PART_NAMES = "train (or training) and test (or testing, val, valid, validation)
 
 @dataclass
 class LeftOut:
-    """What is not read, by reason."""
+    """Files that are not read, by reason."""
 
     paths: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, path: str, reason: str) -> None:
-        """Keeps a path and why it is not read."""
+        """Records a path and the reason why it is not read."""
         self.paths[reason].append(path)
 
     def sentences(self) -> tuple[str, ...]:
-        """One for each reason: how many, and an example."""
+        """One sentence per reason: how many files, and an example."""
         return tuple(
             f"{paths[0]}: {reason}" if len(paths) == 1 else f"{len(paths)} files or folders, such as {paths[0]}: {reason}"
             for reason, paths in ((reason, sorted(paths)) for reason, paths in sorted(self.paths.items()))
@@ -43,9 +43,9 @@ class Layout:
     """The image files of a folder.
 
     Attributes:
-        train: Path below the folder and label of each training image, in an order drawn from the path.
-        test: Likewise of the test images; None if the folder has none apart.
-        class_names: Names of the class folders: as text, or by their numbers where all are numbers.
+        train: Path below the folder and label of each training image, in a pseudorandom order derived from the path.
+        test: The same for the test images; None if the folder has no separate ones.
+        class_names: Names of the class folders: sorted as text, or numerically if all are numbers.
         left_out: What is not read, and why, in sentences.
     """
 
@@ -58,11 +58,11 @@ class Layout:
 def find_images(root: Path) -> Layout:
     """Lists the images of a folder, without reading them.
 
-    Hidden files and folders, and what archives and notebooks leave behind, are left out. A link that leads to what is
-    read anyway is left out; another is followed.
+    Hidden files and folders, and what archives and notebooks leave behind, are skipped. A link to something that is read
+    anyway is skipped; other links are followed.
 
     Raises:
-        ValueError: if the folder is laid out in a way that is not known, with what to do.
+        ValueError: if the layout of the folder is not known; the message says what to do.
     """
     left_out = LeftOut()
     train_root, test_root = _parts(root, left_out)
@@ -73,8 +73,8 @@ def find_images(root: Path) -> Layout:
         surplus = sorted(name for name in test_names if composed(name) not in label_of)
         if surplus:
             raise ValueError(
-                f"{test_root} has the class folders {surplus[:_SHOWN]}, which {train_root} has not; both must be laid out "
-                "as CLASS/IMAGE, with the same classes."
+                f"{test_root} has the class folders {surplus[:_SHOWN]}, which {train_root} does not have; both must be laid "
+                "out as CLASS/IMAGE, with the same classes."
             )
     _refuse_parts_as_classes(train_root, class_names)
     train = _listed(train_root, root, label_of, left_out)
@@ -88,7 +88,7 @@ def find_images(root: Path) -> Layout:
 
 
 def in_order[Name: str](names: Iterable[Name]) -> tuple[Name, ...]:
-    """Names in alphabetical order; by their numbers where all are whole numbers.
+    """Names in alphabetical order, or in numerical order if all are integers.
 
     >>> in_order(["10", "9", "0"])
     ('0', '9', '10')
@@ -100,7 +100,7 @@ def in_order[Name: str](names: Iterable[Name]) -> tuple[Name, ...]:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a name is of a file or folder that is no data: hidden, or left by an archiver or a file manager.
+    """Whether a name belongs to a file or folder that is not data: hidden, or left by an archiver or a file manager.
 
     >>> [is_hidden(name) for name in (".ipynb_checkpoints", "._7.png", "__MACOSX", "7.png")]
     [True, True, True, False]
@@ -113,12 +113,12 @@ _HIDDEN = "hidden, or left by an archiver, a notebook or a file manager"
 
 
 def composed(name: str) -> str:
-    """A name in Unicode's composed form: file systems write one name in two ways."""
+    """A name in Unicode's composed form: file systems may store the same name in two forms."""
     return unicodedata.normalize("NFC", name)
 
 
 def _parts(root: Path, left_out: LeftOut) -> tuple[Path, Path | None]:
-    """The folders of the training and test images; the folder itself and None where it is not divided."""
+    """The folders of the training and test images; the folder itself and None if it is not divided."""
     folders = [path for path in _folders(root) if not _holds_images(path)]
     by_part: dict[str, list[Path]] = {"train": [], "test": [], "validation": []}
     for path in folders:
@@ -160,7 +160,7 @@ def _is_held_out(name: str) -> bool:
 
 
 def _folders(root: Path) -> Iterator[Path]:
-    """The folders in a folder that are no litter."""
+    """The subfolders of a folder, without hidden and left-over ones."""
     return (path for path in sorted(root.iterdir()) if path.is_dir() and not is_hidden(path.name))
 
 
@@ -169,7 +169,7 @@ def _is_image(name: str) -> bool:
 
 
 def _holds_images(folder: Path) -> bool:
-    """Whether images lie in the folder itself."""
+    """Whether there are images in the folder itself."""
     return any(_is_image(path.name) for path in folder.iterdir())
 
 
@@ -195,7 +195,7 @@ def _class_names(part_root: Path, root: Path, left_out: LeftOut) -> tuple[str, .
 
 
 def _refuse_parts_as_classes(train_root: Path, class_names: Sequence[str]) -> None:
-    """Two folders of the same class folders are parts of one data set, whatever they are called."""
+    """Two folders with the same class folders are parts of one data set, whatever their names."""
     inside = {}
     for name in class_names:
         if _holds_images(train_root / name):
@@ -204,14 +204,14 @@ def _refuse_parts_as_classes(train_root: Path, class_names: Sequence[str]) -> No
     shared = set.intersection(*inside.values()) if len(inside) > 1 else set()
     if len(shared) > max(1, len(class_names)):
         raise ValueError(
-            f"the folders {list(class_names)[:_SHOWN]} of {train_root} hold no images themselves, but the same folders "
+            f"the folders {list(class_names)[:_SHOWN]} of {train_root} contain no images themselves, but the same folders "
             f"{list(in_order(shared))[:_SHOWN]}: they look like parts of a data set, not like classes. Name the parts "
             f"{_PART_NAMES}; if they are the classes, put their images into them directly."
         )
 
 
 def _link_within(path: Path, root: Path) -> str | None:
-    """Where a link leads, if that is a place below the root that is read anyway."""
+    """The target of a link, if it is a place below the root that is read anyway."""
     if not path.is_symlink():
         return None
     target, base = path.resolve(), root.resolve()
@@ -222,14 +222,14 @@ def _link_within(path: Path, root: Path) -> str | None:
 
 
 def _listed(part_root: Path, root: Path, label_of: dict[str, int], left_out: LeftOut) -> list[tuple[str, int]]:
-    """Each image file's path below `root` and its label, in an order drawn from the path."""
+    """Each image file's path below `root` and its label, in a pseudorandom order derived from the path."""
     found = []
     for path in _folders(part_root):
         label = label_of.get(composed(path.name))
         if label is not None and _link_within(path, root) is None:
             found += [(name, label) for name in _files(path, root, left_out, {path.resolve()})]
     if not found:
-        raise ValueError(f"{part_root} holds no image (.png, .jpg) in its class folders.")
+        raise ValueError(f"{part_root} has no images (.png, .jpg) in its class folders.")
     return sorted(found, key=lambda entry: hashlib.sha256(entry[0].encode("utf-8", "surrogateescape")).digest())
 
 

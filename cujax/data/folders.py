@@ -1,7 +1,7 @@
-"""Images in folders, one a class (`CLASS/*.png`, `*.jpg`): into memory, or decoded batch by batch where they do not fit.
+"""Images in folders, one per class (`CLASS/*.png`, `*.jpg`): in memory, or decoded batch by batch if they do not fit.
 
-Every file is read once before anything is computed, so that damage is known by name, and the pixels' mean and standard
-deviation with it.
+Every file is read once before anything is computed, to find damaged files by name and to compute the pixels' mean and
+standard deviation.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ class FolderPart:
     """Training or test images of a folder.
 
     Attributes:
-        images: `[n, H, W, C]` uint8, or the files where they do not fit in memory.
+        images: `[n, H, W, C]` uint8, or the files if they do not fit in memory.
         labels: `[n]` int32.
         ids: `[n]` str, paths relative to the folder.
     """
@@ -39,16 +39,16 @@ class FolderPart:
 
 @dataclass(frozen=True, eq=False)
 class Folder:
-    """What `read_folder` found.
+    """The result of `read_folder`.
 
     Attributes:
-        train: Training images, in an order drawn from their ids, so that the first n are of all classes.
-        test: Test images; None if the folder has none apart.
-        class_names: Names of the class folders: in alphabetical order, or by their numbers where all are numbers.
+        train: Training images, in a pseudorandom order derived from their ids, so that the first n come from all classes.
+        test: Test images; None if the folder has no separate ones.
+        class_names: Names of the class folders: in alphabetical order, or in numerical order if all are numbers.
         mean: `[C]` float32 of the training pixels in [0, 1].
         std: `[C]` float32, likewise.
         digest: SHA-256, in hex, over the ids and contents of all files.
-        skipped: What was left out, and why.
+        skipped: What was skipped, and why.
     """
 
     train: FolderPart
@@ -62,9 +62,9 @@ class Folder:
 
 @dataclass(frozen=True)
 class _File:
-    """One file after it was read: the digests of its content and pixels, and either pixels or what is wrong with it.
+    """One file after reading: the digests of its content and pixels, and either its pixels or what is wrong with it.
 
-    The digest of its pixels is "" where they are of a single colour.
+    The digest of its pixels is "" if they are of a single colour.
     """
 
     name: str
@@ -91,19 +91,19 @@ def read_folder(
 
     Args:
         root: The folder.
-        image_size: Images are scaled so that the shorter side has this many pixels, and the middle is cut out. Where
-            not given they must all be of one size.
-        background: The colour that transparent images are laid on.
-        limit: Read only so many training images, where none can be bad or become test images: else all are read, for
-            the first so many to be chosen later.
-        skip_bad: Leave out images that cannot be used, instead of refusing the folder.
-        memory_bytes: Decoded images of more bytes than this stay on disk and are decoded batch by batch.
+        image_size: Images are scaled so that the shorter side has this many pixels, then centre-cropped. If not given, all
+            must have the same size.
+        background: The background colour for transparent images.
+        limit: Read only this many training images if none can be bad or become test images; otherwise all are read, and the
+            limit is applied later.
+        skip_bad: Skip images that cannot be used instead of rejecting the folder.
+        memory_bytes: Images that need more memory than this when decoded stay on disk and are decoded batch by batch.
         progress: Shows progress.
 
     Raises:
         ValueError: if there are no class folders, a class has fewer than two training images, images cannot be used
-            (and are not to be left out), most are of one colour each or all are equal, or sizes differ and `image_size` is
-            not given.
+            (and are not skipped), most are of one colour each or all are equal, or sizes differ and `image_size` is not
+            given.
     """
     layout = find_images(root)
     if layout.test is None or skip_bad:
@@ -141,7 +141,7 @@ def read_folder(
         if file.shape != shape:
             raise ValueError(
                 f"images in {root} are of different sizes: most are {shape[0]}x{shape[1]}, {file.name} is "
-                f"{file.shape[0]}x{file.shape[1]}; bring them to one with --data.image-size, such as {min(shape[:2])}."
+                f"{file.shape[0]}x{file.shape[1]}; resize them to one size with --data.image-size, such as {min(shape[:2])}."
             )
     _refuse_without_content(root, good["train"])
     counts = np.bincount([file.label for file in good["train"]], minlength=len(layout.class_names))
@@ -173,7 +173,7 @@ def read_folder(
 
 
 def _refuse_without_content(root: Path, files: list[_File]) -> None:
-    """Raises ValueError if most images are of one colour each, or all are equal: they were not read as they are seen."""
+    """Raises ValueError if most images are of one colour each, or all are equal: they were not read as they look."""
     way_out = (
         "Look at some as they are read; if the drawing is only in the transparency, and white, give --data.background black."
     )
@@ -188,7 +188,7 @@ def _refuse_without_content(root: Path, files: list[_File]) -> None:
 
 
 def _first_size(root: Path, names: Iterable[str]) -> tuple[int, int]:
-    """Height and width of the first image that has any."""
+    """Height and width of the first image that was decoded."""
     for name in names:
         try:
             height, width, _ = decode((root / name).read_bytes(), None).shape

@@ -1,4 +1,4 @@
-"""Which training samples no model trains on: they show when to stop."""
+"""Chooses the held-out training samples, on which no model trains: they show when to stop."""
 
 import hashlib
 from pathlib import Path
@@ -15,14 +15,14 @@ Validation = Literal["tenth", "none"] | str | float | np.ndarray
 
 
 def validation_rows(source: Source, validation: Validation) -> np.ndarray:
-    """The rows of `source.train` that no model trains on.
+    """The rows of `source.train` on which no model trains.
 
-    Of a fraction they are those of each class whose ids have the lowest SHA-256; where subjects are
-    known, those of whole subjects, so that none is in two parts.
+    A fraction selects those rows of each class whose ids have the lowest SHA-256 or, if subjects are known, the rows of
+    whole subjects, so that no subject is in two parts.
 
     Raises:
         ValueError: if a file names ids that do not exist.
-        FileNotFoundError: if it is not there.
+        FileNotFoundError: if the file does not exist.
     """
     train = source.train
     if isinstance(validation, np.ndarray):

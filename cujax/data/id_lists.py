@@ -1,4 +1,4 @@
-"""Lists of ids in files, as editors, spreadsheets and file managers write them, and the samples that they name."""
+"""Lists of ids in files written by editors, spreadsheets and file managers, and the samples that they name."""
 
 import csv
 import hashlib
@@ -17,24 +17,24 @@ _SHOWN = 5
 
 
 def read_ids(path: Path, is_id: "Matcher") -> list[str]:
-    """The ids that a file holds, each once: a text of one id a line, or a .csv or .tsv with a header.
+    """Reads the ids in a file, without repetitions: a text with one id per line, or a .csv or .tsv with a header.
 
     Args:
         path: The file.
-        is_id: Tells whether a cell names a sample, where a table has no header.
+        is_id: Decides whether a cell names a sample, for tables without a header.
 
     Raises:
-        ValueError: if it is not UTF-8, holds no id, or is a table in which no one column holds the ids.
-        FileNotFoundError: if it is not there.
+        ValueError: if it is not UTF-8, has no ids, or is a table in which no single column has the ids.
+        FileNotFoundError: if it does not exist.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"file of ids {path} does not exist; write one id a line.")
+        raise FileNotFoundError(f"file of ids {path} does not exist; write one id per line.")
     text = _decoded(path)
     is_table = path.suffix.lower() in (".csv", ".tsv")
     lines = _column(path, text, is_id) if is_table else re.split(r"\r\n|\n|\r", text)
     ids = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if not ids:
-        raise ValueError(f"{path} holds no id; write one id a line.")
+        raise ValueError(f"{path} contains no ids; write one id per line.")
     return ids
 
 
@@ -53,14 +53,14 @@ def _decoded(path: Path) -> str:
 
 
 def _column(path: Path, text: str, is_id: "Matcher") -> list[str]:
-    """The cells of the column that holds the ids."""
+    """The cells of the column with the ids."""
     first = text.splitlines()[0] if text.strip() else ""
     delimiter = max(",;\t", key=first.count)
     lines = io.StringIO(re.sub(r"\r\n?", "\n", text))
     try:
         rows = [row for row in csv.reader(lines, delimiter=delimiter) if any(cell.strip() for cell in row)]
     except csv.Error as error:
-        raise ValueError(f"{path} is no table ({error}); write one id a line in a .txt file.") from error
+        raise ValueError(f"{path} is not a table ({error}); write one id per line in a .txt file.") from error
     if not rows:
         return []
     header = [cell.strip() for cell in rows[0]]
@@ -77,10 +77,10 @@ def _column(path: Path, text: str, is_id: "Matcher") -> list[str]:
 
 
 class Matcher:
-    """Finds the sample that a person means: by its id, or by its path as a file manager shows it."""
+    """Finds the sample that a text names: by its id, or by its path as a file manager shows it."""
 
     def __init__(self, ids: np.ndarray, root: str | None = None) -> None:
-        """Takes the ids of the samples (`[n]` str), and the folder that they are paths below, if they are paths."""
+        """Takes the ids of the samples (`[n]` str) and, if they are paths, the folder to which they are relative."""
         self._row_of = {name: row for row, name in enumerate(ids.tolist())}
         self._composed: dict[str, list[int]] = {}
         for name, row in self._row_of.items():
@@ -102,7 +102,7 @@ class Matcher:
         return None
 
     def _spellings(self, name: str) -> Iterator[str]:
-        """How the id may be spelled if the text is a path: composed otherwise, quoted, with a drive, from elsewhere."""
+        """Possible spellings of the id if the text is a path: in another Unicode form, quoted, with a drive, absolute."""
         yield name
         if self._root is None:
             return
@@ -117,7 +117,7 @@ class Matcher:
                     yield "/".join(parts[len(base.parts) :])
 
     def like(self, names: Sequence[str]) -> str:
-        """What the ids look like, with those that end as the given ones do."""
+        """Example ids, including those with the same endings as the given ones."""
         ends = {PurePosixPath(name.replace("\\", "/")).name for name in names[:_SHOWN]}
         similar = [name for name in self._row_of if PurePosixPath(name).name in ends][:2]
         shown = similar or list(self._row_of)[:1]
@@ -128,8 +128,8 @@ def rows_of_file(path: Path, source: Source) -> np.ndarray:
     """The rows of `source.train` that a file names, `[k]` integer.
 
     Raises:
-        ValueError: if the file cannot be read, or ids do not exist, or are of test images.
-        FileNotFoundError: if it is not there.
+        ValueError: if the file cannot be read, or ids do not exist or belong to test images.
+        FileNotFoundError: if the file does not exist.
     """
     matcher = Matcher(source.train.ids, source.root)
     wanted = read_ids(path, matcher)
@@ -140,7 +140,7 @@ def rows_of_file(path: Path, source: Source) -> np.ndarray:
     if held_out:
         raise ValueError(
             f"{len(held_out)} of the {len(wanted)} ids in {path} are test images of {source.name}, on which no model is "
-            f"trained here: {', '.join(held_out[:_SHOWN])}. Take them off the list. If the model comes from elsewhere and "
+            f"trained here: {', '.join(held_out[:_SHOWN])}. Remove them from the list. If the model is imported and "
             "was trained on them, give other test images (test_images in an .npz, a folder test); these are trained on."
         )
     if unknown:
@@ -152,7 +152,7 @@ def rows_of_file(path: Path, source: Source) -> np.ndarray:
 
 
 def hashed_id(name: str) -> str:
-    """What stands for an id where it is not to be kept in plain: "sha256:" and its SHA-256 in hex; a hashed one stays."""
+    """The hashed form of an id: "sha256:" and its SHA-256 in hex; an id that is already hashed is returned unchanged."""
     return name if is_hashed(name) else f"{_HASHED}{hashlib.sha256(name.encode()).hexdigest()}"
 
 
@@ -165,7 +165,7 @@ _HASHED = "sha256:"
 
 
 def is_among(ids: np.ndarray, stored: Sequence[str]) -> np.ndarray:
-    """Which ids (`[n]` str) are among stored ones, in plain or hashed: `[n]` bool.
+    """Which ids (`[n]` str) are among stored ones, in plain or hashed form: `[n]` bool.
 
     >>> is_among(np.array(["a", "b"]), ["b"]), is_among(np.array(["a", "b"]), [hashed_id("a")])
     (array([False,  True]), array([ True, False]))

@@ -1,4 +1,4 @@
-"""Labelled images in memory or on disk, or other inputs in memory, which to take, and what every reader shares."""
+"""Labelled images in memory or on disk, or other inputs in memory; their selection, and what all readers share."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -24,11 +24,11 @@ class Images:
     """Labelled samples of one split.
 
     Attributes:
-        images: `[n, H, W, C]` uint8, or float32 if already preprocessed; or the files, where they do not fit in memory. Of
-            inputs that are no images, a pytree of arrays `[n, ...]` as the network takes them.
+        images: `[n, H, W, C]` uint8, or float32 if already preprocessed; or the files, if they do not fit in memory. For
+            inputs that are not images, a pytree of arrays `[n, ...]` as the network takes them.
         labels: `[n]` int32.
         ids: `[n]` str, unique: the same image has the same id in every run.
-        subjects: `[n]` str, whose sample each is; None where that is not known.
+        subjects: `[n]` str, the subject of each sample; None if unknown.
     """
 
     images: Any
@@ -41,7 +41,7 @@ class Images:
 
     @cached_property
     def pixel_digests(self) -> np.ndarray:
-        """`[n]` str: the digest of each image, as `pixel_digest` has it, or of each sample of other inputs."""
+        """`[n]` str: the `pixel_digest` of each image, or the digest of each sample of other inputs."""
         files = self.images
         if isinstance(files, np.ndarray) and files.ndim == 4:
             return np.array([pixel_digest(image) for image in files], str)
@@ -65,16 +65,16 @@ class Source:
 
     Attributes:
         name: Its name, or the file it came from.
-        version: What identifies its content: a version, or a digest.
+        version: Identifies its content: a version, or a digest.
         train: Training images.
         test: Test images.
         class_names: Name of each class; their number is the number of classes.
-        mean: `[C]` float32, subtracted from pixels scaled to [0, 1]; zeros if images are preprocessed, `[0]` where the
-            inputs are no images.
+        mean: `[C]` float32, subtracted from pixels scaled to [0, 1]; zeros if images are preprocessed, `[0]` if the inputs
+            are not images.
         std: `[C]` float32, by which the difference is divided, or `[0]`.
         redrawn_ids: Ids of the training images whose labels were redrawn (label noise).
         skipped: What was left out, and why.
-        root: The folder that the ids are paths below; None where they are no paths.
+        root: The folder to which ids are relative paths; None if they are not paths.
     """
 
     name: str
@@ -110,7 +110,7 @@ class Source:
 
     @property
     def input_words(self) -> str:
-        """What a row is, for messages, such as "images [8, 8, 1]"."""
+        """Describes a row in messages, for example "images [8, 8, 1]"."""
         shapes = self.input_shapes
         if self.are_images:
             return f"images {list(shapes.shape[1:])}"
@@ -120,26 +120,26 @@ class Source:
 
 @dataclass(frozen=True)
 class Data:
-    """Which images to learn from.
+    """Which images to train on.
 
     Attributes:
         source: "digits" (scikit-learn's 8x8 digits, no download); the name of a TFDS data set ("fashion_mnist", "cifar10",
-            or NAME/CONFIG where it has several configurations); or a path (with a "/" in it): to an .npz file with images
+            or NAME/CONFIG if it has several configurations); or a path (with a "/" in it) to an .npz file with images
             (or inputs: tables, series), labels and optionally ids, test_images, test_labels, test_ids; to a folder of
-            images, CLASS/IMAGE.png (or .jpg), or train/CLASS/... beside test/CLASS/...; or to CIFAR's binary archive
+            images, CLASS/IMAGE.png (or .jpg), or train/CLASS/... next to test/CLASS/...; or to CIFAR's binary archive
             (cifar-10-binary.tar.gz, cifar-100-binary.tar.gz).
-        data_dir: Where TFDS data sets lie (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets).
-        limit: Take only the first so many training images. They are counted after test images were held out (where the
-            data has no test part) and bad ones left out; the test images do not depend on it.
+        data_dir: Folder of the TFDS data sets (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets).
+        limit: Use only this many training images, from the start. They are counted after test images are held out (if the
+            data has no test part) and bad images are skipped; the test images do not depend on it.
         label_noise: Fraction of the training labels that is redrawn among the other classes, so that there is
             something to memorise, and so to forget. Test labels stay clean.
         label_noise_seed: Seed of that draw.
-        image_size: Folder of images: scale and crop each to a square of so many pixels. Needed where sizes differ.
-        background: Folder of images: the colour that transparent images are laid on, as white, black or #808080.
-        layout: .npz file: "nhwc", or "nchw" for images [n, C, H, W] as PyTorch has them.
-        skip_bad: Folder of images: leave out images that cannot be used, and list them, instead of stopping.
-        memory_gb: The most memory (in 10^9 bytes) that decoded images may take. A larger folder of images is decoded
-            batch by batch instead; other data is refused.
+        image_size: Folder of images: scale and crop each image to a square of this many pixels. Needed if sizes differ.
+        background: Folder of images: the background colour for transparent images, such as white, black or #808080.
+        layout: .npz file: "nhwc", or "nchw" for images [n, C, H, W] as in PyTorch.
+        skip_bad: Folder of images: skip and list images that cannot be used, instead of stopping.
+        memory_gb: The maximum memory (in 10^9 bytes) for decoded images. A larger folder of images is decoded batch by
+            batch instead; other data is rejected.
     """
 
     source: str = DIGITS
@@ -171,7 +171,7 @@ NORMALIZATION = {
 
 
 def content_digest(train: Images, test: Images) -> str:
-    """What identifies the content of images in memory: "sha256" and the first 16 hexadecimal digits."""
+    """Identifies the content of images in memory: "sha256" and the first 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for part in (train, test):
         for path, leaf in jax.tree_util.tree_flatten_with_path(part.images)[0]:
@@ -182,7 +182,7 @@ def content_digest(train: Images, test: Images) -> str:
 
 
 def pixel_digest(pixels: np.ndarray) -> str:
-    """What tells one image's pixels from another's: a digest over shape, dtype and values; "" for one of a single colour."""
+    """Identifies the pixels of an image: a digest over shape, dtype and values; "" for an image of a single colour."""
     if (pixels == pixels[0, 0]).all():
         return ""
     head = f"{pixels.shape} {pixels.dtype} ".encode()
@@ -190,7 +190,7 @@ def pixel_digest(pixels: np.ndarray) -> str:
 
 
 def sample_digest(leaves: Sequence[np.ndarray]) -> str:
-    """What tells one sample's inputs from another's, over all of their arrays; "" for one of a single value."""
+    """Identifies the inputs of a sample, over all of their arrays; "" if all values are equal."""
     if all((leaf == np.ravel(leaf)[0]).all() for leaf in leaves if leaf.size):
         return ""
     digest = hashlib.blake2b(digest_size=16)
@@ -203,7 +203,7 @@ def checked_labels(where: str, labels: np.ndarray, num_classes: int | None = Non
     """Labels as int32.
 
     Raises:
-        ValueError: if they are no whole numbers, or one is negative, too large for int32, or no class; with its row.
+        ValueError: if they are not integers, or one is negative, too large for int32, or not a class; names the row.
     """
     labels = np.asarray(labels)
     if not np.issubdtype(labels.dtype, np.integer):
@@ -230,13 +230,13 @@ def check_memory(where: str, n_bytes: int, data: Data) -> None:
     if n_bytes > data.memory_gb * 1e9:
         raise TooLargeError(
             f"{where} takes {n_bytes / 1e9:.2f} GB in memory, more than the {data.memory_gb:g} GB it may. Allow more with "
-            "--data.memory-gb where the machine (and the GPU or TPU) has it, take fewer images with --data.limit if it is a "
+            "--data.memory-gb if the machine (and the GPU or TPU) has it, use fewer images with --data.limit if it is a "
             "TFDS data set, or export it as a folder of images (CLASS/*.png), which is decoded batch by batch."
         )
 
 
 def numbered_ids(prefix: str, n: int) -> np.ndarray:
-    """`[n]` str: ids for images without ids of their own, such as "train_00017"."""
+    """`[n]` str: ids for images that have none, such as "train_00017"."""
     return np.array([f"{prefix}_{row:05d}" for row in range(n)])
 
 
@@ -245,8 +245,8 @@ def rows_of_some_subjects(subjects: np.ndarray, fraction: float, *, salt: str = 
 
     Args:
         subjects: `[n]` str.
-        fraction: Of the rows; no subject is taken that would exceed it, unless none would be taken at all.
-        salt: Another one is another choice.
+        fraction: Fraction of the rows; subjects that would exceed it are not chosen, unless none would be chosen at all.
+        salt: A different salt gives a different choice.
 
     >>> rows_of_some_subjects(np.array(["a", "a", "b", "c", "c", "d"]), 0.34).tolist()
     [2, 5]
@@ -261,9 +261,9 @@ def rows_of_some_subjects(subjects: np.ndarray, fraction: float, *, salt: str = 
 
 
 def hold_out_fifth(images: Images) -> tuple[Images, Images]:
-    """Every fifth image of each class, in order, becomes a test image; of 2 to 4 images the last does.
+    """Turns every fifth image of each class, in order, into a test image; of 2 to 4 images, the last.
 
-    Where subjects are known, all samples of some of them do, about a fifth: a subject is in one part alone.
+    If subjects are known, all samples of about a fifth of them become test samples: each subject is in only one part.
     """
     is_test = np.zeros(len(images), bool)
     if images.subjects is not None:
@@ -284,11 +284,11 @@ def pixel_statistics(images: Images) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Reader(NamedTuple):
-    """How data of one kind is read.
+    """Reads one kind of data.
 
     Attributes:
         matches: Whether it reads what `data.source` names; looks at the name, not at the content.
-        read: Reads it. Raises ValueError or FileNotFoundError, with a sentence that a user can act on.
+        read: Reads it. Raises ValueError or FileNotFoundError, with a message that a user can act on.
     """
 
     matches: Callable[[Data], bool]

@@ -43,7 +43,7 @@ def _read(data: Data, progress: Progress) -> Source:
     except (ValueError, zipfile.BadZipFile, EOFError, OSError) as error:
         raise ValueError(
             f"{path} cannot be read as plain arrays ({error}). It must be a .npz of number and string arrays; arrays of "
-            "Python objects are refused, because reading them can run code: convert them, ids with .astype(str)."
+            "Python objects are rejected, because reading them can run code: convert them, ids with .astype(str)."
         ) from error
     others = holds_inputs(arrays)
     if others and "images" in arrays:
@@ -73,7 +73,7 @@ def _read(data: Data, progress: Progress) -> Source:
         if shared:
             raise ValueError(
                 f"{path}: {len(shared)} ids are in ids and in test_ids, such as {shared[:5]}; an image is either trained on "
-                "or tested with. Take these rows out of one part, or give the others ids of their own."
+                "or tested with. Take these rows out of one part, or give the others their own ids."
             )
         if train.subjects is not None and test.subjects is not None:
             both = np.intersect1d(train.subjects, test.subjects).tolist()
@@ -103,9 +103,9 @@ def _read(data: Data, progress: Progress) -> Source:
 
 
 def _numbered(where: str, parts: list[np.ndarray]) -> tuple[list[np.ndarray], tuple[str, ...]]:
-    """The labels of each part as numbers, and the names of the classes; no names where the labels are numbers.
+    """The labels of each part as numbers, and the names of the classes; no names if the labels are numbers.
 
-    Whole numbers may be stored as floats, and classes as text, as booleans or one-hot.
+    Integers may be stored as floats, and classes as text, booleans or one-hot.
     """
     if all(part.dtype.kind in "SU" for part in parts):
         texts = [_texts(f"{where}: labels", part) for part in parts]
@@ -119,7 +119,7 @@ def _numbered(where: str, parts: list[np.ndarray]) -> tuple[list[np.ndarray], tu
 
 
 def _plain(labels: np.ndarray) -> np.ndarray:
-    """Labels as integers where their meaning is plain: one-hot, boolean, or whole numbers stored as floats."""
+    """Labels as integers if their meaning is clear: one-hot, boolean, or integers stored as floats."""
     if labels.dtype.kind == "b" and labels.ndim == 1:
         return labels.astype(np.int64)
     one_hot = labels.ndim == 2 and labels.shape[1] > 1 and labels.dtype.kind in "bifu"
@@ -141,7 +141,7 @@ def _texts(where: str, values: np.ndarray) -> np.ndarray:
 
 
 def _checked_images(where: str, arrays: dict[str, np.ndarray], prefix: str, labels: np.ndarray, layout: str) -> Images:
-    """Images (or other inputs), labels and ids of a user's file, after saying what is wrong with them."""
+    """Images (or other inputs), labels and ids of a user's file, after checking them."""
     if f"{prefix}images" in arrays:
         images = _channels_last(f"{where}: {prefix}images", arrays[f"{prefix}images"], labels, layout)
         images = images if images.dtype == np.uint8 else _preprocessed(f"{where}: {prefix}images", images)
@@ -170,7 +170,7 @@ def _checked_images(where: str, arrays: dict[str, np.ndarray], prefix: str, labe
 
 
 def _channels_last(where: str, images: np.ndarray, labels: np.ndarray, layout: str) -> np.ndarray:
-    """`[n, H, W, C]` of what a file holds."""
+    """The images of a file as `[n, H, W, C]`."""
     if images.ndim == 3:
         images = images[..., None] if layout == "nhwc" else images[:, None]
     if images.ndim != 4 or 0 in images.shape:
@@ -202,7 +202,7 @@ def _channels_last(where: str, images: np.ndarray, labels: np.ndarray, layout: s
 
 
 def _preprocessed(where: str, images: np.ndarray) -> np.ndarray:
-    """Float images as float32, after a look at whether they are preprocessed."""
+    """Float images as float32, after checking whether they are preprocessed."""
     if not np.issubdtype(images.dtype, np.floating):
         way_out = "store them as uint8"
         if images.dtype.kind == "b":

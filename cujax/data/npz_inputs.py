@@ -1,4 +1,4 @@
-"""Inputs that are no images in a user's .npz file: tables, series, tokens; one array, or several under names."""
+"""Inputs other than images in a user's .npz file: tables, series, tokens; one array, or several named ones."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -23,8 +23,8 @@ def checked_inputs(where: str, arrays: Mapping[str, np.ndarray], prefix: str = "
         prefix: "" or "test_".
 
     Raises:
-        ValueError: if both forms are there, an array has no axis beyond that of rows, lengths differ, or numbers are not
-            finite, or are of a kind or size that a network cannot take.
+        ValueError: if both forms are present, an array has no axis besides that of the rows, lengths differ, or numbers are
+            not finite or of a kind or size that a network cannot take.
 
     >>> checked_inputs("t.npz", {"inputs/age": np.ones((2, 1)), "inputs/heart": np.zeros((2, 50, 3))})["heart"].dtype
     dtype('float32')
@@ -45,8 +45,8 @@ def as_network_takes(where: str, array: np.ndarray) -> np.ndarray:
     """`[n, ...]` as float32, int32 or bool.
 
     Raises:
-        ValueError: if it has no axis beyond that of rows, is empty, holds no numbers, NaN or infinity, or integers beyond
-            32 bits; with the way out.
+        ValueError: if it has no axis besides that of the rows, is empty, not numeric, or contains NaN, infinity or integers
+            beyond 32 bits; the message names the fix.
     """
     if array.ndim < 2 or 0 in array.shape:
         column = "; give array[:, None] for one number a row" if array.ndim == 1 and len(array) else ""
@@ -57,7 +57,7 @@ def as_network_takes(where: str, array: np.ndarray) -> np.ndarray:
 
 
 def finite_float32(where: str, array: np.ndarray, unit: str = "rows") -> np.ndarray:
-    """`[n, ...]` as float32; raises ValueError, with the rows, if a number is not finite there. `unit` is what a row is."""
+    """`[n, ...]` as float32; raises ValueError, naming the rows, if a number is not finite in it. `unit` names a row."""
     with np.errstate(over="ignore"):
         narrow = array.astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(narrow).reshape(len(narrow), -1).all(axis=1))
@@ -70,10 +70,10 @@ def finite_float32(where: str, array: np.ndarray, unit: str = "rows") -> np.ndar
 
 
 def finite_numbers(where: str, array: np.ndarray) -> np.ndarray:
-    """Numbers as float32, int32 or bool; uint8 and smaller kinds stay what they are.
+    """Numbers as float32, int32 or bool; uint8 and smaller types are not changed.
 
     Raises:
-        ValueError: if they are no numbers, NaN, infinite, or integers beyond 32 bits; with the rows.
+        ValueError: if they are not numbers, NaN, infinite, or integers beyond 32 bits; names the rows.
     """
     if array.dtype.kind == "f" or array.dtype == jax.numpy.bfloat16:
         narrow = finite_float32(where, array)

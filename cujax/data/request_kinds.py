@@ -1,4 +1,4 @@
-"""Deletion requests as data: what a person may ask to have forgotten."""
+"""Deletion requests as data: what a request may name."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -6,8 +6,8 @@ from typing import Literal
 
 from cujax._ranges import Count, Label, ProportionBetween, Seed, check_fields
 
-# What happens to samples outside the request that have the same pixels as one in it: they are forgotten with it, they are
-# kept (then the model, and every retrained one, goes on training on these pixels), or the request is refused.
+# What happens to samples outside the request that have the same pixels as one in it: they are added to the request, they
+# are kept (then the model, and every retrained model, continues to train on these pixels), or the request is rejected.
 Copies = Literal["with", "keep", "refuse"]
 
 
@@ -16,10 +16,10 @@ class ForgetClass:
     """Forget every training image of one class.
 
     Attributes:
-        label: The class: its number, counted from 0, or its name. Where numbers are names, too, and differ, write
-            label:2 or name:2.
-        copies: What happens to images of other classes with the same pixels: forgotten with it, kept, or the request is
-            refused.
+        label: The class: its number, counted from 0, or its name. If classes have numbers as names that differ from their
+            numbers, write label:2 or name:2.
+        copies: What to do with images of other classes with the same pixels: forget them too, keep them, or reject the
+            request.
     """
 
     label: Label | str = 5
@@ -35,8 +35,8 @@ class ForgetClasses:
 
     Attributes:
         labels: The classes: their numbers, counted from 0, or their names.
-        copies: What happens to images of other classes with the same pixels: forgotten with them, kept, or the request is
-            refused.
+        copies: What to do with images of other classes with the same pixels: forget them too, keep them, or reject the
+            request.
     """
 
     labels: tuple[Label | str, ...]
@@ -50,14 +50,14 @@ class ForgetClasses:
 
 @dataclass(frozen=True)
 class ForgetRandom:
-    """Forget training images drawn at random; give either a count or a fraction.
+    """Forget randomly drawn training images; give either a count or a fraction.
 
     Attributes:
-        count: How many.
-        fraction: What fraction of the training part.
+        count: The number of images.
+        fraction: The fraction of the training images.
         seed: Seed of the draw.
-        copies: What happens to images that were not drawn and have the same pixels as one that was: forgotten with it,
-            kept, or the request is refused.
+        copies: What to do with images that were not drawn but have the same pixels as one that was: forget them too, keep
+            them, or reject the request.
     """
 
     count: Count | None = None
@@ -78,10 +78,10 @@ class ForgetIds:
     """Forget the images that a file names.
 
     Attributes:
-        path: The file, in UTF-8: one id a line, or a .csv or .tsv with a header and a column id. An image of a folder may
-            be given by its path.
-        copies: What happens to images that are not listed and have the same pixels as one that is: forgotten with it,
-            kept, or the request is refused.
+        path: The file, in UTF-8: one id per line, or a .csv or .tsv with a header and a column id. An image in a folder
+            may be given by its path.
+        copies: What to do with images that are not listed but have the same pixels as one that is: forget them too, keep
+            them, or reject the request.
     """
 
     path: str
@@ -90,17 +90,17 @@ class ForgetIds:
     def __post_init__(self) -> None:
         check_fields(self)
         if not self.path.strip():
-            raise ValueError("path is empty; give a file with one id a line.")
+            raise ValueError("path is empty; give a file with one id per line.")
 
 
 @dataclass(frozen=True)
 class ForgetSubject:
-    """Forget every training sample of one subject: a person, a patient, a device. The data names the subject of each.
+    """Forget every training sample of one subject: a person, a patient, a device. The data names each sample's subject.
 
     Attributes:
-        subject: The subject, as the data (`subjects` of a .npz file) writes it.
-        copies: What happens to samples of other subjects with the same inputs: forgotten with it, kept, or the request is
-            refused.
+        subject: The subject, as written in the data (`subjects` of an .npz file).
+        copies: What to do with samples of other subjects with the same inputs: forget them too, keep them, or reject the
+            request.
     """
 
     subject: str
@@ -117,9 +117,9 @@ class ForgetWhere:
     """Forget the training images for which `predicate(id, label)` is true; from Python only.
 
     Attributes:
-        predicate: Looks at one image's id and label. The ids it chooses are what is stored, not the predicate.
-        copies: What happens to images that it does not choose and have the same pixels as one that it does: forgotten with
-            it, kept, or the request is refused.
+        predicate: Takes one image's id and label. The ids it chooses are stored, not the predicate.
+        copies: What to do with images that it does not choose but have the same pixels as one that it does: forget them
+            too, keep them, or reject the request.
     """
 
     predicate: Callable[[str, int], bool]

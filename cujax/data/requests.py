@@ -43,14 +43,14 @@ class Split:
     """A source divided by a request. The first three and the last are disjoint and together the training images.
 
     Attributes:
-        forget: To be forgotten now.
-        retain: To be kept; what a retrained model sees.
-        validation: A tenth of each class, which no model trains on: it decides when to stop.
-        test: The test images; only reports read them.
-        previously_forgotten: Forgotten by earlier requests; no model sees them again.
-        forgotten_classes: The classes of the forget set of which nothing is retained. Validation and test rows of
-            them are there to see that the class is gone.
-        absent_classes: All classes of which nothing is retained, earlier requests included.
+        forget: The forget set of this request.
+        retain: The retain set, on which retrained models are trained.
+        validation: A held-out tenth of each class, on which no model trains: it decides when to stop.
+        test: The test images; only reports use them.
+        previously_forgotten: Samples of earlier requests, which are not used again.
+        forgotten_classes: The classes of the forget set of which no samples are retained. Their validation and test rows
+            are used to check whether the class is gone.
+        absent_classes: All classes of which no samples are retained, including those of earlier requests.
         retained_classes: The classes of the retain set.
         copies: Training images outside the request with the same pixels as one in it: in the forget set with "with", in
             the retain set with "keep".
@@ -68,11 +68,11 @@ class Split:
 
     @property
     def is_class_task(self) -> bool:
-        """Whether whole classes are forgotten, rather than samples of classes that stay."""
+        """Whether the request is for whole classes, not for samples of retained classes."""
         return bool(self.forgotten_classes)
 
     def divided(self, labels: np.ndarray) -> "tuple[Split, ...]":
-        """One split a kind of what is forgotten: whole classes, and samples of classes that stay. Mostly this one alone.
+        """One split for whole classes and one for samples of retained classes; usually only this split.
 
         Args:
             labels: `[n]` integer, of all training images.
@@ -111,21 +111,21 @@ def make_split(
 ) -> Split:
     """Divides a source by a deletion request.
 
-    Validation is the tenth of each class whose ids have the lowest SHA-256, so it depends on the data alone: it is the
+    The validation set is the tenth of each class whose ids have the lowest SHA-256. It depends only on the data: it is the
     same for every request and seed, whatever the order of the rows.
 
     Args:
         source: The data set.
         request: What to forget.
-        previously_forgotten_ids: What earlier requests, on the model at hand, made it forget.
-        validation: "tenth", or another fraction; or, for a model that was trained elsewhere: "none", or what it has not
-            seen: the file that names the images, or their rows.
+        previously_forgotten_ids: The ids of earlier requests to this model.
+        validation: "tenth", or another fraction; or, for an imported model, "none" or the images that it has not seen: a
+            file that names them, or their rows.
 
     Raises:
-        ValueError: if the request names a class or ids that do not exist, ids that are in the validation part or
-            forgotten already, leaves nothing to forget or nothing to retain, or has copies of its images in the retain set
-            and is to be refused then.
-        FileNotFoundError: if the file of ids is not there.
+        ValueError: if the request names a class or ids that do not exist, or ids that are in the validation part or already
+            forgotten; if it leaves nothing to forget or nothing to retain; or if there are copies of its images in the
+            retain set and `copies` is "refuse".
+        FileNotFoundError: if the file of ids does not exist.
     """
     train = source.train
     is_previous = is_among(train.ids, previously_forgotten_ids)
@@ -147,8 +147,8 @@ def make_split(
     copies = _copies(train, is_forget, available & ~is_forget)
     if len(copies) and request.copies == "refuse":
         raise ValueError(
-            f"{len(copies)} images that would be retained have the same pixels as one to be forgotten, such as "
-            f"{train.ids[copies[0]]}: the model, and every retrained one, would go on training on them. Forget them, too, "
+            f"{len(copies)} images that would be retained have the same pixels as one in the request, such as "
+            f"{train.ids[copies[0]]}: the model, and every retrained one, would continue to train on them. Forget them too "
             'with --forget.copies with (copies="with"), or keep them with --forget.copies keep (copies="keep").'
         )
     is_forget[copies] = request.copies == "with"
@@ -178,9 +178,9 @@ def make_split(
 
 
 def _copies(train: Images, is_forget: np.ndarray, is_other: np.ndarray) -> np.ndarray:
-    """The rows of other images with the same pixels as one to be forgotten, `[k]` int32, ascending.
+    """The rows of other images with the same pixels as one in the request, `[k]` int32, ascending.
 
-    An image of a single colour is no copy of another: there is nothing on it that could be somebody's.
+    Images of a single colour are not copies of each other: they show nothing that could belong to a person.
     """
     digests = train.pixel_digests
     is_copy = is_other & (digests != "") & np.isin(digests, digests[is_forget])
@@ -215,10 +215,10 @@ def _resolve(
 
 
 def with_numbers[Kind: Request](request: Kind, source: Source) -> Kind:
-    """A request with classes given by number, so that it is one whatever way it was written.
+    """The request with its classes given by number, so that all ways of writing it are equal.
 
     Raises:
-        ValueError: if a class does not exist, or a number may mean two of them.
+        ValueError: if a class does not exist, or a number is ambiguous.
     """
     if isinstance(request, ForgetClass):
         return replace(request, label=named_labels(source, request)[0])
@@ -252,7 +252,7 @@ def _rows_of_subject(source: Source, subject: str, available: np.ndarray, is_val
     if (of_subject & is_validation).any():
         raise ValueError(
             f"samples of subject {subject!r} are validation samples, on which no model is trained here: there is nothing to "
-            "forget of them. If the model comes from elsewhere and was trained on them, give --no-validation."
+            "forget of them. If the model is imported and was trained on them, give --no-validation."
         )
     if source.test.subjects is not None and not of_subject.any() and (source.test.subjects == subject).any():
         raise ValueError(
@@ -269,11 +269,11 @@ def _rows_of_ids(source: Source, path: Path, is_validation: np.ndarray, is_previ
     for selected, why in (
         (
             is_validation,
-            "are validation images, on which no model is trained here: there is nothing to forget. Take them off the list; "
-            "if the model comes from elsewhere and was trained on them, give --no-validation, or --validation-ids FILE with "
+            "are validation images, on which no model is trained here: there is nothing to forget. Remove them from the "
+            "list; if the model is imported and was trained on them, give --no-validation, or --validation-ids FILE with "
             "the images that it has not seen:",
         ),
-        (is_previous, "were forgotten by an earlier request; take them off the list:"),
+        (is_previous, "were forgotten by an earlier request; remove them from the list:"),
     ):
         names = source.train.ids[rows[selected[rows]]].tolist()
         if names:
@@ -282,7 +282,7 @@ def _rows_of_ids(source: Source, path: Path, is_validation: np.ndarray, is_previ
 
 
 def check_held_out(source: Source, split: Split, *, needs_validation: bool = True) -> None:
-    """Raises ValueError if no test sample, or no validation sample where it is needed, of the retained classes is left."""
+    """Raises ValueError if the retained classes have no test samples, or no validation samples where these are needed."""
     for name, labels in (
         ("validation", source.train.labels[split.validation.indices]),
         ("test", source.test.labels[split.test.indices]),
@@ -295,8 +295,6 @@ def check_held_out(source: Source, split: Split, *, needs_validation: bool = Tru
 
 
 def check_whole_classes(split: Split, what: str) -> None:
-    """Raises ValueError, saying what a method does to whole classes, where samples are forgotten rather than classes."""
+    """Raises ValueError, naming what a method does to whole classes, if the request is for samples."""
     if not split.is_class_task:
-        raise ValueError(
-            f"{what} whole classes, but the request is for samples of classes that stay; choose another method."
-        )
+        raise ValueError(f"{what} whole classes, but the request is for samples of retained classes; choose another method.")

@@ -1,4 +1,4 @@
-"""Reads what a configuration names as its data. Each kind of data has a reader of its own, in a file of its own.
+"""Reads the data that a configuration names. Each kind of data has its own reader, in its own file.
 
 Out of scope: preparing or downloading data (cujax prepare-data).
 """
@@ -28,10 +28,10 @@ def load_source(data: Data, progress: Progress = silent) -> Source:
     """Reads the images that `data` describes.
 
     Raises:
-        ValueError: if images or labels are malformed (rank, NaN, labels out of range, repeated ids), or a TFDS data set
-            is prepared in a format that cannot be read without TensorFlow, or data that cannot be streamed is larger than
-            the memory it may take.
-        FileNotFoundError: if the file or the prepared data set is not there.
+        ValueError: if images or labels are malformed (rank, NaN, labels out of range, repeated ids), a TFDS data set was
+            prepared in a format that cannot be read without TensorFlow, or data that cannot be streamed exceeds the memory
+            limit.
+        FileNotFoundError: if the file or the prepared data set does not exist.
     """
     source = next(reader for reader in _readers() if reader.matches(data)).read(data, progress)
     source = replace(source, train=_checked(source, "training"), test=_checked(source, "test"))
@@ -41,13 +41,13 @@ def load_source(data: Data, progress: Progress = silent) -> Source:
 
 
 def _checked(source: Source, part: str) -> Images:
-    """A part with labels that are classes, whoever read them."""
+    """A part whose labels are checked to be classes, whichever reader read them."""
     images = source.train if part == "training" else source.test
     return replace(images, labels=checked_labels(f"{source.name}: {part} labels", images.labels, source.num_classes))
 
 
 def _limited(source: Source, limit: int) -> Source:
-    """The first training images, with a word on classes that have none among them."""
+    """The first training images, with a note on classes that have none among them."""
     train = source.train.take(np.arange(min(limit, len(source.train))))
     missing = np.setdiff1d(source.train.labels, train.labels).tolist()
     if missing:

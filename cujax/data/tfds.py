@@ -79,7 +79,7 @@ def _prepare(name: str, data_dir: Path) -> str:
 
 
 def _newest_version(name: str, data_dir: Path) -> Path:
-    """The folder of a data set's newest version; NAME or NAME/CONFIG, which is needed where there are several."""
+    """The folder of a data set's newest version; NAME, or NAME/CONFIG, which is needed if there are several."""
     versions = _versions(data_dir / name)
     if versions:
         return max(versions, key=_version_key)
@@ -87,8 +87,8 @@ def _newest_version(name: str, data_dir: Path) -> Path:
     configs = {config: found for config, found in configs.items() if found}
     if not configs:
         raise FileNotFoundError(
-            f"data set {name!r} is not in {data_dir}. If it lies elsewhere, name the folder with --data.data-dir or "
-            f"TFDS_DATA_DIR. If it is nowhere yet, prepare it once, with network:\n  {_prepare(name, data_dir)}\n"
+            f"data set {name!r} is not in {data_dir}. If it is in another folder, name that folder with --data.data-dir or "
+            f"TFDS_DATA_DIR. If it does not exist yet, prepare it once (this needs network):\n  {_prepare(name, data_dir)}\n"
             f"A folder of images in this directory is given as ./{name}. "
             "The embedded data set --data.source digits needs no download."
         )
@@ -102,7 +102,7 @@ def _newest_version(name: str, data_dir: Path) -> Path:
 
 
 def _versions(directory: Path) -> list[Path]:
-    """The folders below, one a version, that hold a prepared data set."""
+    """The subfolders, one per version, with a prepared data set."""
     return [
         info.parent for info in directory.glob("*/dataset_info.json") if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name)
     ]

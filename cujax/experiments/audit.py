@@ -1,4 +1,4 @@
-"""An audit of an unlearned model: it is looked into, compared with retrained models, and a verdict is given."""
+"""An audit of an unlearned model: inspects it, compares it with retrained models, and gives a verdict."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -30,7 +30,7 @@ LevelName = Literal["quick", "standard", "full"]
 
 
 class Level(NamedTuple):
-    """How much an audit computes: how many models it compares the unlearned one with."""
+    """How much an audit computes: the number of models it compares the unlearned model with."""
 
     retrained: int
     shadows: int
@@ -47,11 +47,11 @@ class Audit:
     """An audit that is ready to compute.
 
     Attributes:
-        run: Whose split it is about.
+        run: The run whose split is audited.
         level: "quick", "standard" or "full".
-        root: Where retrained models lie that all audits of a split share. None: the run's own retrained models are taken,
-            however many it has, and what is found is kept in its folder.
-        judged_only: Whether only what the verdict reads is measured: for calibrations.
+        root: Folder of the retrained models that all audits of a split share. None: the run's own retrained models are
+            used, however many there are, and results are stored in its folder.
+        judged_only: Whether to measure only what the verdict uses, for calibrations.
     """
 
     run: Run
@@ -67,7 +67,7 @@ class Audit:
 
     @classmethod
     def asked_for(cls, run: Run) -> Self | None:
-        """The audit that an experiment asks for at its end; None for none."""
+        """The audit that an experiment requests at its end, or None."""
         level = run.experiment.audit
         return None if level == "none" else cls(run, level, DEFAULT_ROOT if level == "full" else None)
 
@@ -90,9 +90,9 @@ class Audit:
         """Computes everything.
 
         Args:
-            original: The model before.
-            unlearned: The model after.
-            method: What made it, to be run on shadow models; None where it is not known.
+            original: The model before unlearning.
+            unlearned: The model after unlearning.
+            method: The method that made it, to be run on shadow models; None if unknown.
         """
         self._notify_estimate(original, unlearned)
         checkpoints = self.retrained()
@@ -112,7 +112,7 @@ class Audit:
             more, likelihood = self._over_models(method, shadows, checkpoints, models, compared.context)
             measured += more
         else:
-            measured += [_absent(topic, "it takes shadow models: --level full") for topic in TOPICS]
+            measured += [_absent(topic, "this needs shadow models: --level full") for topic in TOPICS]
         earlier = self._earlier(original, unlearned, checkpoints, models)
         seconds = original.metadata.record.get("cost", {}).get("seconds")
         missing = max(FEWEST_FOR_NO_TRACE - len(checkpoints), 0)
@@ -134,7 +134,7 @@ class Audit:
         retrained: Sequence[Checkpoint],
         models: dict[str, list[Evidence]],
     ) -> list[tuple[str, list[MeasuredMetric]]]:
-        """What the answers on the samples of each earlier request show: whether they are still forgotten."""
+        """What the answers on the samples of each earlier request show."""
         run, found = self.run, []
         for request, part in run.earlier_requests():
             split = replace(run.split, forget=part, forgotten_classes=())
@@ -153,14 +153,14 @@ class Audit:
         return found
 
     def _notify_estimate(self, original: Checkpoint, unlearned: Checkpoint) -> None:
-        """How long the audit will take: training from what the original took, the rest from a look into it."""
+        """Estimates how long the audit will take: training from the original's time, the rest from inspecting it once."""
         if self.takes_own:
             return
         retrained, shadows = LEVELS[self.level]
         missing = self.references.missing(retrained=retrained, shadows=shadows)
         training = original.metadata.record.get("cost", {}).get("seconds")
         unlearning = unlearned.metadata.record.get("cost", {}).get("seconds")
-        models = f"{missing} models to train" if missing else "all models to compare with are there"
+        models = f"{missing} models to train" if missing else "all models for the comparison exist"
         if missing and training is None:
             self.run.notify(f"{models}; how long that takes is not recorded in the original. What is complete is kept.")
             return
@@ -169,8 +169,8 @@ class Audit:
         also = f", {shadows} to unlearn" if shadows else ""
         time = f"about {seconds / 60:.0f} minutes" if seconds >= 60 else "less than a minute"
         self.run.notify(
-            f"{models}{each}{also}: {time}, and some seconds a model to look into it. What is "
-            "complete is kept: an interrupted audit goes on from there."
+            f"{models}{each}{also}: {time}, and some seconds to inspect each model. What is "
+            "complete is kept: an interrupted audit resumes from there."
         )
 
     def _over_models(
@@ -181,7 +181,7 @@ class Audit:
         models: dict[str, list[Evidence]],
         context: MetricContext,
     ) -> tuple[list[MeasuredMetric], dict[str, LikelihoodAttack]]:
-        """What is measured of the method over many models: likelihood ratios, ε and KLOM."""
+        """The measurements of the method over many models: likelihood ratios, ε and KLOM."""
         if method is None:
             reason = "the method is not known, so it cannot be run on shadow models"
             return [_absent(topic, reason) for topic in TOPICS], {}
@@ -220,7 +220,7 @@ def _absent(topic: Topic, reason: str) -> MeasuredMetric:
 
 
 def method_of(checkpoint: Checkpoint) -> Method | None:
-    """The method that made an unlearned checkpoint, with its settings; None where that cannot be told."""
+    """The method that made an unlearned checkpoint, with its settings; None if unknown."""
     described = checkpoint.metadata.config.get("method")
     if not isinstance(described, dict):
         return None

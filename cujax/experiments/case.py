@@ -1,4 +1,4 @@
-"""What models are judged on, and the models: arrays and a split, whether a run's folder or a caller holds them."""
+"""What models are judged on, and the models: arrays and a split, from a run's folder or from a caller."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,23 +15,23 @@ from cujax.storage.records import Kind
 from cujax.training.predict import Predictions, predict
 from cujax.training.supervised import Training
 
-# Gives what was computed for a description before, or computes it: `keep(kind, description, compute)`.
+# Returns the stored result for a description, or computes it: `keep(kind, description, compute)`.
 Keep = Callable[[Kind, dict[str, Any], Callable[[], Any]], Any]
 
 
 def keep_nothing(kind: Kind, asked: dict[str, Any], compute: Callable[[], Any]) -> Any:
-    """Computes, and keeps nothing."""
+    """Computes without storing anything."""
     del kind, asked
     return compute()
 
 
 class Candidate(NamedTuple):
-    """A model to be looked at.
+    """A model to be inspected.
 
     Attributes:
         variables: Its arrays.
         masked_classes: Classes whose logits count as minus infinity.
-        digest: Of its checkpoint; empty where it has none.
+        digest: Digest of its checkpoint; empty if it has none.
     """
 
     variables: Variables
@@ -45,12 +45,12 @@ class Case:
 
     Attributes:
         model: The network.
-        split: What was forgotten, what is retained, and what is held out.
+        split: The forget set, the retain set, and the held-out sets.
         train_images: The training samples.
-        test_images: The test samples; none of them where there is no test part.
-        recipe: How models are trained; None where it is not known: then none is fine-tuned on the retain set.
+        test_images: The test samples; empty if there is no test part.
+        recipe: How models are trained; None if unknown, in which case no model is fine-tuned on the retain set.
         has_label_noise: Whether training labels carry noise that test labels do not.
-        described: What tells the network and its training from others, for what is kept.
+        described: Identifies the network and its training, for stored results.
         progress: Shows progress.
     """
 
@@ -64,7 +64,7 @@ class Case:
     progress: Progress = silent
 
     def answers(self, candidate: Candidate) -> Answers:
-        """What a model answers on each part of the split."""
+        """A model's answers on each part of the split."""
         return Answers(
             forget=self.predictions(candidate, self.split.forget),
             # No metric or figure reads where the network puts retained training samples, and they are the most.
@@ -74,11 +74,11 @@ class Case:
         )
 
     def predictions(self, candidate: Candidate, part: Part) -> Predictions:
-        """What a model answers on some training samples."""
+        """A model's answers on some training samples."""
         return self._predictions(candidate, self.train_images, part)
 
     def labels(self, *, train: bool) -> np.ndarray:
-        """`[n]` int32 of the training or the test samples."""
+        """Labels `[n]` int32 of the training or the test samples."""
         return np.asarray((self.train_images if train else self.test_images).labels)
 
     def _predictions(self, candidate: Candidate, images: ImageSet, part: Part, *, embeddings: bool = True) -> Predictions:

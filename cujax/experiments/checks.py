@@ -1,4 +1,4 @@
-"""What can be checked of a setup before anything is computed, beside what data, storage and methods check themselves."""
+"""Checks of a setup before anything is computed, in addition to those of data, storage and methods."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -29,10 +29,10 @@ def check_extras(setup: Setup) -> None:
 
 
 def check_folder(name: str, folder: Path) -> None:
-    """Makes a folder that something is to be written into, if it is not there.
+    """Creates an output folder if it does not exist.
 
     Raises:
-        OSError: if it cannot be made, or is a file.
+        OSError: if it cannot be created, or is a file.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -41,10 +41,10 @@ def check_folder(name: str, folder: Path) -> None:
 
 
 def check_output_file(name: str, path: Path) -> None:
-    """Checks that a file can be written, and makes its folder if it is not there.
+    """Checks that a file can be written, and creates its folder if it does not exist.
 
     Raises:
-        OSError: if the folder cannot be made, or is a file.
+        OSError: if the folder cannot be created, or is a file.
         ValueError: if the path is a folder.
     """
     check_folder(f"the folder of {name}", path.parent)
@@ -59,7 +59,7 @@ def check_seeds_differ(seeds: Sequence[int]) -> None:
 
 
 def check_num_classes(model: Model, like: Variables, source: Source) -> None:
-    """Raises ValueError if a network has fewer logits than the data has classes, or seems to give them first."""
+    """Raises ValueError if a network has fewer logits than the data has classes, or seems to return them first."""
     num_classes, where = source.num_classes, source.name
     width = abstract_outputs(model, like, source.input_shapes).embedding.shape[1]
     if width == num_classes != model.num_classes and getattr(model, "outputs", ()) is None:
@@ -98,7 +98,7 @@ def check_trained_on(given: Checkpoint, where: str, source: Source, data: Data) 
 
 
 def check_batch_sizes(experiment: Experiment, split: Split, *, trains_original: bool) -> None:
-    """Raises ValueError if a batch is larger than what it is drawn from, or devices cannot share it equally."""
+    """Raises ValueError if a batch is larger than the set it is drawn from, or devices cannot share it equally."""
     for group in ("training", "method"):
         settings = getattr(experiment, group)
         names = [item.name for item in fields(settings)] if is_dataclass(settings) else []  # a method may be a function

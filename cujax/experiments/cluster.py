@@ -1,4 +1,4 @@
-"""The units of a command given to a Dask cluster, one a task: Dask says who computes which, and replaces lost workers."""
+"""Runs the units of a command on a Dask cluster, one per task: Dask assigns them to workers, and replaces lost workers."""
 
 import contextlib
 import importlib.util
@@ -18,14 +18,14 @@ _CONNECT_SECONDS = 20
 
 @dataclass(frozen=True)
 class Command:
-    """What a worker of a cluster needs to know of a command to make its units anew; all of it can be pickled.
+    """What a cluster worker needs to recreate the units of a command; all of it can be pickled.
 
     Attributes:
         arguments: Its command line.
-        parse: Gives the setup that the arguments describe.
-        prepare: Makes a setup ready to compute.
-        units: The units of what is ready.
-        folder: The folder that its relative paths are in.
+        parse: Returns the setup that the arguments describe.
+        prepare: Prepares a setup for computation.
+        units: Returns the units of a prepared setup.
+        folder: The folder to which its relative paths refer.
     """
 
     arguments: tuple[str, ...]
@@ -45,7 +45,7 @@ def _key(unit: Unit) -> str:
 
 
 def compute_unit(command: Command, key: str, *needs: object) -> None:
-    """Computes a unit in a worker of the cluster, once what it needs is there; its errors are the task's."""
+    """Computes a unit in a cluster worker, once its dependencies are complete; its errors are those of the task."""
     del needs
     there = Path(command.folder).is_dir()  # where only a bucket is shared, paths are absolute
     with _turn, contextlib.chdir(command.folder) if there else contextlib.nullcontext():
@@ -61,7 +61,7 @@ def compute_unit(command: Command, key: str, *needs: object) -> None:
 
 
 def check_cluster(address: str) -> None:
-    """Raises ValueError if Dask is not installed, or an address is none."""
+    """Raises ValueError if Dask is not installed, or an address is invalid."""
     if importlib.util.find_spec("distributed") is None:
         raise ValueError(f"cluster {address} needs Dask: run the command as uv run --extra cluster ...")
     if "://" not in address:
@@ -69,14 +69,14 @@ def check_cluster(address: str) -> None:
 
 
 def run_on_cluster(address: str, command: Command, units: Sequence[Unit], progress: Progress, notify: Notify) -> None:
-    """Gives the units that are not complete to a cluster and waits; failures are noted beside the units.
+    """Computes the incomplete units on a cluster and waits for them; failures are noted next to the units.
 
     Args:
-        address: Of the scheduler.
-        command: What they are the units of.
-        units: Each after those that it needs.
+        address: Address of the scheduler.
+        command: The command that the units belong to.
+        units: The units, each after those that it needs.
         progress: Shows how many are complete.
-        notify: Takes what a person should know.
+        notify: Receives messages for the user.
 
     Raises:
         OSError: if the scheduler is not reached.

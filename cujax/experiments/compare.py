@@ -49,19 +49,19 @@ class Comparison(SeveralRuns):
     """Compare methods on requests, over seeds.
 
     Attributes:
-        requests: What is to be forgotten, each apart: class:LABEL, classes:LABEL,LABEL, random:FRACTION, random:COUNT or
-            ids:PATH; by default what the configuration says.
-        methods: Which methods to compare; all where none is named. NAME@published takes the method's published settings,
-            NAME@reproduction those with which it does what its paper says on Fashion-MNIST (docs/results/reproductions.md).
-        seeds: Seeds of originals, retrained models and methods; by default --seed alone.
-        settings: Files of settings that cujax tune wrote, one a request; methods that they do not name, and requests
-            without one, have the methods' defaults.
-        controls: Shares of the epochs of retraining cut short, the control that every comparison shows as a curve.
-        audit: What the verdict on each method reads: its "answers", or ("standard") its features and relearning too, as
-            cujax unlearn does. That takes about as long as unlearning; without 5 retrained models it says little, and
-            without 8 never "no trace found".
-        protocol: "gap4" adds, for random samples, the table that papers have: four figures in points and their mean gap to
-            retrained models, beside published gaps where there are some for the task.
+        requests: What to forget, each request separately: class:LABEL, classes:LABEL,LABEL, random:FRACTION, random:COUNT
+            or ids:PATH; by default the request of the configuration.
+        methods: Which methods to compare; by default all. NAME@published uses the method's published settings, and
+            NAME@reproduction the settings of its reproduction (docs/results/reproductions.md).
+        seeds: Seeds of originals, retrained models and methods; by default only --seed.
+        settings: Files of settings that cujax tune wrote, one per request; methods that they do not name, and requests
+            without a file, use the methods' defaults.
+        controls: Shares of the epochs of shortened retraining, the control that every comparison shows as a curve.
+        audit: What the verdict on each method is based on: its "answers" alone, or ("standard") its features and relearning
+            as well, as in cujax unlearn. The latter takes about as long as unlearning. It needs 5 retrained models to name
+            every fault, and 8 for "no trace found".
+        protocol: "gap4" adds the table that papers use for random samples: four figures in points and their mean gap to
+            retrained models, next to published gaps where the task has some.
     """
 
     requests: tuple[str, ...] = ()

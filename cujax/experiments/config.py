@@ -1,4 +1,4 @@
-"""The settings of an experiment as plain data, and the networks and files that they name."""
+"""The settings of an experiment as plain data, including the networks and files that they name."""
 
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
@@ -27,52 +27,52 @@ _Request = (
     | Annotated[ForgetWhere, tyro.conf.Suppress]
 )
 
-# Who computes: no model, table or report says so.
+# Settings for which process computes: they are not recorded in models, tables or reports.
 _NOT_DESCRIBED = {"described": False}
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What is computed on, with what, and how: all of an experiment but what to forget and with which method.
+    """The settings of an experiment, except for the request and the unlearning method.
 
     Attributes:
-        data: Which images to learn from.
-        network: "small_cnn" (for tables, series and other inputs that are no images "mlp" takes its place), "cnn",
-            "resnet18" or another of cujax.networks (a wrong name lists them), or your own as PATH.py:FUNCTION, where
-            FUNCTION(num_classes) makes a cujax Model.
-        dtype: What the networks of cujax compute in; parameters, statistics and losses stay float32. "bfloat16" is
-            faster on GPU and TPU, and slower on CPU.
+        data: Which images to train on.
+        network: "small_cnn" (replaced by "mlp" for inputs that are not images, such as tables and series), "cnn",
+            "resnet18" or another network in cujax.networks (a wrong name lists them), or your own as PATH.py:FUNCTION,
+            where FUNCTION(num_classes) returns a cujax Model.
+        dtype: The dtype in which the networks of cujax compute; parameters, statistics and losses stay float32.
+            "bfloat16" is faster on GPU and TPU, and slower on CPU.
         training: How the original and the retrained models are trained.
         retrained: How many models to retrain from scratch for comparison; 0 for a plain deletion request.
         retain_tolerance: Unlearning ends if validation accuracy on retained data falls by more than this.
-        stop_rule: When unlearning may end before its last pass: "accuracy" (on the forget set it is that of held-out
-            samples, or of a class never learned), "loss" (samples: it is no lower than that of held-out samples), "none",
-            or one that another package registered. One that holds before the first step can tell nothing: then samples go
-            on under "loss", and classes take all passes.
-        stop_early: Whether unlearning ends as soon as the stop rule holds, or makes all the passes of the method.
-        validation: Whether a tenth of each class is held out, which decides when to stop. Leave it out for an original from
-            elsewhere that was trained on all images: then whatever it has seen can be forgotten, and a stop rule that needs
-            held-out samples cannot hold.
-        validation_ids: A file of the ids of the images to hold out instead, such as those that the original from elsewhere
-            has not seen: one a line, or a .csv with a column id.
-        seed: Of initialisation, order and everything else random.
-        workdir: Folder for checkpoints, metrics and the report; gs://BUCKET/FOLDER, too.
-        original: Checkpoint to start from, original or unlearned earlier; trained here where not given.
+        stop_rule: When unlearning may end before its last pass: "accuracy" (accuracy on the forget set is that of held-out
+            samples, or that of a class never learned), "loss" (samples: the loss is no lower than that of held-out
+            samples), "none", or a rule that another package registered. A rule that is met before the first step carries
+            no information: samples then continue under "loss", and classes run all passes.
+        stop_early: Whether unlearning ends as soon as the stop rule is met, or runs all passes of the method.
+        validation: Whether a tenth of each class is held out to decide when to stop. Turn it off for an imported original
+            that was trained on all images: everything it has seen can then be forgotten, and a stop rule that needs
+            held-out samples cannot be met.
+        validation_ids: A file with the ids of the images to hold out instead, such as those that an imported original has
+            not seen: one id per line, or a .csv with a column id.
+        seed: Seed of the initialisation, the order and everything else random.
+        workdir: Folder for checkpoints, metrics and the report; gs://BUCKET/FOLDER also works.
+        original: Checkpoint to start from, either an original or an earlier unlearned model; if not given, one is trained.
         tensorboard: Also write metrics as TensorBoard events (extra [tensorboard]).
-        steps_per_call: At most so many steps in one compiled call; by default 1 on a CPU and 128 on an accelerator.
-        profile: Folder for a profile of what is computed, to look at with TensorBoard or at ui.perfetto.dev.
-        multihost: Compute together with the other hosts that were given this same command (docs/tpu.md).
-        save_seconds: Where an unfinished model stands is saved after so many seconds, beside the computation; None: time
-            does not count.
-        save_steps: Likewise after so many steps.
-        deterministic: On a GPU, use only operations that give the same bits each time; they are slower. On other devices all
-            operations do.
-        hashed_ids: Keep the SHA-256 of each forgotten id in checkpoints, in place of the id.
-        jobs: How many processes of this machine divide the models among them, each with its share of the cores; one where
-            not given. Each reads the data, needs memory of its own, and takes some seconds to start (docs/scaling.md).
-        worker: Only make models that no other process makes, on this or other machines that share the folder, and end
-            without tables and reports: the same command without --worker writes them.
-        cluster: Give the models to a Dask cluster, tcp://HOST:PORT of its scheduler (extra [cluster]).
+        steps_per_call: The maximum number of steps in one compiled call; by default 1 on a CPU and 128 on an accelerator.
+        profile: Folder for a profile of the computation, to view in TensorBoard or at ui.perfetto.dev.
+        multihost: Compute together with the other hosts that run this same command (docs/tpu.md).
+        save_seconds: Save the progress of an unfinished model in the background after this many seconds; None disables
+            saving by time.
+        save_steps: Save it after this many steps.
+        deterministic: On a GPU, use only operations that give the same bits each time; they are slower. On other devices,
+            all operations do.
+        hashed_ids: Store the SHA-256 of each forgotten id in checkpoints instead of the id.
+        jobs: How many processes on this machine share the models, each with its share of the cores; one if not given. Each
+            process reads the data, needs its own memory, and takes some seconds to start (docs/scaling.md).
+        worker: Only compute models that no other process computes, on this or other machines that share the folder, and end
+            without tables and reports; the same command without --worker writes them.
+        cluster: Compute the models on a Dask cluster, given as tcp://HOST:PORT of its scheduler (extra [cluster]).
     """
 
     data: Data = Data()  # noqa: RUF009 - frozen
@@ -112,7 +112,7 @@ class Setup:
         self._check_who_computes()
 
     def _check_who_computes(self) -> None:
-        """Raises ValueError if several processes are asked for where only one can compute."""
+        """Raises ValueError if several processes are requested where only one can compute."""
         several = [name for name in ("worker", "cluster") if getattr(self, name)] + ["jobs"] * ((self.jobs or 1) > 1)
         if "cluster" in several and len(several) > 1:
             raise ValueError(f"cluster is {self.cluster}, whose workers compute; leave out --worker and --jobs.")
@@ -122,28 +122,28 @@ class Setup:
 
     @property
     def validation_rows(self) -> Validation:
-        """Which training images are held out, as `make_split` takes it."""
+        """Which training images are held out, in the form that `make_split` takes."""
         return self.validation_ids or ("tenth" if self.validation else "none")
 
     def shared(self) -> dict[str, Any]:
-        """By name, the settings that every kind of setup has."""
+        """The settings that every kind of setup has, by name."""
         return {item.name: getattr(self, item.name) for item in fields(Setup)}
 
 
 @dataclass(frozen=True)
 class Experiment(Setup):
-    """Train a classifier, make it forget, and compare it with models retrained from scratch.
+    """Train a classifier, unlearn, and compare the result with models retrained from scratch.
 
     Attributes:
         forget: What to forget.
-        audit: How hard the unlearned model is looked at before the verdict. "quick" and "standard": probes of its features,
+        audit: How thoroughly the unlearned model is examined before the verdict. "quick" and "standard": feature probes,
             relearning, attacks and distances, compared with the retrained models of the run (--retrained: 8 for "no trace
             found", 5 to name a fault). "full": with 16, and attacks over 16 shadow models. "none": no verdict.
-        require: Exit with status 3 if the verdict is worse than this; without it, if the model is not forgotten, damaged or
-            unchanged.
-        requested_by: Who asked for it; printed on the page.
-        ticket: Under which number; likewise.
-        method: How to forget it; on the command line method:NAME chooses another than the configuration's.
+        require: Exit with status 3 if the verdict is worse than this; by default, if the verdict is not forgotten, damaged
+            or unchanged.
+        requested_by: Who requested the deletion; printed on the report.
+        ticket: The number of the request; printed on the report.
+        method: The unlearning method; on the command line, method:NAME overrides that of the configuration.
     """
 
     audit: AuditLevel = field(default="standard", metadata={"since": "0.2"})

@@ -1,4 +1,4 @@
-"""Who computes the units of a command: worker processes, a cluster, or this process as one of several workers."""
+"""Decides who computes the units of a command: worker processes, a cluster, or this process as one of several workers."""
 
 import os
 from collections.abc import Sequence
@@ -15,18 +15,18 @@ from cujax.storage.workdir import Notify
 
 
 def is_divided(setup: Setup) -> bool:
-    """Whether more processes than one are to compute."""
+    """Whether more than one process computes."""
     return (setup.jobs or 1) > 1 or setup.worker or setup.cluster is not None
 
 
 def prepare_devices(setup: Setup) -> None:
-    """Has the processes of one machine share a GPU's memory. Before the first computation, or in vain."""
+    """Makes the processes of one machine share a GPU's memory. Has an effect only before the first computation."""
     if (setup.jobs or 1) > 1:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
 def check_division(setup: Setup, units: Sequence[Unit]) -> None:
-    """Raises ValueError if the processes that are asked for cannot divide the units."""
+    """Raises ValueError if the requested processes cannot divide the units."""
     if setup.cluster is not None:
         check_cluster(setup.cluster)
         return
@@ -50,16 +50,16 @@ def divide(
     progress: Progress,
     notify: Notify,
 ) -> None:
-    """Has the units computed; those that fail are noted beside them.
+    """Computes the units; failures are noted next to them.
 
     Args:
-        setup: Says by whom.
-        units: Each after those that it needs.
-        since: Failures noted before this time are tried again.
-        program: What comes before the arguments in a command line of `cujax`.
-        command: The rest of it, and what it means.
-        progress: Shows how many units are settled, where others compute.
-        notify: Takes what a person should know.
+        setup: The setup, which says who computes.
+        units: The units, each after those that it needs.
+        since: Failures noted before this time are retried.
+        program: The part of a `cujax` command line before the arguments.
+        command: The rest of the command line, and its meaning.
+        progress: Shows how many units are settled, if others compute.
+        notify: Receives messages for the user.
     """
     if setup.cluster is not None:
         run_on_cluster(setup.cluster, command, units, progress, notify)

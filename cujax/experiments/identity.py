@@ -1,7 +1,7 @@
-"""What tells one computation from another: an experiment as plain data, and its digest.
+"""The identity of a computation: an experiment as plain data, and its digest.
 
-Digests name folders and say whether saved progress may be used, so a digest of an earlier release stays valid as long as
-the same is computed: names that changed are spelled as before, and settings that are new count only where they are set.
+Digests name folders and decide whether saved progress may be used. So a digest of an earlier release stays valid as long as
+the computation is the same: changed names are spelled as before, and new settings count only if they are set.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from cujax.experiments.config import Experiment, Setup
 from cujax.experiments.user_files import split_network
 from cujax.storage.records import json_digest
 
-# Where something lies, how it is shown, how it is driven and how many others there are does not change what is computed.
+# Location, display, execution details and the number of other models do not change what is computed.
 _NOT_IDENTITY = (
     "retrained",
     "workdir",
@@ -42,8 +42,8 @@ def describe(value: Any, *, of_0_1: bool = False) -> Any:
     """A configuration as plain data: dataclasses become dicts with a "type", functions their names.
 
     Args:
-        value: A dataclass, or what stands in one.
-        of_0_1: Spell names as 0.1 did, and leave out fields that it did not have where they have their defaults.
+        value: A dataclass, or a field value of one.
+        of_0_1: Spell names as in 0.1, and omit fields that 0.1 did not have if they have their defaults.
     """
     if is_dataclass(value) and not isinstance(value, type):
         described = {"type": type(value).__name__}
@@ -70,7 +70,7 @@ def _default(item: Field) -> Any:
 
 
 def described_setup(setup: Setup) -> dict[str, Any]:
-    """A setup as its digest sees it: without what cannot change a result, and with the content of the user's own files."""
+    """A setup as used for its digest: without what cannot change a result, and with the content of the user's own files."""
     described = {name: value for name, value in describe(setup, of_0_1=True).items() if name not in _NOT_IDENTITY}
     described["data"].pop("data_dir")
     described = normalised(described)
@@ -82,7 +82,7 @@ def described_setup(setup: Setup) -> dict[str, Any]:
 
 
 def normalised(described: dict[str, Any]) -> dict[str, Any]:
-    """A description of this or an earlier release with what does not matter always written alike."""
+    """A description from this or an earlier release, in which irrelevant parts are always written the same way."""
     described = dict(described)
     if "data" in described:
         source = described["data"]["source"]
@@ -95,14 +95,14 @@ def normalised(described: dict[str, Any]) -> dict[str, Any]:
 
 
 def identity(experiment: Experiment) -> dict[str, Any]:
-    """What of an experiment's description tells what it computes from what another does."""
+    """The parts of an experiment's description that identify what it computes."""
     described = described_setup(experiment)
     source = _own_source(experiment.method)
     return described | ({} if source is None else {"method_sha256": source})
 
 
 def _own_source(method: Any) -> str | None:
-    """The digest of the source of a method that is not of this package; None for one that is, or that has no source."""
+    """The digest of the source of a method from outside this package; None for other methods, or if there is no source."""
     made_by = method if inspect.isfunction(method) else type(method)
     if made_by.__module__.partition(".")[0] == "cujax":
         return None
@@ -115,5 +115,5 @@ def _own_source(method: Any) -> str | None:
 
 
 def digest_of(described: dict[str, Any]) -> str:
-    """SHA-256 over a description, hexadecimal; equal descriptions have equal digests, whatever the order of their names."""
+    """SHA-256 over a description, in hex; equal descriptions have equal digests, whatever the order of their names."""
     return json_digest(described)

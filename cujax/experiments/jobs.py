@@ -1,7 +1,7 @@
-"""The units of a command, each computed once and kept on disk, by whichever process comes first.
+"""The units of a command, each computed once and stored on disk, by whichever process comes first.
 
-Processes of one command, of several commands in one folder and of several machines divide them through locks beside what
-is computed; nobody hands them out.
+Processes of one command, of several commands in one folder and of several machines divide the units through locks next to
+the results; there is no coordinator.
 """
 
 import time
@@ -15,21 +15,21 @@ from cujax.storage.locks import POLL_SECONDS, alone_now, read_note, remove_note,
 from cujax.storage.records import RecordError
 from cujax.storage.workdir import Notify
 
-# A unit that ended the process so often is not begun again by the same command.
+# A unit that ended its process this often is not begun again by the same command.
 _MOST_KILLED = 2
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Something that is computed once and kept.
+    """Something that is computed once and stored.
 
     Attributes:
-        title: What a person reads, such as "class:5, scrub, seed 0".
-        folder: The folder that it lies in.
-        name: Tells it from others in the folder.
+        title: The name shown to users, such as "class:5, scrub, seed 0".
+        folder: Its folder.
+        name: Identifies it in the folder.
         kept: Whether it is complete on disk.
-        compute: Computes and keeps it.
-        needs: What must be complete before.
+        compute: Computes and stores it.
+        needs: The units that must be complete before.
     """
 
     title: str
@@ -41,7 +41,7 @@ class Unit:
 
     @property
     def is_complete(self) -> bool:
-        """Whether it is complete on disk; a damaged record is not: computing it says what is wrong."""
+        """Whether it is complete on disk; a damaged record is not, and computing it reports what is wrong."""
         try:
             return self.kept()
         except RecordError:
@@ -55,15 +55,15 @@ def failure(unit: Unit, since: float) -> str | None:
 
 
 def is_settled(unit: Unit, since: float) -> bool:
-    """Whether there is nothing left to do about a unit: it is complete, or failed."""
+    """Whether nothing is left to do for a unit: it is complete, or failed."""
     return unit.is_complete or failure(unit, since) is not None
 
 
 def settle(unit: Unit, since: float, notify: Notify) -> bool:
-    """Computes a unit if it can be computed now; gives whether it is settled.
+    """Computes a unit if it can be computed now; returns whether it is settled.
 
-    It cannot while another process computes it, or before what it needs is complete. A unit whose process was killed twice,
-    and one that needs what failed, are noted as failed.
+    A unit cannot be computed while another process computes it, or before the units it needs are complete. A unit whose
+    process was killed twice, or that needs a failed unit, is noted as failed.
     """
     if is_settled(unit, since):
         return True
@@ -101,12 +101,12 @@ def _compute(unit: Unit, notify: Notify) -> None:
 
 
 def work_through(units: Sequence[Unit], since: float, notify: Notify) -> None:
-    """Computes the units that are neither complete nor failed, until all of them are; waits for those of other processes.
+    """Computes units until all are complete or failed; waits for those that other processes compute.
 
     Args:
-        units: In the order to compute them in; none before what it needs.
-        since: Failures noted before this time are tried again.
-        notify: Takes what a person should know.
+        units: The units in the order of computation; each after those that it needs.
+        since: Failures noted before this time are retried.
+        notify: Receives messages for the user.
     """
     left, waiting = list(units), False
     while left:
@@ -120,6 +120,6 @@ def work_through(units: Sequence[Unit], since: float, notify: Notify) -> None:
 
 
 def failures(units: Sequence[Unit], since: float) -> list[str]:
-    """The units that are not complete and why, a sentence each."""
+    """The units that are not complete, with the reason, one sentence each."""
     reasons = ((unit, None if unit.is_complete else failure(unit, since)) for unit in units)
     return [f"{unit.title}: {reason}" for unit, reason in reasons if reason is not None]

@@ -1,4 +1,4 @@
-"""Models of a split compared, and the verdict: with retrained models, or without. In memory; nothing here is stored."""
+"""Compares the models of a split, and gives the verdict, with or without retrained models. Nothing here is stored."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -24,13 +24,13 @@ from cujax.training.predict import Predictions, accuracy, correct
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What was found of the models of a split.
+    """The results for the models of a split.
 
     Attributes:
-        models: What is known of each: "original", "unlearned", "retrained", and in a class task "masked".
-        context: What metrics were computed from.
+        models: What is known about each: "original", "unlearned", "retrained", and in a class task "masked".
+        context: The data from which metrics were computed.
         metrics: Every metric.
-        verdict: What they say together.
+        verdict: The verdict based on them.
     """
 
     models: dict[str, list[Evidence]]
@@ -49,16 +49,16 @@ def compare_models(
     judged_only: bool = False,
     keep: Keep = keep_nothing,
 ) -> Comparison:
-    """Looks into every model, measures, and judges.
+    """Inspects every model, measures, and judges.
 
     Args:
         case: The split, the network and the samples.
-        original: The model before.
-        unlearned: The model after.
-        retrained: Models trained without the forget set; with fewer than 5 the verdict is that without retrained models.
-        closely: Whether to take the looks that take no part in the verdict.
-        judged_only: Whether only what the verdict reads is measured.
-        keep: Gives what was found before.
+        original: The model before unlearning.
+        unlearned: The model after unlearning.
+        retrained: Models trained without the forget set; with fewer than 5, the verdict is that without retrained models.
+        closely: Whether to compute the metrics that do not affect the verdict.
+        judged_only: Whether to measure only what the verdict uses.
+        keep: Returns stored results.
     """
     split = case.split
     target = SHARE_TO_REGAIN * accuracy(case.predictions(original, split.forget))
@@ -100,7 +100,7 @@ def compare_models(
 
 
 def verdict_without_retrained(case: Case, original: Candidate, unlearned: Candidate) -> Verdict:
-    """The verdict that takes no retrained model, from answers and probes alone."""
+    """The verdict without retrained models, based only on answers and probes."""
     look = Look(case, target=0.0)
     with case.progress("looking into models", 3) as advance:
         models: dict[str, list[Evidence]] = {}
@@ -115,7 +115,7 @@ def verdict_without_retrained(case: Case, original: Candidate, unlearned: Candid
 
 
 def verdict_on_answers(context: MetricContext, unlearned: Evidence, *, unchanged: bool = False) -> Verdict:
-    """The verdict that the answers of an unlearned model carry; its features and relearning are not looked at.
+    """The verdict on the answers of an unlearned model; its features and relearning are not examined.
 
     Args:
         context: The split, the original and retrained models.
@@ -130,7 +130,7 @@ def verdict_on_answers(context: MetricContext, unlearned: Evidence, *, unchanged
 
 
 def _judge(measured: Sequence[MeasuredMetric], context: MetricContext, *, unchanged: bool) -> Verdict:
-    """The verdict on what was measured; retrained models are compared with the others."""
+    """The verdict on the measurements; each retrained model is compared with the other retrained models."""
     by_key = {metric.key: metric for metric in measured}
     probed = [key.removeprefix("probe_") for key in by_key if key.startswith("probe_")]
     table = key_metrics(context.task, _below_embedding(probed) or "hidden")
@@ -154,7 +154,7 @@ def _judge(measured: Sequence[MeasuredMetric], context: MetricContext, *, unchan
 
 
 def _below_embedding(depths: Iterable[str]) -> str | None:
-    """The depth one layer below the embedding, of depths from the input on; None where there is none."""
+    """The depth one layer below the embedding, among depths from the input on; None if there is none."""
     return next(reversed([depth for depth in depths if depth != "z"]), None)
 
 
@@ -200,7 +200,7 @@ def _alone(models: dict[str, list[Evidence]], context: MetricContext, untrained:
 
 
 def _loss_area(context: MetricContext, unlearned: Evidence) -> tuple[float, float, float] | None:
-    """The AUC of the loss attack with its interval, held-out samples being validation samples."""
+    """The AUC of the loss attack with its interval, with validation samples as held-out samples."""
     metric = next(metric for metric in answer_metrics() if metric.key == "mia_loss_auc")
     found = _value(metric, replace(context, clean_test_only=True), unlearned)
     if isinstance(found, str) or found.interval is None:
@@ -212,7 +212,7 @@ def _loss_area(context: MetricContext, unlearned: Evidence) -> tuple[float, floa
 
 
 def measured(metric: Metric, context: MetricContext, models: dict[str, list[Evidence]]) -> MeasuredMetric:
-    """A metric of every model."""
+    """A metric for every model."""
     values = {name: _value(metric, context, evidence[0]) for name, evidence in models.items() if name != "retrained"}
     retrained = [_value(metric, context, model) for model in context.retrained]
     known = [value for value in retrained if isinstance(value, Estimate)]
@@ -221,12 +221,12 @@ def measured(metric: Metric, context: MetricContext, models: dict[str, list[Evid
 
 
 def _value(metric: Metric, context: MetricContext, model: Evidence) -> Estimate | str:
-    """The value of a metric, or why there is none: an error in one metric costs no other."""
+    """The value of a metric, or why there is none: an error in one metric does not affect others."""
     found = attempt(lambda: metric.compute(context, model), expected=(NotAvailable,))
     return found.reason if isinstance(found, Failure) else found
 
 
 def _masked(original: Evidence, classes: Sequence[int]) -> Evidence:
-    """The original with masked logits: what lies beneath the mask is as it was."""
+    """The original with masked logits; everything beneath the mask is unchanged."""
     shares = None if original.shares_under_noise is None else np.zeros_like(original.shares_under_noise)
     return replace(original, answers=original.answers.masked(classes), shares_under_noise=shares)

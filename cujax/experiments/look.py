@@ -1,4 +1,4 @@
-"""A look into one model: what its features, its relearning and its answers to noisy copies show. It is kept on disk."""
+"""Inspects one model: what its features, its relearning and its answers to noisy copies show. Results are stored on disk."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -34,7 +34,7 @@ CLOSER = Kind("closer evidence", schema=1, computed_by=1)
 
 
 def kept_in(home: epath.Path) -> Keep:
-    """Keeps what is found as files in a folder."""
+    """Stores results as files in a folder."""
 
     def keep(kind: Kind, asked: dict[str, Any], compute: Callable[[], Any]) -> Any:
         return kept_record(home / "evidence" / f"{digest_of(asked)[:20]}.json", kind, compute)
@@ -43,14 +43,15 @@ def kept_in(home: epath.Path) -> Keep:
 
 
 class Rows(NamedTuple):
-    """Which images a look into a model reads: the same for every model of a split.
+    """The images with which a model is inspected; the same for every model of a split.
 
     Attributes:
-        probe: Training images that probes learn from: of the retain set, and in a class task half of the forget set.
-        forgotten: What probes are asked about: in a class task the other half of the forget set, in a sample task all of it.
-        held_out: What they are asked about besides: in a class task test images of the forgotten classes.
+        probe: Training images of the probes: from the retain set, and in a class task half of the forget set.
+        forgotten: Images on which probes are evaluated: in a class task the other half of the forget set, in a sample task
+            all of it.
+        held_out: Additional evaluation images: in a class task, test images of the forgotten classes.
         reference: Test images on which features are compared.
-        noisy: Forget images that noise is added to.
+        noisy: Forget images to which noise is added.
     """
 
     probe: np.ndarray
@@ -85,14 +86,14 @@ class Rows(NamedTuple):
 
 @dataclass
 class Look:
-    """Looks into models of a split.
+    """Inspects models of a split.
 
     Attributes:
         case: The split, the network and the samples.
-        target: The forget accuracy at which a model counts as having learned the forget set again.
-        original: The model before, where models are to be looked at closely: with batch statistics of retained data,
-            after fine-tuning on the retain set, on the line to the original, and by few labelled samples. None: not so.
-        keep: Gives what was found before.
+        target: The forget accuracy at which a model counts as having relearned the forget set.
+        original: The original, if models are to be inspected more closely: with batch statistics of retained data, after
+            fine-tuning on the retain set, on the line to the original, and with few labelled samples. None: they are not.
+        keep: Returns stored results.
     """
 
     case: Case
@@ -102,11 +103,11 @@ class Look:
 
     @cached_property
     def rows(self) -> Rows:
-        """Which images are read."""
+        """The images that are used."""
         return Rows.of(self.case)
 
     def into(self, model: Candidate) -> Evidence:
-        """What is known of one model."""
+        """What is known about one model."""
         kept = self._kept(
             {"model": model.digest, "target": self.target, "noise": [_NOISE, _DRAWS]},
             lambda: self._everything(model.variables),
@@ -126,12 +127,12 @@ class Look:
         )
 
     def at_answers_and_probes(self, model: Candidate) -> Evidence:
-        """What is known of one model that is to be judged without retrained ones."""
+        """What is known about one model that is judged without retrained models."""
         probes = {depth: np.array(right, bool) for depth, right in self._probes(model.variables)["probes"].items()}
         return Evidence(self.case.answers(model), probes=probes)
 
     def _closely(self, candidate: Candidate) -> dict[str, Any]:
-        """The fields of evidence that only a closer look gives; none where the level leaves it out."""
+        """The fields of evidence that only a closer inspection provides; none if the level omits it."""
         original, case, recipe = self.original, self.case, self.case.recipe
         if original is None or recipe is None:
             return {}
@@ -165,7 +166,7 @@ class Look:
         }
 
     def _learned_and_asked(self, variables: Variables) -> tuple[Predictions, list[Predictions]]:
-        """What a model gives on the samples that probes learn from, and on those that they are asked about."""
+        """A model's outputs on the samples on which probes are trained and on those on which they are evaluated."""
         asked = [self._predict(variables, self.rows.forgotten, train=True)]
         if len(self.rows.held_out):
             asked.append(self._predict(variables, self.rows.held_out, train=False))
@@ -188,9 +189,9 @@ class Look:
         }
 
     def untrained_probes(self) -> dict[str, list[float]]:
-        """By depth, how often probes of some networks with random weights are right: what the images alone give away.
+        """By depth, how often probes of networks with random weights are right, which shows what the images alone reveal.
 
-        Empty where the model cannot be initialised anew.
+        Empty if the model cannot be initialised again.
         """
         case = self.case
         if not case.model.has_initialiser:

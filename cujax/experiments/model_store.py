@@ -1,4 +1,4 @@
-"""A folder of models, each made once: what is on disk is loaded, what was begun goes on from its progress."""
+"""A folder of models, each made once: models on disk are loaded, and unfinished ones resume from their progress."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from cujax.storage.progress_checkpoints import ProgressCheckpointer, remove_prog
 from cujax.storage.workdir import Notify, check_there
 from cujax.training.resume import ResumePoint
 
-# Makes a model: its arrays, and what its checkpoint is to know of it.
+# Makes a model: its arrays, and the record for its checkpoint.
 Make = Callable[[MetricsWriter, ResumePoint], tuple[Variables, Metadata]]
 
 
@@ -27,11 +27,11 @@ class ModelStore:
 
     Attributes:
         directory: The folder.
-        identity: Digest of what is computed there; progress of something else is not used.
-        like: Gives a tree with the names, shapes and dtypes that every model there has.
-        setup: Says how often progress is saved, and whether metrics are TensorBoard events, too.
+        identity: Digest of what is computed there; progress of anything else is not used.
+        like: Returns a tree with the names, shapes and dtypes of every model there.
+        setup: Says how often progress is saved, and whether metrics are also written as TensorBoard events.
         interruption: Says when the process was asked to end.
-        notify: Takes what a person should know.
+        notify: Receives messages for the user.
     """
 
     directory: epath.Path
@@ -55,7 +55,7 @@ class ModelStore:
         return (self.directory / "checkpoints" / name).exists()
 
     def once(self, name: str, make: Make) -> Checkpoint:
-        """The model of this name: as in memory, as saved, or made and saved now; if another process makes it, afterwards."""
+        """The model with this name: from memory, from disk, or made and saved now; waits if another process makes it."""
         if name not in self._in_memory:
             self.check_there()
             with alone(self.directory, name):

@@ -1,6 +1,6 @@
-"""Models that an audit holds others against: retrained without the forget set, or on random halves of it.
+"""Models that an audit uses for comparison: retrained without the forget set, or on random halves of it.
 
-They lie in one folder for each recipe and split, so that every audit of the split shares them, whatever the method.
+They are stored in one folder per recipe and split, so that all audits of the split share them, whatever the method.
 """
 
 import json
@@ -34,11 +34,11 @@ _SHADOWS, _UNLEARNING = 1_000_000, 2_000_000
 
 @dataclass
 class ReferenceModels:
-    """The shared models of a run's split; each is trained when it is first asked for, and kept.
+    """The shared models of a run's split; each is trained when first requested, and stored.
 
     Attributes:
-        run: Whose split, network and recipe.
-        root: Where the folders of all splits lie.
+        run: The run with the split, network and recipe.
+        root: The folder with the folders of all splits.
     """
 
     run: Run
@@ -50,7 +50,7 @@ class ReferenceModels:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What tells these models from those of another split or recipe; seeds and methods do not."""
+        """Identifies these models among those of other splits and recipes, regardless of seeds and methods."""
         described = described_setup(self.run.experiment) | self.run.split_identity
         shared = ("data", "network", "network_sha256", "dtype", "training", "deterministic", *self.run.split_identity)
         return json.loads(json.dumps(normalised({name: described[name] for name in shared if name in described})))
@@ -73,12 +73,12 @@ class ReferenceModels:
         return ModelStore(directory, digest_of(identity), lambda: run.like, run.experiment, run.interruption, run.notify)
 
     def missing(self, *, retrained: int, shadows: int) -> int:
-        """How many models of so many would have to be trained."""
+        """How many of the given number of models would have to be trained."""
         names = [f"retrained_{number}" for number in range(retrained)] + [f"shadow_{number}" for number in range(shadows)]
         return sum(not self.store.has(name) for name in names)
 
     def retrained(self, count: int) -> list[Checkpoint]:
-        """Models trained without the forget set, each with an initialisation and order of its own."""
+        """Models trained without the forget set, each with its own initialisation and order."""
         return [self.retrained_model(number) for number in range(count)]
 
     def retrained_model(self, number: int) -> Checkpoint:
@@ -87,11 +87,11 @@ class ReferenceModels:
         return self._trained(f"retrained_{number}", split.retain.indices, split.forget.ids.tolist(), number)
 
     def shadows(self, count: int) -> list[Checkpoint]:
-        """Models trained on the retain set and half of the forget set, as `members` divides it."""
+        """Models trained on the retain set and half of the forget set, as divided by `members`."""
         return [self.shadow(number, count) for number in range(count)]
 
     def shadow(self, number: int, count: int) -> Checkpoint:
-        """One of so many."""
+        """One of the given number of models."""
         split, seen = self.run.split, self.members(count)[number]
         indices = np.sort(np.concatenate([split.retain.indices, split.forget.indices[seen]]))
         return self._trained(f"shadow_{number}", indices, split.forget.ids[~seen].tolist(), _SHADOWS + number)
@@ -101,7 +101,7 @@ class ReferenceModels:
         return shadow_members(len(self.run.split.forget), count)
 
     def unlearned_shadows(self, method: Method, count: int) -> list[Checkpoint]:
-        """Each shadow model after the method made it forget the half that it was trained on."""
+        """Each shadow model after the method unlearned the half on which it was trained."""
         return [self.unlearned_shadow(method, number, count) for number in range(count)]
 
     def unlearned_store(self, method: Method) -> ModelStore:
@@ -117,7 +117,7 @@ class ReferenceModels:
         return self._store_at(self.directory / "unlearned" / name, identity)
 
     def unlearned_shadow(self, method: Method, number: int, count: int) -> Checkpoint:
-        """One shadow model of so many after the method."""
+        """One of the given number of shadow models after the method."""
         run, split = self.run, self.run.split
         shadow, seen = self.shadow(number, count), self.members(count)[number]
 

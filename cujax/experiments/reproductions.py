@@ -1,4 +1,4 @@
-"""Each method at a setting with which it does what its paper says: from the table of a configuration to stored figures."""
+"""Runs each method with settings at which it does what its paper says, from a configuration's table to stored figures."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -29,14 +29,14 @@ MOST_LOST = 0.02
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What is repeated of a method's paper.
+    """What is reproduced from a method's paper.
 
     Attributes:
-        published: The paper's own figures and their task, in words; "" where none is at hand.
-        source: Where they stand.
-        departs: How the setting differs from that of the authors' code.
-        tried: What else was tried, where the aim was missed.
-        settings: The settings; None for those beside the method (its `reproduction`).
+        published: The paper's own figures and their task, in words; "" if none are available.
+        source: Where they are published.
+        departs: How the settings differ from those of the authors' code.
+        tried: What else was tried, if the aim was missed.
+        settings: The settings; None for those defined with the method (its `reproduction`).
     """
 
     published: str = ""
@@ -46,10 +46,10 @@ class Reproduction:
     settings: Mapping[str, Any] | None = field(default=None)
 
     def method(self, name: str, task: Task) -> Method:
-        """The method of this name, with its settings for a task.
+        """The method with this name, with its settings for a task.
 
         Raises:
-            ValueError: if the method does not take them, or has none for the task.
+            ValueError: if the method does not accept them, or has none for the task.
         """
         kind = find_method(name)
         settings = reproduction_settings(kind, task) if self.settings is None else self.settings
@@ -60,10 +60,10 @@ class Reproduction:
 
 @dataclass(frozen=True)
 class Repetition(Comparison):
-    """Repeat what the papers of the methods say, each method at a setting with which it does so here.
+    """Reproduce what the papers of the methods say, each method with settings at which it does so here.
 
     Attributes:
-        by_method: The table of the configuration: what is repeated of each method.
+        by_method: The table of the configuration: what is reproduced for each method.
     """
 
     by_method: tyro.conf.Suppress[Mapping[str, Reproduction]] = field(default_factory=dict)
@@ -78,7 +78,7 @@ def read_reproductions(path: Path) -> tuple[Experiment, dict[str, Reproduction]]
 
     Raises:
         ValueError: if it lacks one of them.
-        FileNotFoundError: if it is not there.
+        FileNotFoundError: if the file does not exist.
     """
     module = load_python_file(path)
     experiment, by_method = (getattr(module, name, None) for name in ("CONFIG", "REPRODUCTIONS"))
@@ -89,10 +89,10 @@ def read_reproductions(path: Path) -> tuple[Experiment, dict[str, Reproduction]]
 
 @dataclass
 class ReadyRepetition:
-    """What was checked and is ready to compute. Made by `prepare_repetition`.
+    """A reproduction that was checked and is ready to compute. Created by `prepare_repetition`.
 
     Attributes:
-        runs: By method, a comparison of it alone with the retrained models, which all share.
+        runs: By method, a comparison of it alone with the retrained models, which all of them share.
     """
 
     repetition: Repetition
@@ -109,7 +109,7 @@ class ReadyRepetition:
         return next(iter(self.runs.values())).source
 
     def figures(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Name and figures of each method, one after the other; what was computed before is read."""
+        """Name and figures of each method, one after the other; stored results are read."""
         for name, run in self.runs.items():
             found, reproduction = run.run(), self.repetition.by_method[name]
             (task,) = found["tasks"].values()
@@ -144,11 +144,11 @@ def prepare_repetition(
     notify: Notify = lambda sentence: None,
     interruption: Interruption | None = None,
 ) -> ReadyRepetition:
-    """Reads the data and checks everything that can be checked before computing. Arguments as of `prepare_comparison`.
+    """Reads the data and checks everything before computing. Takes the arguments of `prepare_comparison`.
 
     Raises:
-        ValueError: if there is no method to repeat, or data, request, methods and settings do not fit together.
-        FileNotFoundError: if data are not there.
+        ValueError: if there is no method to reproduce, or data, request, methods and settings are not compatible.
+        FileNotFoundError: if the data does not exist.
     """
     names = [name for name in repetition.by_method if name in repetition.methods or not repetition.methods]
     missing = sorted(set(repetition.methods) - set(names))
@@ -167,7 +167,7 @@ def prepare_repetition(
 
 
 def _row(cell: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
-    """The figures of one seed, those of its original and the means of its retrained models beside them."""
+    """The figures of one seed, with those of its original and the means of its retrained models."""
     if "failed" in cell:
         return cell
     keys = ("forget_train_accuracy", "forget_test_accuracy", "retain_test_accuracy", "test_accuracy", "mean_gap")
@@ -189,7 +189,7 @@ def _row(cell: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
 
 
 def reached(entry: dict[str, Any]) -> bool:
-    """Whether figures, as `ReadyRepetition.figures` gives them, meet the aim with every seed.
+    """Whether figures, as returned by `ReadyRepetition.figures`, meet the aim with every seed.
 
     Classes: accuracy on the test images of the class is at most `MOST_LEFT`. Samples: accuracy on them is at most
     `MOST_APART` from the retrained models'. Both: retained test accuracy is at most `MOST_LOST` below the retrained models'.

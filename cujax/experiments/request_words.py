@@ -16,7 +16,7 @@ def describe_request(request: Request) -> str:
 
 
 def class_labels(request: Request) -> list[int]:
-    """The classes that a request names by number, in order; none where it names samples."""
+    """The classes that a request names by number, in order; none if it names samples."""
     match request:
         case ForgetClass(label):
             return [int(label)]
@@ -50,7 +50,7 @@ def request_title(request: Request, class_names: Sequence[str] | Mapping[int, st
 
 
 def request_in_words(request: Request) -> str:
-    """A request as one word, as `parse_request` takes it, such as "class:5", "classes:3,5", "random:0.1" or "ids:PATH".
+    """A request as one word for `parse_request`, such as "class:5", "classes:3,5", "random:0.1" or "ids:PATH".
 
     Raises:
         ValueError: for a predicate, which is code.
@@ -79,13 +79,13 @@ def _without_copies(request: Request) -> str:
 def parse_request(word: str) -> Request:
     """The request that a word describes.
 
-    That is class:LABEL, classes:LABEL,LABEL, random:FRACTION, random:COUNT, ids:PATH or subject:SUBJECT.
+    A word is class:LABEL, classes:LABEL,LABEL, random:FRACTION, random:COUNT, ids:PATH or subject:SUBJECT.
 
-    A seed of the draw may follow a fraction or count: random:0.1@3. Last may stand what happens to images with the same
-    pixels as one to be forgotten: +with, +keep or +refuse.
+    A fraction or count may be followed by the seed of the draw: random:0.1@3. The word may end with what to do with other
+    images that have the same pixels as one in the request: +with, +keep or +refuse.
 
     Raises:
-        ValueError: if it describes none.
+        ValueError: if it does not describe a request.
 
     >>> parse_request("random:0.1@3")
     ForgetRandom(count=None, fraction=0.1, seed=3, copies='with')

@@ -1,7 +1,7 @@
-"""A run of an experiment, from data to report: what the scripts run. Everything is checked before anything is computed.
+"""A run of an experiment, from data to report, as the scripts run it. Everything is checked before anything is computed.
 
-A run keeps all it makes in one folder. Each model is saved as soon as it is complete, and its progress until then, so the
-same command continues where a killed one stopped, and a finished one only shows its report.
+A run keeps everything in one folder. Each model is saved as soon as it is complete, and its progress until then, so the
+same command resumes where a killed one stopped, and a finished one only shows its report.
 """
 
 import contextlib
@@ -62,9 +62,9 @@ from cujax.training.supervised import Trained, Trainer
 
 @dataclass
 class Run:
-    """An experiment that was checked and is ready to compute. Made by `prepare`.
+    """An experiment that was checked and is ready to compute. Created by `prepare`.
 
-    `part` says in words which part of the request is judged, where it names whole classes and samples of others.
+    `part` says in words which part of the request is judged, if it names whole classes and samples of other classes.
     """
 
     experiment: Experiment
@@ -80,14 +80,14 @@ class Run:
     part: str = ""
 
     def parts(self) -> "list[Run]":
-        """This run as it is to be judged: once for whole classes and once for samples, where the request names both."""
+        """This run for each judgement: one for whole classes and one for samples if the request names both."""
         splits = self.split.divided(self.source.train.labels)
         if len(splits) == 1:
             return [self]
         parts = []
         for split in splits:
             names = ", ".join(f"{label} ({self.source.class_names[label]!r})" for label in split.forgotten_classes)
-            what = f"whole classes: {names}" if names else "samples of classes that stay"
+            what = f"whole classes: {names}" if names else "samples of retained classes"
             parts.append(replace(self, split=split, part=f"{what}, {len(split.forget)} images"))
             # The models and the images are the same; they are not loaded twice.
             parts[-1].__dict__.update(store=self.store, train_images=self.train_images, test_images=self.test_images)
@@ -100,13 +100,13 @@ class Run:
 
     @property
     def original_path(self) -> epath.Path:
-        """Where the original lies: as given, or in the run's folder."""
+        """The path of the original: as given, or in the run's folder."""
         given = self.experiment.original
         return self.workdir / "checkpoints" / "original" if given is None else epath.Path(given).expanduser()
 
     @property
     def unlearned_path(self) -> epath.Path:
-        """Where the model after unlearning lies, or will."""
+        """The path of the unlearned model, which may not exist yet."""
         return self.workdir / "checkpoints" / "unlearned"
 
     @property
@@ -121,7 +121,7 @@ class Run:
 
     @cached_property
     def train_images(self) -> ImageSet:
-        """The training images, on the device where they fit."""
+        """The training images, on the device if they fit."""
         return to_device(self.source, self.source.train, data_mesh())
 
     @cached_property
@@ -130,14 +130,14 @@ class Run:
         return to_device(self.source, self.source.test, data_mesh())
 
     def original(self) -> Checkpoint:
-        """The model that is to forget: given, made earlier, or trained now on forget and retain set."""
+        """The original model: given, made earlier, or trained now on the forget and retain sets."""
         if self.given_original is not None:
             return self.given_original
         indices = np.sort(np.concatenate([self.split.forget.indices, self.split.retain.indices]))
         return self._trained("original", "original", indices, fold=0)
 
     def retrained(self) -> list[Checkpoint]:
-        """Models trained without the forget set, each with an initialisation and order of its own."""
+        """Models trained without the forget set, each with its own initialisation and order."""
         return [self.retrained_model(number) for number in range(self.experiment.retrained)]
 
     def retrained_model(self, number: int) -> Checkpoint:
@@ -156,7 +156,7 @@ class Run:
 
     @property
     def loop(self) -> Loop:
-        """What methods run in; it keeps neither metrics nor progress."""
+        """The loop in which methods run; it stores neither metrics nor progress."""
         return Loop(
             self.train_images,
             self.experiment.retain_tolerance,
@@ -167,11 +167,11 @@ class Run:
         )
 
     def unlearn(self, method: Method, original: Checkpoint, loop: Loop) -> Unlearned:
-        """What a method makes of the original."""
+        """The result of a method on the original."""
         return method(self.model, original.variables, self.split, key=self._key(1), loop=loop)
 
     def record_of(self, unlearned: Unlearned) -> dict[str, Any]:
-        """What the checkpoint of an unlearned model is to know of how it was made."""
+        """What the checkpoint of an unlearned model records about how it was made."""
         return asdict(unlearned.history) | self._masked(unlearned.model)
 
     def missing(self, *, unlearned: bool = True) -> list[str]:
@@ -182,27 +182,27 @@ class Run:
         return [name for name in names if not self.store.has(name)]
 
     def _masked(self, model: Model) -> dict[str, Any]:
-        """What a checkpoint must record of the model that a method returned, beside its arrays."""
+        """What a checkpoint must record of the model that a method returned, in addition to its arrays."""
         if model == self.model:
             return {}
         if isinstance(model, MaskedModel) and model.model == self.model:
             return {"masked_classes": model.masked_classes}
         raise ValueError(
-            f"{method_name(self.experiment.method)} returned another model than it was given, which no checkpoint can "
+            f"{method_name(self.experiment.method)} returned another model than it was given, which a checkpoint cannot "
             "hold; call the method from Python and keep what it returns."
         )
 
     def answers(self, checkpoint: Checkpoint) -> Answers:
-        """What a model answers on each part of the split."""
+        """A model's answers on each part of the split."""
         return self.case.answers(candidate_of(checkpoint))
 
     def predictions(self, checkpoint: Checkpoint, part: Part) -> Predictions:
-        """What a model answers on some training images."""
+        """A model's answers on some training images."""
         return self.case.predictions(candidate_of(checkpoint), part)
 
     @property
     def case(self) -> Case:
-        """What its models are judged on."""
+        """The case on which its models are judged."""
         return Case(
             self.model,
             self.split,
@@ -215,7 +215,7 @@ class Run:
         )
 
     def earlier_requests(self) -> list[tuple[Deletion, Part]]:
-        """What the given original was made to forget, request by request."""
+        """The earlier requests to the given original, one by one."""
         if self.given_original is None:
             return []
         part = self.split.previously_forgotten
@@ -224,7 +224,7 @@ class Run:
 
     @property
     def split_identity(self) -> dict[str, Any]:
-        """What tells this split from those of other data and requests."""
+        """Identifies this split among those of other data and requests."""
         tenth = self.experiment.validation_rows == "tenth"
         validation = {} if tenth else {"validation_digest": ids_digest(self.split.validation.ids.tolist())}
         return validation | {
@@ -234,10 +234,10 @@ class Run:
         }
 
     def claim_workdir(self, *, shared: bool) -> None:
-        """Makes the workdir the run's own, if it is nobody else's; other processes may share the work on it.
+        """Claims the workdir for this run, if it belongs to no other; other processes may share the work in it.
 
         Raises:
-            FileExistsError: if it holds another experiment, or something else.
+            FileExistsError: if it contains another experiment, or something else.
             BlockingIOError: if another process uses it.
             OSError: if it cannot be written.
         """
@@ -263,7 +263,7 @@ class Run:
     def train(
         self, name: str, indices: np.ndarray, key: jax.Array, log: MetricsWriter, resume_point: ResumePoint
     ) -> Trained:
-        """A fresh network, trained by the experiment's recipe on some training images."""
+        """A fresh network, trained with the experiment's recipe on some training images."""
         recipe, steps_per_call = self.experiment.training, self.experiment.steps_per_call
         trainer = Trainer(recipe, self.train_images, self.progress, log, steps_per_call, resume_point)
         frozen = self.given_original.variables if self.given_original else None
@@ -292,7 +292,7 @@ class Run:
 
 
 def candidate_of(checkpoint: Checkpoint) -> Candidate:
-    """The model of a checkpoint, to be looked at."""
+    """The model of a checkpoint, to be inspected."""
     masked = tuple(checkpoint.metadata.record.get("masked_classes") or ())
     return Candidate(checkpoint.variables, masked, checkpoint.digest)
 
@@ -311,15 +311,15 @@ def prepare(
     Args:
         experiment: What to run.
         progress: Shows progress.
-        notify: Takes what a person should know, such as that a run goes on from saved progress.
-        interruption: Says when the process was asked to end; then progress is saved first.
+        notify: Receives messages for the user, such as that a run resumes from saved progress.
+        interruption: Says when the process was asked to end; progress is then saved first.
         source: The data, if it was read before.
-        shared: Whether other processes may make models of the same workdir at the same time.
+        shared: Whether other processes may compute models in the same workdir at the same time.
 
     Raises:
-        ValueError: if the data, the request, the network, a batch size or the given original do not fit together.
-        FileNotFoundError: if data, a file of ids or a checkpoint is not there.
-        FileExistsError: if the workdir holds another experiment, or something else.
+        ValueError: if the data, the request, the network, a batch size or the given original are not compatible.
+        FileNotFoundError: if data, a file of ids or a checkpoint does not exist.
+        FileExistsError: if the workdir contains another experiment, or something else.
         BlockingIOError: if another process uses the workdir, and it is not to be shared.
         OSError: if the workdir cannot be written.
     """
@@ -347,7 +347,7 @@ def _prepare(
     check_extras(experiment)
     source = load_source(experiment.data, progress) if source is None else source
     if not source.are_images and experiment.training.augmentation != "none":
-        notify(f"{source.name} holds no images, so nothing is augmented (training.augmentation none).")
+        notify(f"{source.name} holds no images, so there is no augmentation (training.augmentation none).")
         experiment = replace(experiment, training=replace(experiment.training, augmentation="none"))
     experiment = replace(experiment, method=with_recipe(experiment.method, experiment.training))
     experiment = replace(experiment, network=network_for(experiment.network, source))
@@ -366,19 +366,19 @@ def _prepare(
     if len(split.copies):
         how = "are forgotten with them" if experiment.forget.copies == "with" else "are kept and trained on"
         notify(
-            f"{len(split.copies)} images have the same pixels as one to be forgotten and {how}: "
+            f"{len(split.copies)} images have the same pixels as one in the request and {how}: "
             f"{', '.join(split.copies.ids[:5].tolist())}{', ...' if len(split.copies) > 5 else ''}."
         )
     return run
 
 
 def load_given_original(setup: Setup, source: Source, like: Variables) -> Checkpoint | None:
-    """The original that a setup names, verified; None where it names none.
+    """The original that a setup names, verified; None if it names none.
 
     Raises:
         CheckpointError: if it is damaged, of another network, or cannot be unlearned.
         ValueError: if it was trained on other data.
-        FileNotFoundError: if it is not there.
+        FileNotFoundError: if it does not exist.
     """
     if setup.original is None:
         return None

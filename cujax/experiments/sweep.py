@@ -1,4 +1,4 @@
-"""Runs side by side in one folder, which share what they have in common: data, original models, retrained models."""
+"""Several runs in one folder, which share what they have in common: data, original models, retrained models."""
 
 import abc
 import time
@@ -32,7 +32,7 @@ class SeveralRuns(Setup, abc.ABC):
 
     @classmethod
     def of(cls, experiment: Experiment) -> Self:
-        """What an experiment says, in a folder of its own beside the experiment's."""
+        """The setup of an experiment, in its own folder next to the experiment's."""
         own = {"workdir": f"{experiment.workdir}-comparison"} | cls.asked(experiment.forget)
         return cls(**experiment.shared() | own)
 
@@ -48,7 +48,7 @@ _OF_UNLEARNING = {name: getattr(Setup(), name) for name in ("retain_tolerance", 
 
 @dataclass
 class Sweep:
-    """The runs of a setup, each in a folder of its own, whose name tells its settings from others."""
+    """The runs of a setup, each in its own folder, whose name identifies its settings."""
 
     setup: Setup
     progress: Progress = silent
@@ -71,7 +71,7 @@ class Sweep:
         return epath.Path(self.setup.workdir).expanduser()
 
     def original(self, seed: int) -> str:
-        """Where the original of a seed lies; trained now if it is not there, whatever is to be forgotten."""
+        """The path of a seed's original, which is trained now if it does not exist; it does not depend on the request."""
         if self.setup.original is not None:
             return self.setup.original
         if seed not in self.originals:
@@ -80,7 +80,7 @@ class Sweep:
         return self.originals[seed]
 
     def original_path(self, seed: int) -> str:
-        """Where the original of a seed lies, or will."""
+        """The path of a seed's original, which may not exist yet."""
         return self.setup.original or str(self.folder(self._of_original(seed), "original") / "checkpoints" / "original")
 
     def _of_original(self, seed: int) -> Experiment:
@@ -88,7 +88,7 @@ class Sweep:
         return self._experiment(ForgetRandom(count=1), Retrain(), seed)
 
     def original_units(self, seed: int) -> tuple[Unit, ...]:
-        """The original of a seed as a unit; none where it is given."""
+        """The original of a seed as a unit; none if the original is given."""
         if self.setup.original is not None:
             return ()
         folder = self.folder(self._of_original(seed), "original")
@@ -106,12 +106,12 @@ class Sweep:
         return abstract_arrays(self.model, self.setup.network, self.source)
 
     def check_fits(self, method: Method, split: Split) -> None:
-        """Raises ValueError if a method does not fit a split or the network."""
+        """Raises ValueError if a method does not support a split or the network."""
         check_fits(method, split, self.model, self.like)
 
     @cached_property
     def previously_forgotten_ids(self) -> tuple[str, ...]:
-        """What the given original was made to forget earlier; none where none is given."""
+        """The ids of earlier requests to the given original; none if no original is given."""
         given = load_given_original(self.setup, self.source, self.like)
         return () if given is None else given.metadata.forgotten_ids
 
@@ -124,7 +124,7 @@ class Sweep:
         return with_numbers(parse_request(word), self.source)
 
     def experiment(self, request: Request, method: Method, seed: int) -> Experiment:
-        """What the run of a cell computes, from the original of its seed, which is trained now if it is not there."""
+        """What the run of a cell computes, from the original of its seed, which is trained now if it does not exist."""
         self.original(seed)
         return self.cell(request, method, seed)
 
@@ -134,13 +134,13 @@ class Sweep:
         return self._experiment(request, method, seed, original=original, retrained=self.setup.retrained)
 
     def folder(self, experiment: Experiment, *names: str) -> epath.Path:
-        """The folder of a run: what it is about, its seed, and a digest of its settings."""
+        """The folder of a run: its subject, its seed, and a digest of its settings."""
         given = {} if self.setup.original is None else {"original": self.setup.original}
         digest = digest_of(identity(experiment) | given)
         return self.workdir.joinpath(*names, f"seed_{experiment.seed}-{digest[:10]}")
 
     def prepare(self, experiment: Experiment, *names: str) -> Run:
-        """A run in its folder, checked as any other."""
+        """A run in its folder, checked like any other."""
         experiment = replace(experiment, workdir=str(self.folder(experiment, *names)))
         return prepare(experiment, self.progress, self.notify, self.interruption, source=self.source, shared=True)
 

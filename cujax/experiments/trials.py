@@ -1,7 +1,7 @@
 """The trials of one method: which settings are tried, for how long and on which originals, and which are the best.
 
-Successive halving (Jamieson and Talwalkar, arXiv:1502.07943): all settings make a third of their passes, the best third of
-them all passes, and the best three of those all passes from the originals of other seeds, too.
+Successive halving (Jamieson and Talwalkar, arXiv:1502.07943): all settings run for a third of their passes, the best third
+of them for all passes, and the best three of those also for all passes from the originals of other seeds.
 """
 
 import math
@@ -22,11 +22,11 @@ _FINALISTS = 3
 
 
 class Objective(NamedTuple):
-    """What makes a setting the best.
+    """Defines which setting is best.
 
     Attributes:
         tolerance: By how much validation accuracy on retained data may fall.
-        rule: What is to be small among settings within it, in words.
+        rule: What should be small among settings within the tolerance, in words.
     """
 
     tolerance: float
@@ -59,24 +59,24 @@ OBJECTIVES: dict[ObjectiveName, Objective] = {
 
 @dataclass(frozen=True)
 class Trial:
-    """What some settings gave on validation data.
+    """The result of some settings on validation data.
 
     Attributes:
         settings: The settings that were tried.
-        forget_accuracy: On the forget set.
-        validation_forget_accuracy: On validation samples of the classes of the forget set.
+        forget_accuracy: Accuracy on the forget set.
+        validation_forget_accuracy: Accuracy on validation samples of the forget set's classes.
         retain_drop: By how much validation accuracy on retained data fell.
-        unforgotten: What is to be small: classes: `validation_forget_accuracy`; samples: how far `forget_accuracy` is from
-            it, on either side; and the sum of `traces`.
+        unforgotten: The value to minimise: for classes, `validation_forget_accuracy`; for samples, its distance from
+            `forget_accuracy`, on either side; plus the sum of `traces`.
         steps: Optimiser steps.
-        seconds: What it took.
+        seconds: The time it took.
         stop_rule: Why it ended.
         tolerance: By how much the objective lets accuracy on retained data fall.
-        traces: As `cujax.audit.traces.Traces` gives them; none where accuracy is all that counts.
-        failed: Why the trial gave nothing; "" if it did not fail.
-        seed: Of the original and of the method's draws.
-        share: Of the passes that the settings ask for.
-        flops: Floating-point operations by the compiler's count; None where it gives none.
+        traces: The result of `cujax.audit.traces.Traces`; empty if only accuracy counts.
+        failed: Why the trial failed; "" if it did not fail.
+        seed: Seed of the original and of the method.
+        share: Share of the passes in the settings.
+        flops: Floating-point operations as counted by the compiler; None if it does not count them.
     """
 
     settings: dict[str, Any]
@@ -112,20 +112,20 @@ class Trial:
 
 
 def tried_first(kind: type[Method], task: Literal["class", "samples"]) -> list[dict[str, Any]]:
-    """The settings of the first trials: the published ones, then those of the method's reproduction, where it has any."""
+    """The settings of the first trials: the published ones, then those of the method's reproduction, if it has any."""
     published, reproduction = published_settings(kind, task), reproduction_settings(kind, task)
     return [published] if reproduction in (None, published) else [published, dict(reproduction)]
 
 
 def draw(space: SearchSpace, earlier: Sequence[Trial], *, sampler: str, seed: int, number: int) -> dict[str, Any]:
-    """The settings of trial `number`, from what is known: the same whether or not tuning was interrupted.
+    """The settings of trial `number`, given earlier trials: the same whether or not tuning was interrupted.
 
     Args:
         space: The ranges.
-        earlier: The trials before it that drew from them.
+        earlier: The earlier trials that drew from them.
         sampler: "halton" or "tpe".
-        seed: Of the draw.
-        number: Of the trial, from 0.
+        seed: Seed of the draw.
+        number: Number of the trial, from 0.
     """
     if sampler == "halton":
         points = qmc.Halton(len(space), rng=np.random.default_rng(seed)).random(number + 1)
@@ -148,7 +148,7 @@ def draw(space: SearchSpace, earlier: Sequence[Trial], *, sampler: str, seed: in
 
 
 def shortened(method: Method, share: float) -> Method:
-    """The method with a share of its passes, rounded up; itself where it makes one, or none."""
+    """The method with a share of its passes, rounded up; unchanged if it has only one pass, or none."""
     passes = {name: getattr(method, name) for name in ("max_passes", "max_steps") if hasattr(method, name)}
     fewer = {name: math.ceil(share * number) for name, number in passes.items()}
     return method if fewer == passes else cast(Method, replace(cast(Any, method), **fewer))
@@ -166,7 +166,7 @@ class Chosen(NamedTuple):
     Attributes:
         settings: The best settings.
         trials: All trials, in the order of the plan.
-        over_seeds: The trials of the best settings in full, a seed each.
+        over_seeds: The full trials of the best settings, one per seed.
     """
 
     settings: dict[str, Any]
@@ -190,11 +190,11 @@ def halve(
     """Tries settings by successive halving.
 
     Args:
-        settings: `settings(earlier, k)` gives the settings of trial k, from the short trials before it.
-        attempt: `attempt(settings, share, seed)` makes a trial, or gives one that was made earlier.
-        number: How many settings.
-        always: The first so many settings are tried in full, whatever their short trials gave.
-        seeds: The first for all trials, all for the finalists.
+        settings: `settings(earlier, k)` returns the settings of trial k, given the short trials before it.
+        attempt: `attempt(settings, share, seed)` runs a trial, or returns one that was run earlier.
+        number: The number of settings.
+        always: The number of settings, from the first, that are tried in full, whatever their short trials gave.
+        seeds: Seeds; the first is used for all trials, all of them for the finalists.
     """
     short: list[Trial] = []
     for k in range(number):

@@ -1,6 +1,6 @@
-"""Chooses the settings of methods, each by as many trials (`cujax.experiments.trials`), on validation data alone.
+"""Chooses the settings of methods, with equally many trials for each (`cujax.experiments.trials`), on validation data only.
 
-Neither test data nor a retrained model has a say: who is asked to forget has neither to spare.
+Neither test data nor retrained models are used: someone who handles a deletion request can spare neither.
 """
 
 import importlib.util
@@ -48,16 +48,16 @@ class Tuning(SeveralRuns):
     """Choose the settings of methods for a request, on validation data.
 
     Attributes:
-        request: What is to be forgotten: class:LABEL, classes:LABEL,LABEL, random:FRACTION, random:COUNT or ids:PATH; by
-            default what the configuration says.
-        methods: Which methods to tune; all where none is named.
-        trials: How many settings each method may try. First come its published one and that of its reproduction. All make a
-            third of their passes, the best third of them and these two all, the best three on every seed.
-        seeds: Of the originals that the best three are tried on; the first is that of all other trials. By default --seed
-            and the next two.
-        objective: "accuracy", or "features": the loss, and what can be read from the features, beside it.
-        sampler: "halton" (scrambled Halton points, which leave no gaps between a few trials; "random" is another name
-            for it), or "tpe" for Optuna's tree-structured Parzen estimator (extra [tune]).
+        request: What to forget: class:LABEL, classes:LABEL,LABEL, random:FRACTION, random:COUNT or ids:PATH; by default
+            the request of the configuration.
+        methods: Which methods to tune; by default all.
+        trials: How many settings to try for each method. The published setting and that of the method's reproduction come
+            first. All run for a third of their passes, the best third and these two for all, the best three on every seed.
+        seeds: Seeds of the originals on which the best three are tried; the first is used for all other trials. By default
+            --seed and the next two.
+        objective: "accuracy", or "features", which adds the loss and what can be read from the features.
+        sampler: "halton" (scrambled Halton points, which leave no gaps between a few trials; "random" is an alias), or
+            "tpe" for Optuna's tree-structured Parzen estimator (extra [tune]).
     """
 
     request: str = ""
@@ -80,7 +80,7 @@ class Tuning(SeveralRuns):
 
 @dataclass
 class TuningRun(ReadySweep):
-    """A tuning that was checked and is ready to compute. Made by `prepare_tuning`."""
+    """A tuning run that was checked and is ready to compute. Created by `prepare_tuning`."""
 
     tuning: Tuning
     methods: dict[str, type[Method]]
@@ -89,7 +89,7 @@ class TuningRun(ReadySweep):
     _traces: dict[int, Traces] = field(default_factory=dict, init=False)
 
     def units(self) -> list[Unit]:
-        """All that is computed: the originals, and the trials of each method."""
+        """Everything that is computed: the originals, and the trials of each method."""
         originals = [unit for seed in self.seeds for unit in self.cells.original_units(seed)]
         return [*originals, *(self._unit(name, tuple(originals)) for name in self.methods)]
 
@@ -100,10 +100,10 @@ class TuningRun(ReadySweep):
         return Unit(f"trials of {name}", self.folder, self._file(name), kept, partial(self._make_trials, name), needs)
 
     def run(self) -> tuple[epath.Path, dict[str, Any]]:
-        """Makes all trials that are not there yet, and writes what was chosen and how.
+        """Runs all trials that do not exist yet, and writes what was chosen and how.
 
         Returns:
-            The path of `settings.json`, and its content.
+            The path of `settings.json` and its content.
         """
         tuning, cells, units = self.tuning, self.cells, self.units()
         work_through(units, cells.began, cells.notify)
@@ -147,12 +147,12 @@ class TuningRun(ReadySweep):
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Of the originals that finalists are tried on; the first is that of all other trials."""
+        """Seeds of the originals on which finalists are tried; the first is used for all other trials."""
         return self.tuning.seeds or tuple(range(self.tuning.seed, self.tuning.seed + 3))
 
     @property
     def folder(self) -> epath.Path:
-        """Where the trials lie."""
+        """The folder of the trials."""
         return self.cells.folder(self._experiment(self.seeds[0]), *self._place)
 
     @property
@@ -161,7 +161,7 @@ class TuningRun(ReadySweep):
 
     @property
     def _suffix(self) -> str:
-        """Tells the files of another objective than accuracy."""
+        """Marks the files of objectives other than accuracy."""
         return "" if self.tuning.objective == "accuracy" else f"-{self.tuning.objective}"
 
     @cached_property
@@ -178,16 +178,16 @@ class TuningRun(ReadySweep):
         return self._runs[seed]
 
     def _file(self, name: str) -> str:
-        """The file of the trials of a method, without its ending."""
+        """The file of a method's trials, without its suffix."""
         return f"{name}-{self.tuning.sampler}{self._suffix}"
 
     def _kept(self, name: str) -> list[Trial]:
-        """The trials of a method that are on disk."""
+        """The trials of a method that exist on disk."""
         path = self.folder / f"{self._file(name)}.json"
         return [Trial(**trial) for trial in (read_record(path, TRIALS) or [])] if path.is_file() else []
 
     def _chosen(self, name: str) -> Chosen | None:
-        """The outcome of the trials of a method; None where some are not made yet."""
+        """The outcome of a method's trials; None if some have not been run yet."""
 
         def missing(*trial: Any) -> Trial:
             raise LookupError(f"this trial was not made yet: {trial}")
@@ -198,7 +198,7 @@ class TuningRun(ReadySweep):
             return None
 
     def _make_trials(self, name: str) -> None:
-        """Makes the trials of a method that are not there yet; each is kept at once."""
+        """Runs the trials of a method that do not exist yet; each is saved immediately."""
         kept = self._kept(name)
 
         def new(method: Method | Failure, settings: dict[str, Any], share: float, seed: int) -> Trial:
@@ -215,13 +215,13 @@ class TuningRun(ReadySweep):
     def _halved(
         self, name: str, kept: Sequence[Trial], new: Callable[[Method | Failure, dict[str, Any], float, int], Trial]
     ) -> Chosen:
-        """Successive halving of one method: with trials that were kept, and with new ones where there is none.
+        """Successive halving of one method, with saved trials where they exist and new ones otherwise.
 
-        `new` is given the method, its settings, a share of the passes and a seed.
+        `new` takes the method, its settings, a share of the passes and a seed.
         """
         tuning, kind = self.tuning, self.methods[name]
         space = search_space_of(kind)
-        assert space is not None  # prepare_tuning left the others out
+        assert space is not None  # prepare_tuning excluded the others
         first = tried_first(kind, "class" if self._split.is_class_task else "samples")
 
         def settings(earlier: Sequence[Trial], number: int) -> dict[str, Any]:
@@ -273,7 +273,7 @@ class TuningRun(ReadySweep):
         )
 
     def _traces_of(self, seed: int) -> Traces:
-        """What shows in the features of the models of a seed; untrained networks are looked at once."""
+        """What the features of the models of a seed show; untrained networks are evaluated once."""
         if seed not in self._traces:
             run = self._seed_run(seed)
             self._traces[seed] = Traces(run.model, run.split, run.train_images)
@@ -281,7 +281,7 @@ class TuningRun(ReadySweep):
 
 
 def _in_words(name: str, trial: Trial) -> str:
-    """What a trial gave, in a line."""
+    """The result of a trial, on one line."""
     what = f"{name}, seed {trial.seed}{', a third of the passes' * (trial.share < 1)}"
     if trial.failed:
         return f"FAILED {what}: {trial.failed} {trial.settings or ''}"
@@ -303,12 +303,12 @@ def prepare_tuning(
 ) -> TuningRun:
     """Reads the data and checks everything that can be checked before computing.
 
-    A method that does not fit the request, or has nothing to tune, is left out, and the reason is shown. Arguments as of
-    `cujax.experiments.run.prepare`.
+    A method that does not support the request, or has nothing to tune, is left out, and the reason is shown. For the
+    arguments, see `cujax.experiments.run.prepare`.
 
     Raises:
-        ValueError: if data, request, methods and sampler do not fit together.
-        FileNotFoundError: if data or a file of ids is not there.
+        ValueError: if data, request, methods and sampler are not compatible.
+        FileNotFoundError: if data or a file of ids does not exist.
     """
     if tuning.sampler == "tpe" and importlib.util.find_spec("optuna") is None:
         raise ValueError("sampler tpe needs Optuna: run the command as uv run --extra tune ..., or take --sampler halton.")
@@ -341,33 +341,33 @@ def prepare_tuning(
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """What an earlier tuning chose.
+    """Returns what an earlier tuning run chose.
 
     Raises:
-        ValueError: if the file is not one that tuning wrote.
-        FileNotFoundError: if it is not there.
+        ValueError: if the file was not written by tuning.
+        FileNotFoundError: if it does not exist.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"settings {path} do not exist; make them with cujax tune.")
+        raise FileNotFoundError(f"settings {path} do not exist; create them with cujax tune.")
     try:
         settings = json.loads(path.read_text("utf-8"))
         if "cujax" in settings:  # files of 0.1 have no digest
             settings = read_record(epath.Path(path), SETTINGS)
             if settings is None:
-                raise RecordError(f"settings {path} were written by another version; make them anew with cujax tune.")
+                raise RecordError(f"settings {path} were written by another version; create them again with cujax tune.")
         wrong = {"request", "forget_digest", "trials", "sampler", "methods"} - settings.keys()
         wrong |= {name for name, method in settings["methods"].items() if not isinstance(method["settings"], dict)}
     except RecordError:
         raise
     except (ValueError, AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"settings {path} were not written by cujax tune ({error}); make them anew.") from error
+        raise ValueError(f"settings {path} were not written by cujax tune ({error}); create them again.") from error
     if wrong:
-        raise ValueError(f"settings {path} lack {', '.join(sorted(wrong))}; make them anew with cujax tune.")
+        raise ValueError(f"settings {path} lack {', '.join(sorted(wrong))}; create them again with cujax tune.")
     return settings
 
 
 def chosen_in_words(found: dict[str, Any]) -> str:
-    """The settings that were chosen, a line a method, with what they gave on validation data over the seeds."""
+    """The chosen settings, one line per method, with their results on validation data over the seeds."""
     lines = []
     for name, method in found["methods"].items():
         forget, lost = (

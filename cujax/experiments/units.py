@@ -1,4 +1,4 @@
-"""The models of one run, and those that audits share, as units that processes divide."""
+"""The models of one run, and those that audits share, as units that processes can divide."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +11,7 @@ from cujax.methods.base import Method
 
 
 def run_units(run: Run, *, unlearned: bool) -> list[Unit]:
-    """The original, where it is not given, the retrained models, and the unlearned one."""
+    """The original (if it is not given), the retrained models, and the unlearned model."""
     store = run.store
     original = () if run.given_original is not None else (_unit(store, "original", run.original),)
     retrained = [_unit(store, f"retrained_{n}", partial(run.retrained_model, n)) for n in range(run.experiment.retrained)]
@@ -19,7 +19,7 @@ def run_units(run: Run, *, unlearned: bool) -> list[Unit]:
 
 
 def audit_units(audit: Audit | None, method: Method | None) -> list[Unit]:
-    """The models that an audit trains beside those of the run; none where it takes these."""
+    """The models that an audit trains in addition to those of the run; none if it uses the run's own."""
     if audit is None or audit.takes_own:
         return []
     references, level = audit.references, LEVELS[audit.level]

@@ -1,4 +1,4 @@
-"""Files that a user names: configurations and networks in Python. Each is loaded once, as a module of its own."""
+"""Files that a user names: configurations and networks in Python. Each is loaded once, as its own module."""
 
 import contextlib
 import hashlib
@@ -26,15 +26,15 @@ def build_model(network: str, num_classes: int, dtype: str = "float32") -> Model
     """The network of an experiment.
 
     Raises:
-        ValueError: if the name is unknown, what it names is not a function that makes a `Model`, or `dtype` is set for
-            a network that has its own.
-        FileNotFoundError: if the file is not there.
+        ValueError: if the name is unknown, it does not name a function that returns a `Model`, or `dtype` is set for a
+            network that has its own.
+        FileNotFoundError: if the file does not exist.
     """
     path, name = split_network(network)
     if path is None:
         return make_network(network, num_classes, dtype)
     if dtype != "float32":
-        raise ValueError(f"dtype {dtype} is for the networks of cujax; {network} decides itself what it computes in.")
+        raise ValueError(f"dtype {dtype} applies to the networks of cujax; {network} chooses its own dtype.")
     make = getattr(load_python_file(path), name, None)
     with _of_the_user(path):
         model = make(num_classes) if callable(make) else make
@@ -47,10 +47,10 @@ def build_model(network: str, num_classes: int, dtype: str = "float32") -> Model
 
 
 def network_for(network: str, source: Source) -> str:
-    """The network of an experiment on some data: where its inputs are no images, "mlp" stands for the default.
+    """The network of an experiment on some data: if its inputs are not images, "mlp" replaces the default.
 
     Raises:
-        ValueError: if a network of cujax takes images, and the inputs are others.
+        ValueError: if a network of cujax takes images, but the inputs are not images.
     """
     if source.are_images or network not in MODULES or network == "mlp":
         return network
@@ -65,11 +65,11 @@ def network_for(network: str, source: Source) -> str:
 def load_python_file(path: Path) -> Any:
     """Imports a Python file that the user named: a configuration or a network.
 
-    The same content at the same place is loaded once, so that what it defines stays equal to itself: two loads of one
-    network would be two values, and compile twice. It finds the modules beside it, as a script does.
+    The same content at the same path is loaded once, so that what it defines stays equal to itself: loading a network twice
+    would give two values, and compile twice. Like a script, the file can import modules in its folder.
 
     Raises:
-        FileNotFoundError: if the file is not there.
+        FileNotFoundError: if the file does not exist.
     """
     path = path.expanduser().resolve()
     if not path.is_file():
@@ -109,10 +109,10 @@ def abstract_arrays(model: Model, network: str, source: Source) -> Variables:
 
 @contextlib.contextmanager
 def _of_the_user(path: Path, when: str = "") -> Iterator[None]:
-    """Tells what goes wrong in a user's file as a sentence with its line.
+    """Reports errors in a user's file as a message with the line.
 
     Raises:
-        ValueError: in place of any exception but ValueError raised elsewhere than in the file.
+        ValueError: instead of any exception, except for a ValueError raised outside the file.
     """
     path = path.expanduser().resolve()
     try:

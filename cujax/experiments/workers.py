@@ -1,4 +1,4 @@
-"""Processes of one command on one machine that divide its units, each with its share of the cores."""
+"""The processes of one command on one machine, which divide its units, each with its share of the cores."""
 
 import contextlib
 import itertools
@@ -24,13 +24,13 @@ _THREADS = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS
 
 
 def started_since() -> float | None:
-    """Since when failures count in the command that started this process as a worker; None if none did."""
+    """The time since which failures count in the command that started this process as a worker; None if none did."""
     since = os.environ.get(_SINCE)
     return None if since is None else float(since)
 
 
 def shares(cores: Sequence[int], jobs: int) -> list[list[int]]:
-    """Cores for each of so many processes, as equally as they can be divided; with more processes than cores some share one.
+    """The cores of each process, divided as equally as possible; with more processes than cores, some share one.
 
     >>> shares([0, 1, 2, 3, 4], 2)
     [[0, 1, 2], [3, 4]]
@@ -52,7 +52,7 @@ def own_cores() -> list[int]:
 
 @contextlib.contextmanager
 def _on(cores: Sequence[int]) -> Iterator[None]:
-    """Within, processes are started on these cores, where the system can do that."""
+    """Context manager in which processes are started on these cores, if the system supports it."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
@@ -65,7 +65,7 @@ def _on(cores: Sequence[int]) -> Iterator[None]:
 
 
 def _started(command: Sequence[str], cores: Sequence[int], since: float, notify: Notify) -> subprocess.Popen[str]:
-    """A worker, whose thread pools are as large as its share. It hears of no Ctrl-C, and ends when its input is closed."""
+    """A worker whose thread pools are as large as its share. It does not receive Ctrl-C, and ends when its input closes."""
     threads = dict.fromkeys(_THREADS, str(len(cores)))
     with _on(cores):
         worker = subprocess.Popen(
@@ -84,7 +84,7 @@ def _started(command: Sequence[str], cores: Sequence[int], since: float, notify:
 
 
 def _show(worker: subprocess.Popen[str], notify: Notify) -> None:
-    """Passes on what a worker says; while it is ending that is of no use."""
+    """Forwards a worker's messages, except while it is ending."""
     assert worker.stdin is not None
     assert worker.stderr is not None
     with worker.stderr:
@@ -94,7 +94,7 @@ def _show(worker: subprocess.Popen[str], notify: Notify) -> None:
 
 
 def end_with_starter(interruption: Interruption) -> None:
-    """Has a started worker asked to end, as by SIGTERM, when what started it ends or closes the worker's input."""
+    """Asks a worker to end, as SIGTERM does, when the process that started it ends or closes the worker's input."""
 
     def watch() -> None:
         sys.stdin.read()
@@ -105,7 +105,7 @@ def end_with_starter(interruption: Interruption) -> None:
 
 
 def once_each(notify: Notify) -> Notify:
-    """Shows each sentence the first time alone: workers have the same remarks on what they were all given."""
+    """Shows each message only once: workers report the same remarks on their common input."""
     shown: set[str] = set()
 
     def show(sentence: str) -> None:
@@ -119,18 +119,18 @@ def once_each(notify: Notify) -> Notify:
 def run_workers(
     command: Sequence[str], jobs: int, units: Sequence[Unit], since: float, progress: Progress, notify: Notify
 ) -> None:
-    """Has worker processes divide the units, and waits for them; failures are noted beside the units.
+    """Divides the units among worker processes, and waits for them; failures are noted next to the units.
 
-    One that is killed is replaced, unless too many were killed since a unit was settled. When this process is interrupted,
-    all of them save their progress and end first; when it is killed, they do so, too.
+    A worker that is killed is replaced, unless too many were killed since a unit was settled. When this process is
+    interrupted, all workers first save their progress and end; when it is killed, they do so too.
 
     Args:
         command: The command line of a worker, without `cujax`.
-        jobs: How many; not more than there are units left.
-        units: What they divide.
-        since: Failures noted before this time are tried again.
+        jobs: The number of workers, at most the number of units left.
+        units: The units to divide.
+        since: Failures noted before this time are retried.
         progress: Shows how many units are settled.
-        notify: Takes what the workers say, until they are asked to end.
+        notify: Receives the workers' messages, until they are asked to end.
     """
     left = [unit for unit in units if not is_settled(unit, since)]
     if not left:
@@ -154,14 +154,14 @@ def run_workers(
                 if status >= 0 or not left:
                     continue
                 killed += 1
-                notify(f"Worker process {ended.pid} was killed (signal {-status}); what it computed is begun once more.")
+                notify(f"Worker process {ended.pid} was killed (signal {-status}); its work is started again.")
                 if killed <= _MOST_KILLED * len(every_share):
                     workers[number] = _started(command, every_share[number], since, notify)
 
 
 @contextlib.contextmanager
 def _ended(workers: dict[int, subprocess.Popen[str]]) -> Iterator[None]:
-    """On leaving, every worker is asked to end and waited for; a second interruption kills them."""
+    """On exit, asks every worker to end and waits for it; a second interruption kills them."""
     try:
         yield
     finally:

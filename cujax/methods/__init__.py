@@ -1,6 +1,6 @@
-"""One file a method: a frozen dataclass of its hyper-parameters, called on a model to make it forget.
+"""One file per method: a frozen dataclass of its hyper-parameters, which is called on a model to unlearn.
 
-The classes of `registry.METHODS` can be imported from here by their names: `from cujax.methods import Scrub`.
+The classes in `registry.METHODS` can be imported from here by name: `from cujax.methods import Scrub`.
 """
 
 from typing import Any

@@ -47,7 +47,7 @@ class BadTeacher(Descent):
     reproduction: ClassVar[Reproduction] = {"class": {"learning_rate": 0.004, "retain_share": 1.0, "max_passes": 4}}
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
-        """Makes `original` forget `split.forget`."""
+        """Unlearns `split.forget` from `original`."""
         state_key, teacher_key, retain_key, batch_key = jax.random.split(key, 4)
         step = self.step(model, _objective, _Teachers(fresh_variables(model, loop.images, teacher_key), original))
         used = max(round(self.retain_share * len(split.retain)), 1)
@@ -61,15 +61,15 @@ class BadTeacher(Descent):
 
 
 def mixed_batches(forget: np.ndarray, retain: np.ndarray, batch_size: int, key: jax.Array) -> Iterator[IndexBatch]:
-    """Every row of both sets once, shuffled, in batches that all hold them in the same proportion (but for rounding).
+    """Yields every row of both sets once, shuffled, in batches with the same proportion of both (up to rounding).
 
-    Shapes must not vary from batch to batch, so where a share of rows does not divide, rows drawn again are masked.
+    Shapes must not vary between batches, so if the rows do not divide evenly, batches are padded with masked rows.
 
     Args:
         forget: Indices of the forget set.
         retain: Indices of the retain set.
-        batch_size: Rows of a batch, of both sets together; up to two more where shares are rounded up.
-        key: Of the order.
+        batch_size: Rows of a batch, of both sets together; up to two more if shares are rounded up.
+        key: Random key of the order.
     """
     batches = -(-(len(forget) + len(retain)) // batch_size)
 

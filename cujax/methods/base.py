@@ -30,25 +30,25 @@ from cujax.training.loop import NOTHING_YET, Cost, Log, NotFiniteError, Phase, S
 from cujax.training.predict import accuracy, predict
 from cujax.training.resume import NO_RESUME_POINT, Position, ResumePoint
 
-# How many samples of the retain set show whether accuracy is kept, where none are held out.
+# How many samples of the retain set are used to check accuracy if none are held out.
 _RETAINED_SAMPLES = 2000
 _NONE_HELD_OUT = "no sample is held out for the stop rule to compare the forget set with"
 
-# How to look at a network before a pass, and the shapes of what that gives.
+# How to evaluate a network before a pass, and the shapes of the result.
 BeforePass = tuple[Callable[[Variables], tuple[PyTree, Cost]], PyTree]
 EndedBy = Literal["stop_rule", "max_passes", "retain_tolerance", "not_finite"]
 
 
 @dataclass(frozen=True)
 class History:
-    """How a run went.
+    """The history of a run.
 
     Attributes:
-        checks: Before the first pass, and after each.
-        stop_rule: Why it ended: "stop_rule", "max_passes", "retain_tolerance" or "not_finite".
-        stop_reason: The same in a sentence with its figures.
+        checks: The checks before the first pass and after each pass.
+        stop_rule: Why the run ended: "stop_rule", "max_passes", "retain_tolerance" or "not_finite".
+        stop_reason: The same as a sentence with figures.
         step: The optimiser step whose parameters were returned.
-        cost: What the whole run took, checks after the first included.
+        cost: The cost of the whole run, including checks after the first.
     """
 
     checks: tuple[Check, ...]
@@ -60,7 +60,7 @@ class History:
 
 @dataclass(frozen=True)
 class Unlearned:
-    """What a method returns: the model to use from now on (usually the given one), its arrays, and how it went."""
+    """The result of a method: the model to use from now on (usually the given one), its arrays, and the run's history."""
 
     model: Model
     params: PyTree
@@ -69,45 +69,45 @@ class Unlearned:
 
     @property
     def variables(self) -> Variables:
-        """The arrays together."""
+        """Parameters and model state together."""
         return Variables(self.params, self.model_state)
 
 
 @runtime_checkable
 class Method(Protocol):
-    """How to forget: a frozen dataclass of hyper-parameters that is called on a model, or a plain function.
+    """An unlearning method: a frozen dataclass of hyper-parameters that is called on a model, or a plain function.
 
-    What it may have beside (`cujax.methods.traits` reads it):
-        check: `check(split)` raises ValueError where the method does not fit what is to be forgotten; called before
-            anything is computed.
-        search_space: Where tuning looks for its settings (class attribute); without it there is nothing to tune.
-        official: `official(task)`, a class method, gives the published settings for a "class" or for "samples", where they
+    Optional attributes, which `cujax.methods.traits` reads:
+        check: `check(split)` raises ValueError if the method does not support the request; called before anything is
+            computed.
+        search_space: The ranges that tuning searches (class attribute); without it there is nothing to tune.
+        official: `official(task)`, a class method, returns the published settings for a "class" or for "samples" if they
             differ from the defaults.
-        reproduction: Settings, by task, with which it does here what its paper says (class attribute): those of
+        reproduction: Settings, by task, with which the method does here what its paper says (class attribute): those of
             configs/reproductions, which tuning tries after the published ones.
         training: A field whose None stands for the recipe of the original.
-        is_reference: True for what other methods are compared with (class attribute).
+        is_reference: True if other methods are compared with this one (class attribute).
     """
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: "Loop") -> Unlearned:
-        """Makes `original` forget `split.forget`.
+        """Unlearns `split.forget` from `original`.
 
         Args:
             model: The network.
             original: Its arrays; never changed.
-            split: What is forgotten and what is retained.
-            key: All randomness comes from it.
-            loop: The images and the run: a method hands its passes to `loop.run`, or its one result to `loop.once`.
+            split: The forget set and the retain set.
+            key: The source of all randomness.
+            loop: The images and the run: a method passes its passes to `loop.run`, or its single result to `loop.once`.
         """
         ...
 
 
 def check_fits(method: Method, split: Split, model: Model, like: Variables) -> None:
-    """Raises ValueError if the method says that it does not fit what is to be forgotten (`check`), or the network.
+    """Raises ValueError if the method does not support the request (`check`) or the network (`check_network`).
 
     Args:
         method: May have `check(split)` and `check_network(model, params, split)`.
-        split: What is to be forgotten.
+        split: The split that the request makes.
         model: The network.
         like: Its arrays, or their shapes and dtypes.
     """
@@ -119,24 +119,24 @@ def check_fits(method: Method, split: Split, model: Model, like: Variables) -> N
 
 @dataclass(frozen=True)
 class Loop:
-    """What every run of a method shares: the images, when to stop, and where progress and metrics go.
+    """What all runs of methods share: the images, when to stop, and where progress and metrics go.
 
-    Whatever a method makes of them, parameters and statistics that the model freezes are returned as they were.
+    Parameters and statistics that the model freezes are returned unchanged, whatever a method does to them.
 
-    Two comparisons are fair: all methods end by one rule, as soon as it holds; or each makes a number of passes that was
-    chosen for it beforehand, which does not cut short a method that harms first and repairs after. `stop_early` chooses
-    between them for all methods alike.
+    Two comparisons are fair: all methods end by the same rule, as soon as it is met; or each runs a number of passes that
+    was chosen for it beforehand, which does not cut short a method that does harm first and repairs it later. `stop_early`
+    chooses between the two, for all methods.
 
     Attributes:
         images: The training images.
-        retain_tolerance: Validation accuracy on the classes that stay must not have fallen by more than this.
+        retain_tolerance: Validation accuracy on the retained classes must not have fallen by more than this.
         progress: Shows progress.
-        log: Takes a record (a dict) of each step and check.
+        log: Receives a record (a dict) of each step and check.
         steps_per_call: As in `cujax.training.loop.Stepper`.
         stop_rule: When a run may end before its last pass.
-        stop_early: Whether a run ends as soon as the samples are forgotten, or the tolerance is exceeded. If not, it makes
-            all its passes, and returns the last state within the tolerance.
-        resume_point: Keeps where the run stands; with one that kept something, the run goes on from there.
+        stop_early: Whether a run ends as soon as the stop rule is met or the tolerance is exceeded. If not, it runs all its
+            passes and returns the last state within the tolerance.
+        resume_point: Saves the progress of the run; if it has saved progress, the run resumes from there.
     """
 
     images: ImageSet
@@ -167,26 +167,25 @@ class Loop:
         original: Variables | None = None,
         before_pass: BeforePass | None = None,
     ) -> Unlearned:
-        """Runs passes until the stop rule holds, which is looked at after each, on validation data.
+        """Runs passes until the stop rule is met. The rule is checked after each pass, on validation data.
 
-        The state returned is the first that satisfies the rule; if none does, the last one within the retain
-        tolerance.
+        Returns the first state that satisfies the rule or, if there is none, the last one within the retain tolerance.
 
         Args:
             model: The network.
-            state: Before the first step; it is used up.
-            phases: What pass 0, 1, ... consists of: `phases(number)`, or with `before_pass` `phases(number, known)`.
-            split: What is forgotten and what is retained.
-            max_passes: When to end at the latest.
+            state: The state before the first step; it is donated.
+            phases: The phases of pass 0, 1, ...: `phases(number)`, or with `before_pass`, `phases(number, known)`.
+            split: The forget set and the retain set.
+            max_passes: The maximum number of passes.
             forgotten_accuracy: Class task: accuracy at which the class counts as forgotten; None for 1 / classes.
-            rewind: Make all passes, and return the state, of those within the retain tolerance, whose forget accuracy is
-                nearest to its target.
-            all_passes: Make all passes, whatever `stop_early` says.
-            repairs: A pass outside the retain tolerance does not end the run: later ones repair what the first ones harm.
-            spent: What was computed before the first step, on the same account.
-            original: What the run is compared with, and falls back to, where `state` is no longer that.
-            before_pass: What a pass needs to know of the network as it is before it: a function from its arrays to that and
-                what it took, and a tree of the same shapes. It is kept with the progress.
+            rewind: Run all passes, and return the state within the retain tolerance whose forget accuracy is nearest to
+                its target.
+            all_passes: Run all passes, whatever `stop_early` says.
+            repairs: A pass outside the retain tolerance does not end the run: later passes repair the harm of the first.
+            spent: The cost of what was computed before the first step; added to the run's cost.
+            original: The arrays that the run is compared with and falls back to, if `state` no longer has them.
+            before_pass: Computes what a pass needs to know about the network before it: a function from the arrays to that
+                and its cost, and a tree of the same shapes. The result is saved with the progress.
         """
         before = Variables(state.params, state.model_state) if original is None else original
         state = state.with_frozen_of(before, model)
@@ -220,14 +219,15 @@ class Loop:
 
         rule: EndedBy = "max_passes"
         reason = (
-            f"all {max_passes} passes were made and the stop rule did not hold; raise max_passes, or the learning rate or "
+            f"all {max_passes} passes were made and the stop rule was not met; raise max_passes, or the learning rate or "
             "weight with which the method forgets"
         )
         if first.target is None:
             reason = f"all {max_passes} passes were made: {_NONE_HELD_OUT}"
         if first.holds:
             reason = (
-                f"all {max_passes} passes were made: the stop rule held before the first step, where it can tell nothing"
+                f"all {max_passes} passes were made: the stop rule was met before the first step, where it carries no "
+                "information"
             )
         with self.progress("unlearning", max_passes) as advance:
             if position.passes:
@@ -265,7 +265,7 @@ class Loop:
             if good.step and good.check(checks).holds:
                 rule, reason = "stop_rule", good.check(checks).reason
                 if first.holds:
-                    reason += f" (before the first step it held that {first.reason}, which can tell nothing)"
+                    reason += f" (before the first step it held that {first.reason}, which carries no information)"
             elif not self._tolerable(first, checks[-1]):
                 rule, reason = "retain_tolerance", self._not_tolerable(first, checks[-1], good.step)
         cost = spent + stepper.cost + replace(NOTHING_YET, seconds=checking)
@@ -283,17 +283,17 @@ class Loop:
         made_model: Model | None = None,
         by_construction: bool = False,
     ) -> Unlearned:
-        """The run of a method that makes no passes: its result, checked before and after as in `run`.
+        """Runs a method without passes, with checks before and after as in `run`.
 
-        A result outside the retain tolerance, or that is not finite, is not returned: the original is.
+        If the result is outside the retain tolerance or not finite, the original is returned instead.
 
         Args:
             model: The network.
             original: Its arrays.
-            make: Computes the new arrays and tells what that took.
-            split: What is forgotten and what is retained.
+            make: Computes the new arrays and their cost.
+            split: The forget set and the retain set.
             forgotten_accuracy: As in `run`.
-            made_model: The network that the new arrays are for; the same where not given.
+            made_model: The network of the new arrays; by default the same.
             by_construction: Whether the new arrays have never seen the forget set, whatever the checks say.
         """
         made_model = model if made_model is None else made_model

@@ -27,13 +27,14 @@ _SEARCH_SPACE: SearchSpace = {
 
 @dataclass(frozen=True)
 class BoundaryShrink(Descent):
-    """Minimises the cross-entropy of the forget set with the label of the nearest other class that stays.
+    """Minimises the cross-entropy of the forget set with the label of the nearest other retained class.
 
-    That is the original's answer, the own class left out, to `x + bound · sign(gradient of the cross-entropy)`, one step of
-    FGSM in eval mode. A pass is a pass over the forget set; the retain set is not looked at.
+    That label is the original's answer, excluding the sample's own class, to
+    `x + bound · sign(gradient of the cross-entropy)`, one FGSM step in eval mode. A pass is a pass over the forget set; the
+    retain set is not used.
 
     Attributes:
-        bound: Of the step, in pixels of range 0 to 1; of inputs that are no images, in their own units.
+        bound: Size of the step, for pixels from 0 to 1; for inputs that are not images, in their own units.
     """
 
     learning_rate: Positive = 1e-5
@@ -50,7 +51,7 @@ class BoundaryShrink(Descent):
             raise ValueError(f"only class {stays} stays, so its samples have no other to go to; keep another class.")
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
-        """Makes `original` forget `split.forget`.
+        """Unlearns `split.forget` from `original`.
 
         Raises:
             ValueError: if a sample has no other class to go to.
@@ -76,13 +77,13 @@ class _Neighbour(NamedTuple):
 def nearest_other_labels(
     model: Model, variables: Variables, batch: Examples, classes: jax.Array, bound: jax.Array
 ) -> jax.Array:
-    """The label of the nearest other class for each sample, `[B]` int32, by one step of FGSM.
+    """The label of the nearest other class for each sample, `[B]` int32, found by one FGSM step.
 
     Args:
         model: The network.
         variables: Its arrays.
         batch: The samples, preprocessed.
-        classes: `[C]` bool, True for those that may be answered.
+        classes: `[C]` bool, True for the classes that may be chosen.
         bound: `[channels]` size of the step, in units of the preprocessed images, or a scalar for other inputs.
     """
 
@@ -110,7 +111,7 @@ class BoundaryExpand(Descent):
     """Adds a shadow class, minimises the cross-entropy of the forget set with it, and drops it again.
 
     The shadow's logit is a linear function of the embedding, freshly initialised. A pass is a pass over the forget set; the
-    retain set is not looked at. The stop rule sees what will be returned: the network without the shadow class.
+    retain set is not used. The stop rule sees what will be returned: the network without the shadow class.
     """
 
     learning_rate: Positive = 1e-5
@@ -119,7 +120,7 @@ class BoundaryExpand(Descent):
     search_space: ClassVar[SearchSpace] = _SEARCH_SPACE
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
-        """Makes `original` forget `split.forget`; the model returned has the classes that it had."""
+        """Unlearns `split.forget` from `original`; the returned model has the same classes as before."""
         state_key, batch_key, shadow_key = jax.random.split(key, 3)
         widened = _Widened(None, model.layers, model.axis_name, model, shadow=True)
         narrow = replace(widened, shadow=False)
@@ -133,7 +134,7 @@ class BoundaryExpand(Descent):
 
 @dataclass(frozen=True)
 class _Widened(Model):
-    """A model beside whose logits there is one more, unless the shadow is not to be seen."""
+    """A model with one additional logit, unless the shadow class is hidden."""
 
     model: Model
     shadow: bool

@@ -1,4 +1,4 @@
-"""CoUn: contrast two views of the retain set, and let the rest fade (Khalil et al., arXiv:2509.16391, NeurIPS 2025)."""
+"""CoUn: contrasts two views of the retain set and lets the rest fade (Khalil et al., arXiv:2509.16391, NeurIPS 2025)."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
@@ -23,14 +23,14 @@ from cujax.training.loop import Phase
 class CoUn(Descent):
     """Minimises `CE(view 1) + weight · InfoNCE(view 1, view 2)` of two augmented views of the retain set.
 
-    Neighbours in the embedding attract each other: the forget set, never looked at, follows retain samples like it into
-    their classes. A pass is a pass over the retain set. Both views are one batch to the network's normalisations.
+    Neighbours in the embedding attract each other: the forget set, although not used, follows similar retain samples into
+    their classes. A pass is a pass over the retain set. Normalisation layers see both views as one batch.
 
     Attributes:
-        contrastive_weight: Weight of InfoNCE; published from 0.1 to 6.
-        temperature: Of InfoNCE.
-        augmentation: What makes the views: "crop", or "crop_flip" where a mirrored image is of the same class. "none"
-            contrasts samples alone.
+        contrastive_weight: Weight of InfoNCE; published values range from 0.1 to 6.
+        temperature: Temperature of InfoNCE.
+        augmentation: How the views are made: "crop", or "crop_flip" if a mirrored image belongs to the same class. "none"
+            contrasts only samples.
     """
 
     max_passes: Count = 50
@@ -57,7 +57,7 @@ class CoUn(Descent):
     }
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
-        """Makes `original` forget `split.forget`, which is never looked at."""
+        """Unlearns `split.forget` from `original`; the forget set is not used."""
         state_key, batch_key = jax.random.split(key)
         step = self.step(model, _objective, _Terms(self.contrastive_weight, self.temperature))
 
@@ -70,7 +70,7 @@ class CoUn(Descent):
 
 @dataclass(frozen=True)
 class TwoViews:
-    """What a phase prepares: two augmented views of each image, the first where a `Batch` has what is to be forgotten."""
+    """Prepares two augmented views of each image; the first takes the place of the forget rows of a `Batch`."""
 
     augmentation: Augmentation
 

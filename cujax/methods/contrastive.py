@@ -24,26 +24,27 @@ from cujax.training.supervised import OptimizerName, optimizer_name
 class ContrastiveUnlearning:
     """Pushes the embeddings of forget samples out of their class and towards others, while training on retain samples.
 
-    The defaults work on digits and Fashion-MNIST, for whole classes and for random samples; `official` gives the
-    published ones. A smaller weight with more passes forgets as well and costs the rest less.
+    The defaults work on digits and Fashion-MNIST, for whole classes and for random samples; `official` returns the
+    published settings. A smaller weight with more passes forgets as well, at a lower cost to the retained data.
 
     Attributes:
-        learning_rate: Of the optimiser.
-        momentum: Of "sgd".
-        optimizer_name: "sgd" with momentum, as in the paper, or "adamw" ("adam" is another name for it).
+        learning_rate: Learning rate of the optimiser.
+        momentum: Momentum of "sgd".
+        optimizer_name: "sgd" with momentum, as in the paper, or "adamw" ("adam" is an alias).
         unlearn_weight: Weight of the contrastive loss (lambda_UL).
         retain_weight: Weight of the retain batch's cross-entropy (lambda_CE).
-        temperature: Of the contrastive loss (tau).
-        denominator: "paper" for its equations, "official" for what the authors' code computes.
-        batch_norm: Which rows move batch statistics: "joint", "retain_only", "frozen".
+        temperature: Temperature of the contrastive loss (tau).
+        denominator: "paper" for the paper's equations, "official" for what the authors' code computes.
+        batch_norm: Which rows update batch statistics: "joint", "retain_only", "frozen".
         retain_draws: Retain batches, and steps, for each forget batch (omega).
-        forget_batch_size: Rows of a forget batch; a smaller forget set is one batch.
+        forget_batch_size: Rows of a forget batch; a smaller forget set forms one batch.
         retain_batch_size: Rows of a retain batch.
-        queue_size: Past retain embeddings that anchors are contrasted with beside the retain batch; 0 for none. For many
-            classes: an anchor without positives is only pulled, not pushed. Of 100 equally frequent classes, 27 % of
-            anchors have none in a batch of 128; with a queue of 256 it is 2.2 %, with 512 0.3 % (in batches of 64: 53, 4
-            and 0.5 %). Counted over one pass, 5,000 forget and 45,000 retain samples, the queue empty at first.
-        max_passes: Passes over the forget set after which the run ends, forgotten or not.
+        queue_size: Number of past retain embeddings that anchors are contrasted with, in addition to the retain batch; 0
+            for none. Useful for many classes: an anchor without positives is only pulled, not pushed. With 100 equally
+            frequent classes, 27 % of anchors have none in a batch of 128; with a queue of 256 it is 2.2 %, with 512 0.3 %
+            (in batches of 64: 53, 4 and 0.5 %). Counted over one pass with 5,000 forget and 45,000 retain samples, and a
+            queue that starts empty.
+        max_passes: Passes over the forget set after which the run ends in any case.
         forgotten_accuracy: Class task: the run ends when accuracy on the class is at most this. None: 1 / classes.
     """
 
@@ -83,7 +84,7 @@ class ContrastiveUnlearning:
 
     @classmethod
     def official(cls, task: Literal["class", "samples"] = "class") -> Self:
-        """The settings of the authors' code for forgetting a class, or samples."""
+        """The settings of the authors' code for forgetting a class or samples."""
         batch_size = 64 if task == "class" else 128
         return cls(
             learning_rate=1e-3,
@@ -96,16 +97,16 @@ class ContrastiveUnlearning:
         )
 
     def optimizer(self, embedding_width: int | None = None) -> optax.GradientTransformation:
-        """Stochastic gradient descent with momentum, or Adam; the same value for equal settings, so that jit knows it again.
+        """SGD with momentum, or Adam; returns the same object for equal settings, so that jit does not compile again.
 
         The learning rate is in the state (`opt_state.hyperparams["learning_rate"]`), where a schedule can change it. With
-        a queue that state is the second of a chain of two, whose first holds the queue (`cujax.embedding_queue`).
+        a queue, that state is the second of a chain of two; the first contains the queue (`cujax.embedding_queue`).
 
         Args:
             embedding_width: Width of the network's embeddings; needed with a queue.
 
         Raises:
-            ValueError: if there is to be a queue and the width is not given.
+            ValueError: if a queue is used and the width is not given.
         """
         if not self.queue_size:
             return _descent(self.optimizer_name, self.learning_rate, self.momentum)
@@ -117,7 +118,7 @@ class ContrastiveUnlearning:
         return _with_queue(self.optimizer_name, self.learning_rate, self.momentum, self.queue_size, embedding_width)
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
-        """Makes `original` forget `split.forget`: Algorithm 1 of the paper, with its stop rule on validation data.
+        """Unlearns `split.forget` from `original`: Algorithm 1 of the paper, with its stop rule on validation data.
 
         Raises:
             ValueError: if the retain batch is larger than the retain set.

@@ -25,24 +25,24 @@ from cujax.training.loop import Phase
 
 @dataclass(frozen=True)
 class DeepContrastiveUnlearning(Descent):
-    """Sends the features of forget samples, one layer below the embedding, among their nearest neighbours of other classes.
+    """Moves the features of forget samples, one layer below the embedding, among their nearest neighbours of other classes.
 
-    The paper's loss moves a class as one cluster, so that it stays as readable as before and comes back in a few steps. Here
-    each forget sample goes to the nearest retain samples and away from the rest of its class
-    (`cujax.losses.nearest_contrastive_loss`), while the network trains on the retain batch. It acts on the last tap, or on
-    the embedding where a network has no taps. When a class is forgotten, what lies above starts without it: layers between
-    these features and the head are drawn anew, and the class's column of the head is set to zero.
+    The paper's loss moves a class as one cluster, so that it remains as readable as before and is relearned in a few steps.
+    Here, each forget sample moves towards the nearest retain samples and away from the rest of its class
+    (`cujax.losses.nearest_contrastive_loss`), while the network trains on the retain batch. The loss acts on the last tap,
+    or on the embedding if a network has no taps. For a class request, the layers between these features and the head are
+    reinitialised, and the class's column of the head is set to zero.
 
-    It makes all its passes over the forget set, and the contrastive loss counts less from pass to pass: a class leaves the
-    answers in the first, and the features later. docs/results/beyond.md has what each part does.
+    The method runs all its passes over the forget set, and the weight of the contrastive loss decreases from pass to pass: a
+    class leaves the answers in the first pass, and the features later. docs/results/beyond.md shows what each part does.
 
     Attributes:
-        unlearn_weight: Weight of the contrastive loss beside the retain batch's cross-entropy in the first pass; it falls
-            linearly, to a `max_passes`-th in the last.
-        temperature: Of the contrastive loss.
-        push_weight: Weight of the push from a sample's own class.
+        unlearn_weight: Weight of the contrastive loss, relative to the retain batch's cross-entropy, in the first pass; it
+            falls linearly, to a `max_passes`-th in the last.
+        temperature: Temperature of the contrastive loss.
+        push_weight: Weight of the push away from a sample's own class.
         retain_draws: Retain batches, and steps, for each forget batch.
-        retain_batch_size: Rows of a retain batch; `batch_size` is the forget batch's.
+        retain_batch_size: Rows of a retain batch; `batch_size` applies to the forget batch.
     """
 
     learning_rate: Positive = 0.03
@@ -73,7 +73,7 @@ class DeepContrastiveUnlearning(Descent):
             named_layers(model, params, "DeepContrastiveUnlearning")
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
-        """Makes `original` forget `split.forget`.
+        """Unlearns `split.forget` from `original`.
 
         Raises:
             ValueError: if the retain batch is larger than the retain set, or a class is to be forgotten by a network that
@@ -134,7 +134,7 @@ def _objective(
 
 
 def features(outputs: Outputs) -> jax.Array:
-    """What the method acts on, `[B, d]`: the last tap, or the embedding where there are no taps."""
+    """The features on which the method acts, `[B, d]`: the last tap, or the embedding if there are no taps."""
     if not outputs.taps:
         return outputs.embedding
     last = next(reversed(outputs.taps.values()))
@@ -142,12 +142,12 @@ def features(outputs: Outputs) -> jax.Array:
 
 
 def layers_above(model: Model, variables: Variables, images: ImageSet) -> list[str]:
-    """The layers between what the method acts on and the head, by name: no gradient of it reaches them.
+    """The names of the layers between these features and the head, which receive no gradient from the features.
 
     Args:
         model: The network.
         variables: Its arrays.
-        images: Images like those that it takes.
+        images: Images like the network's inputs.
 
     Raises:
         ValueError: if the network does not name its layers.
@@ -171,11 +171,11 @@ def layers_above(model: Model, variables: Variables, images: ImageSet) -> list[s
 
 
 def without_columns(params: PyTree, model: Model, classes: Sequence[int]) -> PyTree:
-    """The parameters with what the head keeps of some classes at zero.
+    """The parameters, with the head's columns of the given classes set to zero.
 
     Args:
-        params: Of the network.
-        model: Whose last layer is the head: each of its arrays ends in an axis of classes.
+        params: Parameters of the network.
+        model: A model whose last layer is the head: each of its arrays ends in an axis of classes.
         classes: Their labels.
 
     Raises:

@@ -1,4 +1,4 @@
-"""DELETE: keep the original's answers for what is to be forgotten, but for the true class (arXiv:2503.23751, CVPR 2025)."""
+"""DELETE: keeps the original's answers on the forget set, except for the true class (arXiv:2503.23751, CVPR 2025)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -36,7 +36,7 @@ class Delete(Descent):
     reproduction: ClassVar[Reproduction] = {"class": {"learning_rate": 0.02, "batch_size": 64, "max_passes": 2}}
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
-        """Makes `original` forget `split.forget`; the retain set is never looked at."""
+        """Unlearns `split.forget` from `original`; the retain set is not used."""
         state_key, batch_key = jax.random.split(key)
         step = self.step(model, _objective, original)
         passes = self.passes_over(split.forget, step, batch_key)

@@ -1,6 +1,6 @@
-"""What the methods that descend on an objective share: their settings, their step, and their run.
+"""What methods that descend on an objective share: their settings, their step, and their run.
 
-Such a method is an objective and the phases of one pass; docs/adding_a_method.md shows one.
+Such a method consists of an objective and the phases of one pass; docs/adding_a_method.md has an example.
 """
 
 from collections.abc import Callable, Iterable
@@ -29,15 +29,15 @@ Objective = Callable[[Model, Variables, Any, Any, jax.Array], tuple[jax.Array, P
 
 @dataclass(frozen=True)
 class Descent:
-    """Settings that methods of this kind have in common; each has its own published defaults.
+    """Settings that these methods have in common; each has its own published defaults.
 
     Attributes:
-        optimizer: "sgd" with momentum, or "adamw" with decoupled weight decay ("adam" is another name for it).
-        learning_rate: Of the optimiser.
-        momentum: Of "sgd".
+        optimizer: "sgd" with momentum, or "adamw" with decoupled weight decay ("adam" is an alias).
+        learning_rate: Learning rate of the optimiser.
+        momentum: Momentum of "sgd".
         weight_decay: Strength of L2 decay.
-        batch_size: Rows of a batch; a smaller set is one batch.
-        max_passes: Passes after which the run ends, forgotten or not.
+        batch_size: Rows of a batch; a smaller set forms one batch.
+        max_passes: Passes after which the run ends in any case.
         forgotten_accuracy: Class task: the run ends when accuracy on the class is at most this. None: 1 / classes.
     """
 
@@ -56,24 +56,24 @@ class Descent:
     def step(self, model: Model, objective: Objective, terms: Any = (), mask: PyTree | None = None) -> Callable[..., Any]:
         """The pure update on an objective: `step(state, batch) -> (state, metrics)`.
 
-        A `jax.tree_util.Partial`: all numbers among the settings and terms are traced, the rest is compared by value, so
-        another learning rate or weight compiles nothing anew.
+        Returns a `jax.tree_util.Partial`: all numbers among the settings and terms are traced and the rest is compared by
+        value, so another learning rate or weight does not trigger a new compilation.
 
         Args:
             model: The network.
-            objective: What is minimised.
-            terms: Its weights, teachers and the like.
-            mask: Where parameters may move, as in `mask_updates`; everywhere where not given.
+            objective: The objective to minimise.
+            terms: Its weights, teachers and so on.
+            mask: Which parameters may change, as in `mask_updates`; by default all.
         """
         numbers = self.learning_rate, self.momentum, self.weight_decay
         return jax.tree_util.Partial(_Step(model, objective, self.optimizer), _Traced(*numbers, terms, mask))
 
     def passes_over(self, part: Part, step: Callable[..., Any], key: jax.Array) -> Callable[[int], list[Phase]]:
-        """Passes of one step over all rows of a part, in an order of its own each time."""
+        """Passes of one step over all rows of a part, in a new order each time."""
         return lambda number: [Phase(step, preprocess, shuffled(part, self.batch_size, key, number))]
 
     def state(self, start: Variables, key: jax.Array) -> UnlearnState:
-        """The state before the first of these steps."""
+        """The state before the first step."""
         tx = _optimizer(self.optimizer, self.learning_rate, self.momentum, self.weight_decay)
         return UnlearnState.create(*start, tx, key)
 
@@ -88,7 +88,7 @@ class Descent:
         loop: Loop,
         **options: Any,
     ) -> Unlearned:
-        """Runs passes, from the original or another start, by the shared stop rule; the options are those of `Loop.run`."""
+        """Runs passes, from the original or another start, with the shared stop rule; takes the options of `Loop.run`."""
         return loop.run(
             model,
             self.state(start, key),
@@ -110,7 +110,7 @@ class _Traced(NamedTuple):
 
 @dataclass(frozen=True)
 class _Step:
-    """The static part of the step; equal values are one compilation."""
+    """The static part of the step; equal values share one compilation."""
 
     model: Model
     objective: Objective
@@ -130,7 +130,7 @@ class _Step:
 def mask_updates(mask: PyTree) -> optax.GradientTransformation:
     """Zeroes the updates where the mask (a tree like the parameters, bool) is False.
 
-    Last in a chain, after momentum and weight decay: a mask on gradients lets both move masked weights all the same.
+    Use it last in a chain, after momentum and weight decay, which would still move masked weights if gradients were masked.
     """
 
     def masked(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
@@ -147,11 +147,11 @@ def _optimizer(
     weight_decay: float | jax.Array,
     mask: PyTree | None = None,
 ) -> optax.GradientTransformation:
-    """The optimiser; with a mask or without, its state has the same structure."""
+    """The optimiser; its state has the same structure with and without a mask."""
     tx = make_optimizer(name, learning_rate, momentum=momentum, weight_decay=weight_decay)
     return optax.chain(tx, optax.identity() if mask is None else mask_updates(mask))
 
 
 def shuffled(part: Part, batch_size: int, key: jax.Array, number: int) -> Iterable[Rows]:
-    """The batches of pass `number` over a part: every row once, in an order of its own."""
+    """The batches of pass `number` over a part: every row once, in an order that depends on the pass."""
     return batches_of_all(part.indices, min(batch_size, len(part)), jax.random.fold_in(key, number))

@@ -1,4 +1,4 @@
-"""Fine-tuning: train on the retain set, and let the rest fade (Golatkar et al., arXiv:1911.04933)."""
+"""Fine-tuning: trains on the retain set and lets the rest fade (Golatkar et al., arXiv:1911.04933)."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -34,7 +34,7 @@ class FineTune(Descent):
     }
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
-        """Makes `original` forget `split.forget`, which is never looked at."""
+        """Unlearns `split.forget` from `original`; the forget set is not used."""
         return self.tune(model, original, split, key=key, loop=loop)
 
     def tune(
@@ -48,7 +48,7 @@ class FineTune(Descent):
         mask: PyTree | None = None,
         **options: Any,
     ) -> Unlearned:
-        """The method, from any start, with updates where `mask` is True; the options are those of `Loop.run`."""
+        """Runs the method from any start, with updates where `mask` is True; takes the options of `Loop.run`."""
         state_key, batch_key = jax.random.split(key)
         passes = self.passes_over(split.retain, self.step(model, retain_objective, mask=mask), batch_key)
         return self.run(model, start, split, passes, key=state_key, loop=loop, **options)
@@ -57,7 +57,7 @@ class FineTune(Descent):
 def retain_objective(
     model: Model, variables: Variables, batch: Examples, terms: Any, key: jax.Array
 ) -> tuple[jax.Array, PyTree]:
-    """The cross-entropy of a batch of samples to keep, in train mode."""
+    """The cross-entropy of a batch of retain samples, in train mode."""
     del terms
     outputs, model_state = model.apply(*variables, batch.inputs, train=True, key=key)
     return cross_entropy(outputs.logits, batch.labels, batch.mask), model_state

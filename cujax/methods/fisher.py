@@ -1,4 +1,4 @@
-"""Fisher forgetting: noise where the samples to keep do not mind (Golatkar et al., arXiv:1911.04933, CVPR 2020)."""
+"""Fisher forgetting: adds noise where retain samples are insensitive (Golatkar et al., arXiv:1911.04933, CVPR 2020)."""
 
 import time
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from cujax.model import Model, PyTree, Variables
 from cujax.sharding import replicate
 from cujax.training.loop import NOTHING_YET, Cost
 
-# The inverse information of a weight that the samples to keep do not need at all would be infinite.
+# The inverse information of a weight that retain samples do not need at all would be infinite.
 _EPSILON = 1e-8
 _LARGEST_INVERSE = 1e3
 _LARGEST_INVERSE_OF_HEAD = 1e2
@@ -28,17 +28,17 @@ _FACTOR_OF_HEAD_AND_VECTORS = 10.0
 
 @dataclass(frozen=True)
 class FisherForgetting:
-    """Adds Gaussian noise, in one shot, of the larger variance the less a weight matters for the retain set.
+    """Adds Gaussian noise in one shot; the less a weight matters for the retain set, the larger the variance.
 
-    The variance is `alpha · min(1 / (F + 1e-8), 1000)` with F the diagonal of the Fisher information of retain samples, in
-    eval mode: the mean over samples of the expectation, over the model's own answers, of the squared gradient of the
-    cross-entropy. In the head the inverse is at most 100; there, and in arrays of one axis (biases, scales), the variance is
-    ten times as large.
+    The variance is `alpha · min(1 / (F + 1e-8), 1000)`, where F is the diagonal of the Fisher information of retain samples
+    in eval mode: the mean over samples of the expectation, over the model's own answers, of the squared gradient of the
+    cross-entropy. In the head, the inverse is at most 100; there, and in one-dimensional arrays (biases, scales), the
+    variance is ten times as large.
 
     Attributes:
-        alpha: Scale of the variance; published from 1e-9 to 1e-6.
-        samples: Retain samples, drawn at random, from which F is estimated; each takes a backward pass a class.
-        batch_size: Rows of a batch. The gradients of so many samples are in memory at once.
+        alpha: Scale of the variance; published values range from 1e-9 to 1e-6.
+        samples: Number of randomly drawn retain samples from which F is estimated; each takes one backward pass per class.
+        batch_size: Rows of a batch. The gradients of all its samples are in memory at once.
         forgotten_accuracy: Class task: the class counts as forgotten when accuracy on it is at most this. None: 1 / classes.
     """
 
@@ -58,7 +58,7 @@ class FisherForgetting:
         named_layers(model, params, "FisherForgetting")
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
-        """Makes `original` forget `split.forget`, which is never looked at.
+        """Unlearns `split.forget` from `original`; the forget set is not used.
 
         Raises:
             ValueError: if the network does not name its layers.
@@ -68,7 +68,7 @@ class FisherForgetting:
         drawn = np.asarray(jax.random.permutation(sample_key, split.retain.indices))[: self.samples]
 
         def make() -> tuple[Variables, Cost]:
-            # An answer at a time: XLA's CPU backend is many times slower where a loop over them is inside the step.
+            # One answer at a time: XLA's CPU backend is many times slower if a loop over them is inside the step.
             sums = GradientSums(model, original, self.batch_size, loop)
             by_answer = [sums.over(drawn, fisher_sum, jnp.int32(answer)) for answer in range(model.num_classes)]
             total = jax.tree.map(lambda *leaves: sum(leaves), *by_answer)
@@ -83,14 +83,14 @@ class FisherForgetting:
 
 
 def fisher_sum(model: Model, variables: Variables, batch: Examples, answer: jax.Array) -> PyTree:
-    """What one answer adds to the diagonal of the Fisher information, summed over the rows that count.
+    """The contribution of one answer to the diagonal of the Fisher information, summed over the rows that count.
 
-    That is its probability times the squared gradient of its log-probability: a tree like the parameters.
+    This is its probability times the squared gradient of its log-probability: a tree like the parameters.
 
     Args:
         model: The network.
         variables: Its arrays.
-        batch: The samples, whose labels play no part.
+        batch: The samples; their labels are not used.
         answer: int32 scalar, the class that is answered.
     """
 
@@ -106,7 +106,7 @@ def fisher_sum(model: Model, variables: Variables, batch: Examples, answer: jax.
 
 
 def variance(fisher: PyTree, head: PyTree, alpha: float) -> PyTree:
-    """The variance of the noise of each weight.
+    """The variance of the noise for each weight.
 
     Args:
         fisher: Diagonal of the information, a tree like the parameters.

@@ -1,4 +1,4 @@
-"""Gradient ascent on what is to be forgotten (Thudi et al., arXiv:2109.13398)."""
+"""Gradient ascent on the forget set (Thudi et al., arXiv:2109.13398)."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -19,7 +19,7 @@ from cujax.model import Model, PyTree, Variables
 class GradientAscent(Descent):
     """Maximises the cross-entropy of the forget set; nothing protects the retain set. A pass is a pass over the forget set.
 
-    Published learning rates run from 1e-5 to 1e-2 and are found anew for each network; the default is their middle.
+    Published learning rates range from 1e-5 to 1e-2 and are tuned for each network; the default is the middle.
     """
 
     learning_rate: Positive = 3e-4
@@ -34,7 +34,7 @@ class GradientAscent(Descent):
     }
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
-        """Makes `original` forget `split.forget`; the retain set is never looked at."""
+        """Unlearns `split.forget` from `original`; the retain set is not used."""
         state_key, batch_key = jax.random.split(key)
         step = self.step(model, _objective)
         passes = self.passes_over(split.forget, step, batch_key)

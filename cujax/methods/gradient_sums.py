@@ -1,4 +1,4 @@
-"""Gradients of the cross-entropy summed over many samples, in eval mode: what saliency and importance are made of."""
+"""Gradients of the cross-entropy summed over many samples, in eval mode: the basis of saliency and importance."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ Contribution = Callable[[Model, Variables, Examples, Any], PyTree]
 
 
 def gradient_sum(model: Model, variables: Variables, batch: Examples, terms: Any = ()) -> PyTree:
-    """The sum over the rows that count of the gradient of each one's cross-entropy."""
+    """The sum, over the rows that count, of the gradient of the cross-entropy."""
     del terms
     total = jax.grad(lambda params: _loss(model, Variables(params, variables.model_state), batch))(variables.params)
     return jax.tree.map(lambda leaf: leaf * jnp.sum(batch.counts), total)
@@ -37,7 +37,7 @@ def squared_mean_gradient(model: Model, variables: Variables, batch: Examples, t
 
 
 def squared_gradient_sum(model: Model, variables: Variables, batch: Examples, terms: Any = ()) -> PyTree:
-    """The sum over the rows that count of the square of each one's gradient; holds the gradients of all rows at once."""
+    """The sum over the rows that count of their squared gradients; keeps the gradients of all rows in memory at once."""
     del terms
 
     def of_one(params: PyTree, row: PyTree, label: jax.Array) -> jax.Array:
@@ -64,10 +64,10 @@ def _loss(model: Model, variables: Variables, batch: Examples) -> jax.Array:
 
 
 class GradientSums:
-    """Sums over many samples for one model, on one account; each contribution is compiled once, however often it is summed.
+    """Sums over many samples for one model, with one cost; each contribution is compiled once, however often it is summed.
 
     Attributes:
-        cost: What all sums so far took; no optimiser step.
+        cost: The cost of all sums so far; no optimiser steps.
     """
 
     def __init__(self, model: Model, variables: Variables, batch_size: int, loop: Loop) -> None:
@@ -85,7 +85,7 @@ class GradientSums:
         return replace(self._stepper.cost, steps=0)
 
     def over(self, indices: np.ndarray, contribution: Contribution, terms: Any = ()) -> PyTree:
-        """The sum of what each batch of the images at `indices` contributes.
+        """The sum of the contributions of all batches of the images at `indices`.
 
         Raises:
             NotFiniteError: if the sum is not finite.

@@ -1,7 +1,7 @@
-"""Influence unlearning: one Newton step away from what is to be forgotten (Izzo et al., arXiv:2002.10077).
+"""Influence unlearning: one Newton step away from the forget set (Izzo et al., arXiv:2002.10077).
 
-With the empirical Fisher matrix for the Hessian, as WoodFisher (Singh and Alistarh, arXiv:2004.14340) has it and the code of
-Jia et al. (arXiv:2304.04934) unlearns by it.
+The empirical Fisher matrix is used as the Hessian, as in WoodFisher (Singh and Alistarh, arXiv:2004.14340) and in the code
+of Jia et al. (arXiv:2304.04934).
 """
 
 import time
@@ -39,8 +39,8 @@ class InfluenceUnlearning:
     for `H⁻¹ v` by products with it.
 
     Attributes:
-        alpha: Length of the step; published from 1 to 20.
-        samples: Retain samples, drawn at random, that make up H.
+        alpha: Length of the step; published values range from 1 to 20.
+        samples: Number of randomly drawn retain samples that make up H.
         batch_size: Rows of a batch.
         forgotten_accuracy: Class task: the class counts as forgotten when accuracy on it is at most this. None: 1 / classes.
     """
@@ -56,7 +56,7 @@ class InfluenceUnlearning:
         check_fields(self)
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
-        """Makes `original` forget `split.forget`; which retain samples make up H is random."""
+        """Unlearns `split.forget` from `original`; which retain samples make up H is random."""
         drawn = np.asarray(jax.random.permutation(key, split.retain.indices))[: self.samples]
 
         def make() -> tuple[Variables, Cost]:
@@ -76,7 +76,7 @@ class InfluenceUnlearning:
 
 
 def _solve(sums: GradientSums, difference: PyTree, drawn: np.ndarray) -> PyTree:
-    """`H⁻¹ v`, H of the samples that were drawn."""
+    """`H⁻¹ v`, with H of the drawn samples."""
     flat, unravel = ravel_pytree(difference)
 
     def product(vector: np.ndarray) -> np.ndarray:
@@ -93,7 +93,7 @@ def _solve(sums: GradientSums, difference: PyTree, drawn: np.ndarray) -> PyTree:
 
 
 def fisher_product(model: Model, variables: Variables, batch: Examples, vector: PyTree) -> PyTree:
-    """The sum over the rows that count of `g (g · vector)`, g the gradient of each one's cross-entropy."""
+    """The sum, over the rows that count, of `g (g · vector)`, where g is the gradient of the row's cross-entropy."""
 
     def losses(params: PyTree) -> jax.Array:
         outputs, _ = model.apply(params, variables.model_state, batch.inputs, train=False)

@@ -25,7 +25,7 @@ class L1Sparse(Descent):
     A pass is a pass over the retain set.
 
     Attributes:
-        alpha: Weight of the norm at the start; published from 1e-4 to 5e-4.
+        alpha: Initial weight of the norm; published values range from 1e-4 to 5e-4.
     """
 
     weight_decay: NotNegative = 5e-4
@@ -49,7 +49,7 @@ class L1Sparse(Descent):
     }
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
-        """Makes `original` forget `split.forget`, which is never looked at."""
+        """Unlearns `split.forget` from `original`; the forget set is not used."""
         state_key, batch_key = jax.random.split(key)
 
         def passes(number: int) -> list[Phase]:

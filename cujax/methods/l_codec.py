@@ -1,4 +1,4 @@
-"""L-CODEC: for each sample, a Newton step on the weights that matter for it (Mehta et al., arXiv:2204.07655, CVPR 2022)."""
+"""L-CODEC: a Newton step per sample, on the weights that matter for it (Mehta et al., arXiv:2204.07655, CVPR 2022)."""
 
 import functools
 import math
@@ -31,23 +31,23 @@ _LARGEST_BATCH = 250
 
 @dataclass(frozen=True)
 class LCodec:
-    """Removes samples one by one, each by a Newton step on the units of the head that its loss depends on.
+    """Unlearns samples one by one, each with a Newton step on the units of the head that its loss depends on.
 
     A sample is perturbed by Gaussian noise many times; `foci` chooses units of the head (columns of its arrays) by how the
-    loss depends on their outputs. On these weights, with n samples before the removal and H the Hessian of the cross-entropy
-    of the retain set, `θ ← θ + (H + l2 · I)⁻¹ gradient / (n - 1)`, in eval mode. Time
-    grows with samples times perturbations.
+    loss depends on their outputs. On these weights, `θ ← θ + (H + l2 · I)⁻¹ gradient / (n - 1)` in eval mode, where n is
+    the number of samples before the step and H the Hessian of the cross-entropy of the retain set. The time grows with
+    samples times perturbations.
 
     Attributes:
-        perturbations: Perturbed copies of each sample.
-        perturbation_scale: Standard deviation of the noise in them, in units of the preprocessed images.
+        perturbations: Number of perturbed copies of each sample.
+        perturbation_scale: Standard deviation of their noise, in units of the preprocessed images.
         l2: Added to the diagonal of the Hessian.
-        samples: Retain samples, drawn at random, from which H is estimated.
-        epsilon: Of the published certificate (with `delta`), for which Gaussian noise is added to the weights. For a
-            network, whose loss is not convex, it certifies nothing, and for 10,000 samples the published .1 means noise of
+        samples: Number of randomly drawn retain samples from which H is estimated.
+        epsilon: Epsilon of the published certificate (with `delta`), for which Gaussian noise is added to the weights. For a
+            network, whose loss is not convex, it certifies nothing, and for 10,000 samples the published .1 means noise with
             standard deviation 155. None: no noise.
-        delta: As `epsilon`.
-        max_samples: Requests for more samples are refused, for the time that they would take.
+        delta: Delta of the certificate; see `epsilon`.
+        max_samples: Requests for more samples are rejected, because they would take too long.
         forgotten_accuracy: Class task: the class counts as forgotten when accuracy on it is at most this. None: 1 / classes.
     """
 
@@ -78,7 +78,7 @@ class LCodec:
         named_layers(model, params, "LCodec")
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
-        """Makes `original` forget `split.forget`, in the order of its samples.
+        """Unlearns `split.forget` from `original`, in the order of the samples.
 
         Raises:
             ValueError: if there are too many samples, or the network does not name its layers.
@@ -91,7 +91,7 @@ class LCodec:
 
         def make() -> tuple[Variables, Cost]:
             started = time.perf_counter()
-            # One device removes all samples: what they are is too little to share.
+            # One device processes all samples: there is too little work to share.
             variables = _on_host(original)
             retain, n = _on_host(examples_at(loop.images, drawn)), len(split.forget) + len(split.retain)
 
@@ -171,7 +171,7 @@ def _newton_step(
     noise: float,
     key: jax.Array,
 ) -> PyTree:
-    """The parameters after the step on some units of the head, and noise of this standard deviation on them."""
+    """The parameters after the step on some units of the head, with noise of this standard deviation added to them."""
     leaves, structure = jax.tree.flatten(variables.params)
     in_head = jax.tree.leaves(in_layers(variables.params, [head]))
     chosen = [leaf[..., units] for leaf, inside in zip(leaves, in_head, strict=True) if inside]
@@ -194,17 +194,17 @@ def _newton_step(
 
 
 def foci(features: np.ndarray, target: np.ndarray) -> list[int]:
-    """Which features the target depends on: greedily by conditional dependence, until no more adds to it.
+    """Chooses the features that the target depends on, greedily by conditional dependence, until none adds to it.
 
-    The features are chosen as in FOCI (Azadkia and Chatterjee, arXiv:1910.12327): first the one on which the target depends
-    most, then each time the one with the largest `conditional_dependence` given those before, while that is positive.
+    As in FOCI (Azadkia and Chatterjee, arXiv:1910.12327), the first feature is the one on which the target depends most.
+    Each further feature is the one with the largest `conditional_dependence` given those before, while that is positive.
 
     Args:
         features: `[m, p]`.
         target: `[m]`.
 
     Returns:
-        Columns of `features` in the order of their choice; at least one.
+        Columns of `features` in the order in which they were chosen; at least one.
     """
     chosen: list[int] = []
     left = list(range(features.shape[1]))
@@ -217,11 +217,12 @@ def foci(features: np.ndarray, target: np.ndarray) -> list[int]:
 
 
 def conditional_dependence(target: np.ndarray, features: np.ndarray, given: np.ndarray) -> float:
-    """How much the target depends on features beyond those given: 0 if not at all, 1 if wholly (in the limit).
+    """How much the target depends on features beyond those given: 0 for not at all, 1 for entirely (in the limit).
 
-    Azadkia and Chatterjee (arXiv:1910.12327). With R the rank of the target, N the nearest neighbour in what is given and M
-    that in both together: `sum(min(R, R_M) - min(R, R_N)) / sum(R - min(R, R_N))`. Nothing given, with m samples and L the
-    rank from above: `sum(m · min(R, R_M) - L²) / sum(L · (m - L))`. Where the denominator is 0, 0.
+    From Azadkia and Chatterjee (arXiv:1910.12327). With R the rank of the target, N the nearest neighbour in the given
+    features and M the nearest neighbour in both together: `sum(min(R, R_M) - min(R, R_N)) / sum(R - min(R, R_N))`. If none
+    are given, with m samples and L the rank from above: `sum(m · min(R, R_M) - L²) / sum(L · (m - L))`. If the denominator
+    is 0, the result is 0.
 
     Args:
         target: `[m]`.
@@ -241,6 +242,6 @@ def conditional_dependence(target: np.ndarray, features: np.ndarray, given: np.n
 
 
 def _nearest_other(points: np.ndarray) -> np.ndarray:
-    """The row nearest to each row that is not the row itself."""
+    """The nearest other row to each row."""
     _, rows = KDTree(points).query(points, k=2)
     return np.asarray(np.where(rows[:, 0] == np.arange(len(points)), rows[:, 1], rows[:, 0]))

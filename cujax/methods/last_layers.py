@@ -1,4 +1,4 @@
-"""Unlearning in the last layers alone: EU-k and CF-k (Goel et al., arXiv:2201.06640)."""
+"""Unlearning in the last layers only: EU-k and CF-k (Goel et al., arXiv:2201.06640)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,13 +16,13 @@ from cujax.model import Model, PyTree, Variables
 
 @dataclass(frozen=True)
 class CatastrophicForgetLastK(FineTune):
-    """CF-k: trains the last layers on the retain set; the others stay to the bit. A pass is a pass over the retain set.
+    """CF-k: trains the last layers on the retain set; the others keep their bits. A pass is a pass over the retain set.
 
-    Batch statistics move in all layers, as in published code.
+    Batch statistics are updated in all layers, as in published code.
 
     Attributes:
-        last_layers: How many of `Model.layers` move (k), counted from the head. 4 are the last stage and the head of the
-            networks with the paper's head.
+        last_layers: How many of `Model.layers` are trained (k), counted from the head. In networks with the paper's head, 4
+            covers the last stage and the head.
     """
 
     last_layers: Count = 4
@@ -35,7 +35,7 @@ class CatastrophicForgetLastK(FineTune):
     }
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
-        """Makes `original` forget `split.forget`, which is never looked at.
+        """Unlearns `split.forget` from `original`; the forget set is not used.
 
         Raises:
             ValueError: if the network does not name its layers, or has fewer.
@@ -69,14 +69,14 @@ class CatastrophicForgetLastK(FineTune):
 class ExactUnlearnLastK(CatastrophicForgetLastK):
     """EU-k: as CF-k, but from a fresh initialisation of the last layers, so that these never saw the forget set.
 
-    It makes all its passes: without them the fresh layers know nothing. What the layers before have learned of the forget
-    set stays.
+    It runs all its passes: without them, the fresh layers know nothing. What the earlier layers have learned from the
+    forget set is not changed.
     """
 
     reproduction: ClassVar[Reproduction] = {"class": {"learning_rate": 0.04, "last_layers": 3, "max_passes": 5}}
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
-        """Makes `original` forget `split.forget`, which is never looked at.
+        """Unlearns `split.forget` from `original`; the forget set is not used.
 
         Raises:
             ValueError: if the network does not name its layers, or has fewer.

@@ -16,9 +16,9 @@ from cujax.model import Model, PyTree, Variables
 
 @dataclass(frozen=True)
 class LayerNegation(FineTune):
-    """Negates the weights of the first layer, and trains on the retain set. A pass is a pass over it; all are made.
+    """Negates the weights of the first layer, then trains on the retain set. A pass is a pass over it; all passes are run.
 
-    Only kernels are negated: a normalisation whose scale were negated, too, would undo it.
+    Only kernels are negated: also negating the scale of a normalisation would undo it.
     """
 
     reproduction: ClassVar[Reproduction] = {
@@ -31,7 +31,7 @@ class LayerNegation(FineTune):
         named_layers(model, params, "LayerNegation")
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
-        """Makes `original` forget `split.forget`, which is never looked at.
+        """Unlearns `split.forget` from `original`; the forget set is not used.
 
         Raises:
             ValueError: if the network does not name its layers.

@@ -12,10 +12,10 @@ from cujax.training.supervised import fresh_variables
 
 
 def named_layers(model: Model, params: PyTree, method: str) -> tuple[str, ...]:
-    """The names of a network's layers by depth, the last the head.
+    """The names of a network's layers by depth; the last is the head.
 
     Raises:
-        ValueError: if the network does not name them, or its parameters have none of a name.
+        ValueError: if the network does not name them, or its parameters do not contain a name.
     """
     if not model.layers:
         raise ValueError(
@@ -32,7 +32,7 @@ def named_layers(model: Model, params: PyTree, method: str) -> tuple[str, ...]:
 
 
 def in_layers(tree: PyTree, layers: Sequence[str], *, collections: bool = False) -> PyTree:
-    """Which arrays of a tree of parameters, or of a model state, belong to some layers: a tree of bool.
+    """Which arrays of a parameter tree or a model state belong to the given layers: a tree of bool.
 
     Args:
         tree: Nested by the parts of the arrays' paths.
@@ -53,7 +53,7 @@ def in_layers(tree: PyTree, layers: Sequence[str], *, collections: bool = False)
 
 
 def merge(chosen: PyTree, tree: PyTree, other: PyTree) -> PyTree:
-    """The arrays of `tree` where `chosen` (a tree of bool), those of `other` elsewhere.
+    """The arrays of `tree` where `chosen` (a tree of bool) is True, and those of `other` where it is False.
 
     >>> merge({"a": True, "b": False}, {"a": 1, "b": 2}, {"a": 3, "b": 4})
     {'a': 1, 'b': 4}
@@ -62,14 +62,14 @@ def merge(chosen: PyTree, tree: PyTree, other: PyTree) -> PyTree:
 
 
 def redrawn(model: Model, variables: Variables, layers: Sequence[str], images: ImageSet, key: jax.Array) -> Variables:
-    """The arrays of a network with those of some layers drawn anew, batch statistics included.
+    """The arrays of a network, with those of some layers reinitialised, including batch statistics.
 
     Args:
         model: The network.
         variables: Its arrays.
         layers: Names of layers.
-        images: Images like those that it takes.
-        key: Of the new arrays.
+        images: Images like the network's inputs.
+        key: Random key of the new arrays.
     """
     fresh = fresh_variables(model, images, key)
     collections = not variables.params.keys() & variables.model_state.keys()

@@ -1,8 +1,8 @@
-"""Margin matching: contrastive unlearning of samples that ends where samples never seen lie. A method of this package.
+"""Margin matching: contrastive unlearning of samples that stops at the margins of unseen samples. A method of this package.
 
-The paper's loss pushes every forget sample out of its class, without an end. Most samples that a network never saw lie in
-their class all the same. So each forget sample gets a target: the margin that a held-out sample of its class has which is as
-hard. How hard a sample is says a scout, a network trained for a few epochs on the retain set alone.
+The paper's loss pushes every forget sample out of its class without limit. But most samples that a network never saw still
+lie in their class. So each forget sample gets a target: the margin of an equally hard held-out sample of its class. A scout,
+a network trained for a few epochs on the retain set alone, determines how hard a sample is.
 """
 
 import time
@@ -34,26 +34,26 @@ from cujax.training.supervised import Trainer, Training, epochs_at
 
 @dataclass(frozen=True)
 class MarginMatching(Descent):
-    """Minimises `unlearn_weight · mean Huber(margin - target) + CE(retain batch)`, for samples of classes that stay.
+    """Minimises `unlearn_weight · mean Huber(margin - target) + CE(retain batch)`, for samples of retained classes.
 
-    The margin of a sample is that of `contrastive_margins`. Before each pass the margins of the forget set and
-    of the validation samples are computed in eval mode against one draw of the retain set, and the targets are, class by
-    class, the quantiles of the validation margins at the ranks that the scout gives the forget samples. The loss has two
-    sides: it brings a sample back that fell too far. All passes are made, since accuracy does not show when to stop.
+    The margin of a sample is defined by `contrastive_margins`. Before each pass, the margins of the forget set and
+    of the validation samples are computed in eval mode against one draw of the retain set. The targets are, class by class,
+    the quantiles of the validation margins at the ranks that the scout assigns to the forget samples. The loss is two-sided:
+    it also brings back a sample that fell too far. All passes are run, since accuracy does not show when to stop.
 
     An interrupted run trains the scout again. Measured in docs/results/samples.md.
 
     Attributes:
-        learning_rate: Of the optimiser.
+        learning_rate: Learning rate of the optimiser.
         batch_size: Rows of a forget batch.
         max_passes: Passes over the forget set.
         unlearn_weight: Weight of the margins.
-        temperature: Of the margins.
+        temperature: Temperature of the margins.
         retain_batch_size: Rows of a retain batch.
         retain_draws: Retain batches, and steps, for each forget batch.
-        reference_samples: How many retain samples the margins before a pass are computed against.
-        scout_share: Share of the original's epochs that the scout is trained for.
-        training: The recipe of the scout; None for the original's own, which an `Experiment` fills in.
+        reference_samples: Number of retain samples against which the margins before a pass are computed.
+        scout_share: Share of the original's epochs for which the scout is trained.
+        training: The recipe of the scout; None for the original's recipe, which an `Experiment` fills in.
     """
 
     learning_rate: Positive = 0.05
@@ -75,7 +75,7 @@ class MarginMatching(Descent):
     }
 
     def check(self, split: Split) -> None:
-        """Raises ValueError if whole classes are to be forgotten, no sample is held out, or a batch is too large."""
+        """Raises ValueError if whole classes are to be forgotten, no samples are held out, or a batch is too large."""
         if split.is_class_task:
             raise ValueError(
                 "MarginMatching forgets samples of classes that stay: held-out samples of a class that was trained on "
@@ -88,7 +88,7 @@ class MarginMatching(Descent):
         check_retain_batch_size(self.retain_batch_size, len(split.retain))
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
-        """Makes `original` forget `split.forget`.
+        """Unlearns `split.forget` from `original`.
 
         Raises:
             ValueError: as `check`; if there is no recipe for the scout; or if a class has no validation sample.
@@ -159,7 +159,7 @@ class MarginMatching(Descent):
         )
 
     def _scout(self, model: Model, original: Variables, split: Split, key: jax.Array, loop: Loop) -> tuple[np.ndarray, Cost]:
-        """How sure a network that never saw the forget samples is of their labels (log-odds, `[n]`), and what it took."""
+        """How sure a network that never saw the forget samples is of their labels (log-odds, `[n]`), and the cost."""
         assert self.training is not None
         recipe = replace(self.training, epochs=epochs_at(self.training, self.scout_share))
         trainer = Trainer(recipe, loop.images, loop.progress, steps_per_call=loop.steps_per_call)
@@ -179,7 +179,7 @@ def contrastive_margins(
     temperature: ArrayLike,
     retain_mask: ArrayLike | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """How much nearer each sample lies to retain samples of its class than to others, by the softmax mean of cosines.
+    """How much nearer each sample lies to retain samples of its class than to others, by the softmax mean of the cosines.
 
     `m_i = [logsumexp_{p∈P_i} s_ip - log|P_i|] - [logsumexp_{a∈N_i} s_ia - log|N_i|]`, where `s` is the cosine over the
     temperature, `P_i` the retain samples of the label of i, and `N_i` the others. It is large for memorised samples.
@@ -193,8 +193,8 @@ def contrastive_margins(
         retain_mask: `[R]` bool, True for rows that count.
 
     Returns:
-        The margins, `[B]` float32, and where they are defined, `[B]` bool: with a retain sample of the class and one of
-        another. They are finite everywhere.
+        The margins, `[B]` float32, and where they are defined, `[B]` bool: if there is a retain sample of the class and one
+        of another class. They are finite everywhere.
     """
     rows = counted_rows("forget", embeddings, labels, None)
     others = counted_rows("retain", retain_embeddings, retain_labels, retain_mask)
@@ -212,10 +212,10 @@ def contrastive_margins(
 def targets_at_equal_rank(
     log_odds: np.ndarray, labels: np.ndarray, held_out_margins: np.ndarray, held_out_labels: np.ndarray
 ) -> np.ndarray:
-    """The held-out margin, of the same class, at the rank of each sample, `[n]` float32.
+    """The held-out margin, within the same class, at the rank of each sample, `[n]` float32.
 
     Args:
-        log_odds: `[n]`, that the scout is right: low for hard samples.
+        log_odds: `[n]`, log-odds that the scout is right: low for hard samples.
         labels: `[n]`.
         held_out_margins: `[m]`.
         held_out_labels: `[m]`, with at least one sample of each class in `labels`.

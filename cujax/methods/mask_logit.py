@@ -1,4 +1,4 @@
-"""Masking the logits of the forgotten classes: the control that any method must beat, since it forgets nothing."""
+"""Masks the logits of the forgotten classes: the control that any method must beat, since it forgets nothing."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,20 +14,20 @@ from cujax.training.loop import NOTHING_YET
 
 @dataclass(frozen=True)
 class MaskLogit:
-    """Never answers with the forgotten classes: their logits are minus infinity. No training; embeddings stay.
+    """Never predicts the forgotten classes: sets their logits to minus infinity. No training; embeddings are unchanged.
 
-    Asked for by reviewers of contrastive unlearning (Lee et al., arXiv:2401.10458). For whole classes only.
+    Requested by reviewers of contrastive unlearning (Lee et al., arXiv:2401.10458). For whole classes only.
     """
 
     def check(self, split: Split) -> None:
-        """Raises ValueError if samples are forgotten rather than classes."""
+        """Raises ValueError if the request is for samples, not classes."""
         check_whole_classes(split, "mask_logit hides")
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
-        """The original's arrays, and a model that masks `split.forgotten_classes`.
+        """Returns the original's arrays, and a model that masks `split.forgotten_classes`.
 
         Raises:
-            ValueError: if samples are forgotten rather than classes.
+            ValueError: if the request is for samples, not classes.
         """
         del key
         self.check(split)

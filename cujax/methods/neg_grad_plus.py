@@ -24,10 +24,10 @@ from cujax.training.loop import Phase
 class NegGradPlus(Descent):
     """Minimises `alpha · CE(retain batch) - (1 - alpha) · CE(forget batch)`.
 
-    A pass is a pass over the retain set; the forget set goes round beside it, in an order of its own each time.
+    A pass is a pass over the retain set, while the forget set is cycled alongside, in a new order each time.
 
     Attributes:
-        alpha: Weight of the retain set; published from 0.95 to 0.9999.
+        alpha: Weight of the retain set; published values range from 0.95 to 0.9999.
     """
 
     batch_size: Count = 128
@@ -43,7 +43,7 @@ class NegGradPlus(Descent):
     reproduction: ClassVar[Reproduction] = {"class": {"optimizer": "adamw", "learning_rate": 5e-4, "max_passes": 1}}
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
-        """Makes `original` forget `split.forget`."""
+        """Unlearns `split.forget` from `original`."""
         state_key, retain_key, forget_key = jax.random.split(key, 3)
         step = self.step(model, _objective, self.alpha)
 
@@ -62,7 +62,7 @@ class NegGradPlus(Descent):
 def _objective(
     model: Model, variables: Variables, batch: Batch, alpha: jax.Array, key: jax.Array
 ) -> tuple[jax.Array, PyTree]:
-    # Each set normalised by its own statistics, as in two forward passes; those that stay are the retain set's.
+    # Each set is normalised by its own statistics, as in two forward passes; those of the retain set are kept.
     forget, retain, model_state = apply_to_batch(model, *variables, batch, key, "retain_only")
     retain_loss = cross_entropy(retain.logits, batch.retain.labels, batch.retain.mask)
     forget_loss = cross_entropy(forget.logits, batch.forget.labels, batch.forget.mask)

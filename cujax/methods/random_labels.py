@@ -1,4 +1,4 @@
-"""Random labels: teach wrong answers for what is to be forgotten (Golatkar et al., arXiv:1911.04933)."""
+"""Random labels: teaches wrong answers for the forget set (Golatkar et al., arXiv:1911.04933)."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -24,8 +24,8 @@ from cujax.training.loop import Phase
 class RandomLabels(Descent):
     """Minimises the cross-entropy of the forget set with random labels, then that of the retain set with its own.
 
-    A pass is a pass over the forget set followed by one over the retain set. Labels are drawn anew for each batch, from
-    the classes that stay, each alike. Defaults as in the code of Fan et al. (arXiv:2310.12508).
+    A pass is a pass over the forget set followed by one over the retain set. New labels are drawn for each batch, uniformly
+    from the retained classes. Defaults as in the code of Fan et al. (arXiv:2310.12508).
 
     Attributes:
         true_label_allowed: Whether the draw may hit a sample's own label, as in published code.
@@ -44,7 +44,7 @@ class RandomLabels(Descent):
     reproduction: ClassVar[Reproduction] = {"class": {"batch_size": 64, "max_passes": 4}}
 
     def check(self, split: Split) -> None:
-        """Raises ValueError if a sample has no other label to be given."""
+        """Raises ValueError if there is no other label for a sample."""
         if not self.true_label_allowed and len(split.retained_classes) == 1 and not split.is_class_task:
             raise ValueError(
                 f"only class {split.retained_classes[0]} stays, so its samples have no other label to be given; keep "
@@ -52,7 +52,7 @@ class RandomLabels(Descent):
             )
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
-        """Makes `original` forget `split.forget`.
+        """Unlearns `split.forget` from `original`.
 
         Raises:
             ValueError: if a sample has no other class to be labelled with.
@@ -70,7 +70,7 @@ class RandomLabels(Descent):
         mask: PyTree | None = None,
         **options: Any,
     ) -> Unlearned:
-        """The method, with updates where `mask` is True; the options are those of `Loop.run`."""
+        """Runs the method, with updates where `mask` is True; takes the options of `Loop.run`."""
         state_key, forget_key, retain_key = jax.random.split(key, 3)
         labels = np.asarray(loop.images.labels)
         classes = np.unique(labels[split.retain.indices])
@@ -96,13 +96,13 @@ class _Terms(NamedTuple):
 def random_labels(
     key: jax.Array, labels: jax.Array, classes: jax.Array, true_label_allowed: bool | jax.Array = False
 ) -> jax.Array:
-    """Labels drawn uniformly from some classes, for each sample.
+    """A label for each sample, drawn uniformly from the given classes.
 
     Args:
         key: A typed key.
-        labels: `[B]` int32, the true ones.
+        labels: `[B]` int32, the true labels.
         classes: `[C]` bool, True for the classes to draw from.
-        true_label_allowed: Whether the draw may hit the true one.
+        true_label_allowed: Whether the draw may hit the true label.
 
     Returns:
         `[B]` int32.

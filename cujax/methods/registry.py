@@ -1,4 +1,4 @@
-"""The methods by name: those of this package, and those that others registered (entry points `cujax.methods`)."""
+"""The methods by name: those of this package, and those that other packages register (entry points `cujax.methods`)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -31,7 +31,7 @@ from cujax.methods.traits import is_reference
 from cujax.methods.unsir import Unsir
 from cujax.registry import Registry
 
-# The methods of this package, by the name that the command line gives them.
+# The methods of this package, by their names on the command line.
 METHODS: dict[str, type[Method]] = {
     "bad_teacher": BadTeacher,
     "boundary_expand": BoundaryExpand,
@@ -66,21 +66,21 @@ _REGISTRY: Registry[type[Method]] = Registry("method", "cujax.methods", METHODS)
 
 
 def method_names() -> list[str]:
-    """The names of all methods: of this package, and of others that registered some (entry points `cujax.methods`)."""
+    """The names of all methods, of this package and of others that register some (entry points `cujax.methods`)."""
     return _REGISTRY.names()
 
 
 def find_method(name: str) -> type[Method]:
-    """The method of this name. A name of this package cannot be taken by another.
+    """Returns the method with this name. Other packages cannot use names of this package.
 
     Raises:
-        ValueError: if there is none (the message lists those that there are), or it cannot be loaded.
+        ValueError: if there is none (the message lists the existing methods), or it cannot be loaded.
     """
     return _REGISTRY.find(name)
 
 
 def chosen_methods(names: Sequence[str]) -> dict[str, type[Method]]:
-    """The methods of these names; where none is given all, except references, which the others are compared with.
+    """Returns the methods with these names; by default all, except references, with which the others are compared.
 
     Raises:
         ValueError: if one does not exist.
@@ -90,10 +90,10 @@ def chosen_methods(names: Sequence[str]) -> dict[str, type[Method]]:
 
 
 def make_method(kind: type[Method], name: str, settings: Mapping[str, Any]) -> Method:
-    """The method with some settings.
+    """Returns the method with the given settings.
 
     Raises:
-        ValueError: if it has no such setting, or a value is wrong.
+        ValueError: if it has no such setting, or a value is invalid.
     """
     known = {item.name for item in fields(cast(Any, kind))}
     unknown = sorted(settings.keys() - known)

@@ -1,4 +1,4 @@
-"""Retraining from scratch, which every other method is to come close to, and retraining cut short, which it is to beat."""
+"""Retraining from scratch, the target of every other method, and shortened retraining, which a method should beat."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -18,7 +18,7 @@ class Retrain:
     """Trains a fresh initialisation on the retain set.
 
     Attributes:
-        training: The recipe; None for the original's own, which an `Experiment` fills in.
+        training: The recipe; None for the original's recipe, which an `Experiment` fills in.
     """
 
     training: Training | None = None
@@ -47,13 +47,13 @@ class Retrain:
 
 @dataclass(frozen=True)
 class RetrainShort:
-    """Retrains on the retain set for a share of the epochs, with the whole schedule of learning rates in them.
+    """Retrains on the retain set for a share of the epochs, into which the whole learning rate schedule is compressed.
 
-    The plainest control: a method earns its place where it is nearer to retrained models than this is at equal operations.
+    The simplest control: a method is worthwhile if it is nearer to retrained models than this at equal operations.
 
     Attributes:
-        share: Of the epochs; at least one is made.
-        training: The recipe that is cut short; None for the original's own, which an `Experiment` fills in.
+        share: Share of the epochs; at least one is run.
+        training: The recipe to shorten; None for the original's recipe, which an `Experiment` fills in.
     """
 
     share: ProportionAboveZero = 0.2

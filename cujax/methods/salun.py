@@ -1,4 +1,4 @@
-"""SalUn: random labels, on the parameters that matter for what goes (Fan et al., arXiv:2310.12508, ICLR 2024)."""
+"""SalUn: random labels, on the parameters salient for the forget set (Fan et al., arXiv:2310.12508, ICLR 2024)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -18,13 +18,13 @@ from cujax.model import Model, PyTree, Variables
 
 @dataclass(frozen=True)
 class SalUn(RandomLabels):
-    """`RandomLabels` whose updates reach the salient parameters alone; the others stay as they are, to the bit.
+    """`RandomLabels` with updates only to the salient parameters; the others keep their bits.
 
-    Salient are those of all parameters together where the gradient of the forget set's cross-entropy, summed over the set
-    in eval mode, is largest in magnitude.
+    The salient parameters are those, among all parameters, where the gradient of the forget set's cross-entropy, summed over
+    the set in eval mode, is largest in magnitude.
 
     Attributes:
-        salient_share: Share of the parameters that may move.
+        salient_share: Share of the parameters that may change.
     """
 
     salient_share: ProportionAboveZero = 0.5
@@ -39,7 +39,7 @@ class SalUn(RandomLabels):
     reproduction: ClassVar[Reproduction] = {"class": {"batch_size": 64, "max_passes": 4}}
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
-        """Makes `original` forget `split.forget`.
+        """Unlearns `split.forget` from `original`.
 
         Raises:
             ValueError: if a sample has no other class to be labelled with.
@@ -51,7 +51,7 @@ class SalUn(RandomLabels):
 
 
 def largest(tree: PyTree, share: float) -> PyTree:
-    """Where a tree's entries are among the `share` of all of them that is largest in magnitude; a tree of bool.
+    """Which entries of a tree are among the `share` of all entries that is largest in magnitude; a tree of bool.
 
     >>> largest({"a": jnp.array([-3.0, 1.0]), "b": jnp.array([[2.0, 0.5]])}, 0.5)
     {'a': Array([ True, False], dtype=bool), 'b': Array([[ True, False]], dtype=bool)}

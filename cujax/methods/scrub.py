@@ -22,22 +22,22 @@ _STEP_AWAY = 1e-3
 
 @dataclass(frozen=True)
 class Scrub(Descent):
-    """Alternates between departing from the original on the forget set and staying with it on the retain set.
+    """Alternates between moving away from the original on the forget set and staying close to it on the retain set.
 
-    With the original f0 as teacher, in eval mode, and `D = T² · KL(f0 ‖ f)` at temperature T, pass e = 1, 2, ... is one
-    pass over the forget set that maximises D, if `e <= max_steps`, and then one over the retain set that minimises
+    With the original f0 as teacher, in eval mode, and `D = T² · KL(f0 ‖ f)` at temperature T, pass e = 1, 2, ... consists of
+    one pass over the forget set that maximises D, if `e <= max_steps`, then one over the retain set that minimises
     `gamma · CE + alpha · D`. Defaults are those published for large forget sets, such as a class; `small` has the others.
 
-    The student starts a small random step away from the teacher. In a network without batch statistics and dropout both
-    would give the same answers, and the gradient of D would be exactly zero there.
+    The student starts a small random step away from the teacher. In a network without batch statistics and dropout, both
+    would otherwise give the same answers, and the gradient of D would be exactly zero.
 
     Attributes:
         gamma: Weight of the cross-entropy.
         alpha: Weight of distillation on the retain set.
-        temperature: Of distillation (T).
-        max_steps: Passes that begin by maximising (msteps).
-        forget_batch_size: Rows of a batch of the forget set; `batch_size` is the retain set's.
-        rewind: SCRUB+R: make all passes, then go back to the one whose forget accuracy is nearest to that of held-out
+        temperature: Temperature of distillation (T).
+        max_steps: Number of passes that begin by maximising (msteps).
+        forget_batch_size: Rows of a forget batch; `batch_size` applies to the retain set.
+        rewind: SCRUB+R: run all passes, then go back to the one whose forget accuracy is nearest to that of held-out
             samples of the same classes.
     """
 
@@ -90,11 +90,11 @@ class Scrub(Descent):
 
     @classmethod
     def official(cls, task: Literal["class", "samples"] = "class") -> Self:
-        """The settings published for sets of the size of a class, or of few samples."""
+        """The settings published for class-sized sets, or for a few samples."""
         return cls() if task == "class" else cls.small()
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
-        """Makes `original` forget `split.forget`."""
+        """Unlearns `split.forget` from `original`."""
         state_key, forget_key, retain_key = jax.random.split(key, 3)
         student = _apart(original, jax.random.fold_in(key, 3))
         depart = self.step(model, _depart, _Terms(original, self.temperature, self.gamma, self.alpha))

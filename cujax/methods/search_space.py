@@ -1,4 +1,4 @@
-"""Where tuning looks for the settings of a method: ranges that lie beside it, as its `search_space`."""
+"""The ranges that tuning searches for the settings of a method: its `search_space`."""
 
 import math
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ from cujax._ranges import Positive, check_fields
 
 @dataclass(frozen=True)
 class LogUniform:
-    """A range in which every factor is as likely as another; whole numbers where both ends are.
+    """A log-uniform range; values are integers if both ends are.
 
     Attributes:
         low: The smallest value, above 0.
-        high: The largest.
-        below_one: Whether one minus the value is drawn from the range: for settings whose distance to 1 matters.
+        high: The largest value.
+        below_one: Whether one minus the value is drawn from the range, for settings whose distance to 1 matters.
     """
 
     low: Positive
@@ -45,7 +45,7 @@ class LogUniform:
         return float(f"{1 - value if self.below_one else value:.4g}")
 
     def place(self, value: float) -> float:
-        """Where in the range a value lies, in [0, 1]: the inverse of `at`, but for rounding.
+        """The position of a value in the range, in [0, 1]: the inverse of `at`, up to rounding.
 
         >>> LogUniform(0.001, 0.1).place(0.01), LogUniform(1, 3).place(2)
         (0.5, 0.5)
@@ -58,7 +58,7 @@ class LogUniform:
 
 @dataclass(frozen=True)
 class Choice:
-    """Some values, each as likely as another.
+    """A set of equally likely values.
 
     Attributes:
         values: The values.
@@ -75,7 +75,7 @@ class Choice:
         return self.values[int(fraction * len(self.values))]
 
     def place(self, value: Any) -> float:
-        """The middle of what `at` maps to a value.
+        """The middle of the interval that `at` maps to a value.
 
         >>> Choice(("sgd", "adamw")).place("adamw")
         0.75
@@ -85,7 +85,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class ByOptimizer:
-    """A range of its own for each optimiser: rates that suit one are far from those that suit another.
+    """A separate range for each optimiser: rates that suit one are far from those that suit another.
 
     Attributes:
         sgd: The range with "sgd".
@@ -107,7 +107,7 @@ OPTIMIZERS = Choice(("sgd", "adamw"))
 
 
 def settings_at(space: SearchSpace, places: Mapping[str, float]) -> dict[str, Any]:
-    """The settings at places in [0, 1), by name.
+    """The settings at positions in [0, 1), by name.
 
     >>> space = {"optimizer": OPTIMIZERS, "rate": ByOptimizer(LogUniform(0.01, 1.0), LogUniform(0.001, 0.1))}
     >>> settings_at(space, {"optimizer": 0.9, "rate": 0.5})
@@ -120,7 +120,7 @@ def settings_at(space: SearchSpace, places: Mapping[str, float]) -> dict[str, An
 
 
 def places_of(space: SearchSpace, settings: Mapping[str, Any]) -> dict[str, float]:
-    """Where in a space settings lie: the inverse of `settings_at`, but for rounding.
+    """The positions of settings in a space: the inverse of `settings_at`, up to rounding.
 
     >>> space = {"optimizer": OPTIMIZERS, "rate": ByOptimizer(LogUniform(0.01, 1.0), LogUniform(0.001, 0.1))}
     >>> places_of(space, {"optimizer": "adamw", "rate": 0.01})

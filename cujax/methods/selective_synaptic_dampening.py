@@ -22,17 +22,17 @@ from cujax.training.loop import NOTHING_YET, Cost
 class SelectiveSynapticDampening:
     """Shrinks, in one shot, the parameters that matter more for the forget set than for all training data.
 
-    With importance I the mean of squared gradients of the cross-entropy, in eval mode, of the forget set (I_f) and of all
-    training data (I_D), a parameter with `I_f > alpha · I_D` is multiplied by `min(lambda · I_D / I_f, 1)`. Since I_D has
-    its share of I_f, no parameter is selected unless `alpha` is below the ratio of all training data to the forget set: for
+    The importance I is the mean of the squared gradients of the cross-entropy, in eval mode, over the forget set (I_f) and
+    over all training data (I_D). A parameter with `I_f > alpha · I_D` is multiplied by `min(lambda · I_D / I_f, 1)`. Since
+    I_D includes I_f, no parameter is selected unless `alpha` is below the ratio of all training data to the forget set: for
     a tenth of the data, 10 does nothing.
 
     Attributes:
-        alpha: Selects; 10 for convolutional networks, 5 for vision transformers.
-        dampening: Shrinks (lambda).
-        per_sample: Whether gradients are squared sample by sample, as the paper defines, or batch by batch, as its authors'
-            code does and their results were obtained: then importance depends on the batch size.
-        batch_size: Rows of a batch. The gradients of so many samples are in memory at once, if `per_sample`.
+        alpha: Selection threshold; 10 for convolutional networks, 5 for vision transformers.
+        dampening: Strength of the shrinking (lambda).
+        per_sample: Whether gradients are squared per sample, as the paper defines, or per batch, as in its authors' code,
+            which produced their results; the importance then depends on the batch size.
+        batch_size: Rows of a batch. With `per_sample`, the gradients of all its samples are in memory at once.
         forgotten_accuracy: Class task: the class counts as forgotten when accuracy on it is at most this. None: 1 / classes.
     """
 
@@ -52,7 +52,7 @@ class SelectiveSynapticDampening:
         check_fields(self)
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
-        """Makes `original` forget `split.forget`; nothing is random."""
+        """Unlearns `split.forget` from `original`; no randomness is involved."""
         del key
 
         def make() -> tuple[Variables, Cost]:
@@ -77,7 +77,7 @@ class SelectiveSynapticDampening:
 def dampen(
     params: PyTree, of_forget: PyTree, of_all: PyTree, alpha: float | jax.Array, dampening: float | jax.Array
 ) -> PyTree:
-    """The parameters, shrunk where they matter more for the forget set; importances are trees like them."""
+    """The parameters, shrunk where they matter more for the forget set; the importances are trees like the parameters."""
 
     def shrink(weight: jax.Array, forget: jax.Array, everything: jax.Array) -> jax.Array:
         selected = forget > alpha * everything

@@ -1,4 +1,4 @@
-"""A state of a run that it may return: the parameters as they were after a pass."""
+"""A state that a run may return: the parameters after a pass."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,5 +22,5 @@ class Snapshot:
         return cls(step, jax.tree.map(jnp.copy, variables))
 
     def check(self, checks: Sequence[Check]) -> Check:
-        """What was seen of it."""
+        """The check of this state."""
         return next(check for check in checks if check.step == self.step)

@@ -1,4 +1,4 @@
-"""When a run may end before its last pass. A stop rule sees validation data only, and claims nothing about forgetting."""
+"""When a run may end before its last pass. A stop rule sees only validation data, and makes no claim about forgetting."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -12,7 +12,7 @@ from cujax.training.predict import Predictions, nearest_class_mean, sample_losse
 
 @dataclass(frozen=True)
 class Check:
-    """What was seen after a pass; all accuracies are fractions.
+    """The result of a check after a pass; all accuracies are fractions.
 
     Attributes:
         step: Optimiser steps so far.
@@ -20,9 +20,9 @@ class Check:
             higher (a small class has too few validation samples to decide alone). Sample task: on the forget set.
         target: What `forget_accuracy` should be. Class task: a threshold near 0. Sample task: the accuracy on validation
             samples of the same classes, now or before the first step, whichever is higher: a run that harms the model
-            must not lower its own bar; None where no sample is held out.
-        retain_accuracy: On validation samples of the retained classes; on some of the retain set where there are none.
-        reason: Why the stop rule holds, in words; "" where it does not.
+            must not lower its own bar. None if no samples are held out.
+        retain_accuracy: On validation samples of the retained classes; on some of the retain set if there are none.
+        reason: Why the stop rule is met, in words; "" if it is not.
     """
 
     step: int
@@ -33,12 +33,12 @@ class Check:
 
     @property
     def holds(self) -> bool:
-        """Whether the stop rule holds."""
+        """Whether the stop rule is met."""
         return bool(self.reason)
 
     @property
     def distance(self) -> float:
-        """How far the accuracy on the forget set is from its target, on either side; 0 where there is none."""
+        """The distance of the accuracy on the forget set from its target, on either side; 0 if there is no target."""
         return 0.0 if self.target is None else abs(self.forget_accuracy - self.target)
 
     @property
@@ -56,13 +56,13 @@ class Check:
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """What a stop rule decides by.
+    """The information on which a stop rule decides.
 
     Attributes:
         check: The accuracies.
-        forget: What the model answers on the forget set.
-        held_out: What it answers on validation samples of the same classes; empty where there are none.
-        retained: What it answers on validation samples of the classes that stay; None where it was not looked at.
+        forget: The model's answers on the forget set.
+        held_out: Its answers on validation samples of the same classes; empty if there are none.
+        retained: Its answers on validation samples of the retained classes; None if they were not computed.
     """
 
     check: Check
@@ -75,15 +75,15 @@ class StopRule(Protocol):
     """Decides whether a run may end: a frozen dataclass, so that equal rules are equal values."""
 
     def holds(self, observation: Observation) -> str | None:
-        """The reason to end the run now, in words; None to go on."""
+        """The reason to end the run now, in words; None to continue."""
 
 
 @dataclass(frozen=True)
 class AccuracyRule:
-    """Holds where accuracy on the forget set is at most its target."""
+    """Is met when accuracy on the forget set is at most its target."""
 
     def holds(self, observation: Observation) -> str | None:
-        """The reason to end the run now, in words; None to go on."""
+        """The reason to end the run now, in words; None to continue."""
         check = observation.check
         if check.target is None or check.forget_accuracy > check.target:
             return None
@@ -92,36 +92,37 @@ class AccuracyRule:
 
 @dataclass(frozen=True)
 class LossRule:
-    """Holds where the loss of the forget set is no lower than that of held-out samples of the same classes.
+    """Is met when the loss of the forget set is no lower than that of held-out samples of the same classes.
 
-    That is where the area under the ROC curve of an attacker who takes a low loss for membership is at most 0.5. It can
-    still move where accuracies cannot: samples that any model gets right have lower losses if they were learned.
+    Then the area under the ROC curve of an attacker who takes a low loss as a sign of membership is at most 0.5. The loss
+    can still change when accuracies cannot: samples that any model gets right have lower losses if they were learned.
     """
 
     def holds(self, observation: Observation) -> str | None:
-        """The reason to end the run now, in words; None to go on, also where there is no held-out sample."""
+        """The reason to end the run now, in words; None to continue, also if there are no held-out samples."""
         forget, held_out = sample_losses(observation.forget), sample_losses(observation.held_out)
         if not len(forget) or not len(held_out):
             return None
         ranks = rankdata(np.concatenate([held_out, forget]))[len(held_out) :]
         lower = len(held_out) - (ranks.sum() / len(forget) - (len(forget) + 1) / 2)
         area = float(lower / len(held_out))
-        return None if area > 0.5 else f"the loss of the forget set is no lower than held-out samples' (AUC {area:.3f})"
+        reason = f"the loss of the forget set is no lower than that of held-out samples (AUC {area:.3f})"
+        return None if area > 0.5 else reason
 
 
 @dataclass(frozen=True)
 class ProbeRule:
-    """Holds where embeddings no longer show a forgotten class: the nearest class mean finds at most half of its samples.
+    """Is met when the nearest class mean of the embeddings finds at most half of a forgotten class's samples.
 
-    The means are of the forget set and of validation samples of the classes that stay; it is asked about validation samples
-    of the forgotten classes. Half is where retrained models lie on digits (.31 to .50, the original at .98). It can still
-    move where answers cannot, such as those of a head that never gives the class.
+    The means are those of the forget set and of validation samples of the retained classes; they are evaluated on validation
+    samples of the forgotten classes. Half is where retrained models lie on digits (.31 to .50, the original at .98). The
+    figure can still change when answers cannot, such as those of a head that never predicts the class.
     """
 
     at_most: float = 0.5
 
     def holds(self, observation: Observation) -> str | None:
-        """The reason to end the run now, in words; None to go on, also where a class is retained, too, or not held out."""
+        """The reason to end the run, in words; None to continue, also if a class is also retained or not held out."""
         asked, forget, retained = observation.held_out, observation.forget, observation.retained
         if retained is None or not len(asked.labels) or np.isin(retained.labels, forget.labels).any():
             return None
@@ -135,22 +136,22 @@ class ProbeRule:
 
 @dataclass(frozen=True)
 class NoRule:
-    """Never holds: the run makes all its passes."""
+    """Is never met: the run makes all its passes."""
 
     def holds(self, observation: Observation) -> None:
-        """None: go on."""
+        """Returns None: continue."""
         del observation
 
 
 def rule_that_can_tell(rule: StopRule, before: Observation, *, class_task: bool) -> StopRule:
-    """The rule that a run ends by: the given one, unless it holds before the first step, where it can tell nothing.
+    """The stop rule that a run uses: the given one, unless it is met before the first step and so carries no information.
 
-    Then samples are forgotten until their loss shows nothing, and classes until their embeddings do not; where that holds
-    from the start, too, all passes are made.
+    In that case, a sample request uses the loss rule and a class request the probe rule. If that rule is also met from the
+    start, all passes are run.
 
     Args:
-        rule: What the run was to end by.
-        before: What is seen before the first step.
+        rule: The stop rule that was chosen for the run.
+        before: The observation before the first step.
         class_task: Whether whole classes are to be forgotten.
     """
     if rule.holds(before) is None:
@@ -162,7 +163,7 @@ def rule_that_can_tell(rule: StopRule, before: Observation, *, class_task: bool)
     return other if usable else NoRule()
 
 
-# By the name that a configuration gives them; other packages add theirs as entry points `cujax.stop_rules`.
+# By their names in configurations; other packages add theirs as entry points `cujax.stop_rules`.
 STOP_RULES: Registry[type[StopRule]] = Registry(
     "stop rule", "cujax.stop_rules", {"accuracy": AccuracyRule, "loss": LossRule, "none": NoRule}
 )

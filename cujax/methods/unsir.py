@@ -1,4 +1,4 @@
-"""UNSIR: impair with noise that is the opposite of a class, then repair (Tarun et al., arXiv:2111.08947)."""
+"""UNSIR: impairs with noise that is the opposite of a class, then repairs (Tarun et al., arXiv:2111.08947)."""
 
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
@@ -28,17 +28,17 @@ _NOISE_PENALTY = 0.1
 
 @dataclass(frozen=True)
 class Unsir(Descent):
-    """Trains on noise that is labelled as the class beside retain samples (impair), then on retain samples alone (repair).
+    """Trains on noise labelled as the class together with retain samples (impair), then on retain samples alone (repair).
 
     The noise maximises the cross-entropy of the original for its class: 40 steps of Adam at 0.1 on
-    `-CE + 0.1 · mean of the squared norm`, in eval mode, from standard normal images. All of it stands beside every batch of
-    the impair phase. A pass is both phases over some retain samples of each class; each has an optimiser of its own.
+    `-CE + 0.1 · mean of the squared norm`, in eval mode, from standard normal images. All of it is added to every batch of
+    the impair phase. A pass is both phases over some retain samples of each class; each phase has its own optimiser.
 
     Attributes:
-        repair_learning_rate: Of the second phase; `learning_rate` is the first one's.
-        retain_per_class: Retain samples of each class that are used, drawn at random.
-        noise_batch_size: Noise images, shared between the forgotten classes. In published code there are .57 for each retain
-            sample, as here there are .5 with batches of 256.
+        repair_learning_rate: Learning rate of the second phase; `learning_rate` is that of the first.
+        retain_per_class: Number of randomly drawn retain samples of each class.
+        noise_batch_size: Number of noise images, shared between the forgotten classes. Published code has .57 for each
+            retain sample; here it is .5 with batches of 256.
     """
 
     optimizer: OptimizerName = "adamw"
@@ -57,7 +57,7 @@ class Unsir(Descent):
     reproduction: ClassVar[Reproduction] = {"class": {}}
 
     def check(self, split: Split) -> None:
-        """Raises ValueError if samples are forgotten rather than classes, or there are more of these than noise images."""
+        """Raises ValueError if the request is for samples, or there are more classes than noise images."""
         check_whole_classes(split, "unsir makes noise against")
         if self.noise_batch_size < len(split.forgotten_classes):
             raise ValueError(
@@ -66,10 +66,10 @@ class Unsir(Descent):
             )
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
-        """Makes `original` forget `split.forget`.
+        """Unlearns `split.forget` from `original`.
 
         Raises:
-            ValueError: if samples are forgotten rather than classes, or there are more of these than noise images.
+            ValueError: if the request is for samples, or there are more classes than noise images.
             NotFiniteError: if the noise is not finite.
         """
         self.check(split)
@@ -104,7 +104,7 @@ class Unsir(Descent):
     def learn_noise(
         self, model: Model, original: Variables, split: Split, key: jax.Array, loop: Loop
     ) -> tuple[Examples, Cost]:
-        """The noise with its labels, and what it took."""
+        """The noise with its labels, and its cost."""
         own = np.asarray(loop.images.labels)[split.forget.indices]
         labels = np.resize(np.asarray(split.forgotten_classes), self.noise_batch_size)
         # The step is driven by rows of the classes: it takes their labels, and leaves the images alone.
@@ -124,7 +124,7 @@ def _noise_objective(
     del key
     inputs = noise.params
     outputs, _ = model.apply(*original, inputs, train=False)
-    # Rows that fill the batch for several devices have no noise of their own.
+    # Rows that pad the batch for several devices have no noise of their own.
     size = sum(jnp.mean(jnp.sum(jnp.square(leaf), axis=tuple(range(1, leaf.ndim)))) for leaf in jax.tree.leaves(inputs))
     return -cross_entropy(outputs.logits, batch.labels[: num_rows(inputs)]) + _NOISE_PENALTY * size, {}
 
@@ -160,5 +160,5 @@ class _OwnOptimizer(NamedTuple):
 
 
 def _with_own_optimizer(number: int, step: Any) -> Any:
-    """The step on the optimiser state of this number, where a state holds several."""
+    """The step on the optimiser state with this number, for a state that contains several."""
     return jax.tree_util.Partial(_OwnOptimizer(number), step)

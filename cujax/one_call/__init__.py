@@ -1,1 +1,1 @@
-"""One call from arrays to an unlearned model, and one that audits it: `cujax.unlearn` and `cujax.audit_model`."""
+"""One call from arrays to an unlearned model, and one to audit it: `cujax.unlearn` and `cujax.audit_model`."""

@@ -1,4 +1,4 @@
-"""`cujax.unlearn` and `cujax.audit_model`: plain arrays in, plain trees out. No file is read or written."""
+"""`cujax.unlearn` and `cujax.audit_model`: plain arrays in, plain trees out. No files are read or written."""
 
 import sys
 from collections.abc import Sequence
@@ -32,20 +32,20 @@ from cujax.training.supervised import Trainer, Training
 
 @dataclass(frozen=True, eq=False)
 class UnlearnResult:
-    """What `cujax.unlearn` gives.
+    """The result of `cujax.unlearn`.
 
     Attributes:
-        variables: The arrays to use from now on, as they were given: a `cujax.Variables`, or a dict of collections
-            (`{"params": ..., "batch_stats": ...}`), also for a train state, whose optimiser remembers the forgotten data, or
-            an `nnx.State` for `nnx.update`.
+        variables: The arrays to use from now on, in the form in which they were given: a `cujax.Variables`, or a dict of
+            collections (`{"params": ..., "batch_stats": ...}`), also for a train state (its optimiser state depends on the
+            forgotten data), or an `nnx.State` for `nnx.update`.
         model: The network to use from now on: the given one, unless the method masks logits.
-        verdict: What is known without retrained models; of a request for whole classes and for samples of others, the
-            worse of both.
-        history: How the run went: checks, why it ended, what it cost.
-        split: Which rows were forgotten, retained and held out.
-        cases: What the models are judged on; one for whole classes and one for samples, where both were asked for.
-        original: The model before.
-        unlearned: The model after.
+        verdict: The verdict without retrained models. If the request is for whole classes and for samples of other
+            classes, the worse of the two.
+        history: The history of the run: its checks, why it ended, its cost.
+        split: Which rows were to be forgotten, retained and held out.
+        cases: What the models are judged on: one case for whole classes and one for samples if the request names both.
+        original: The model before unlearning.
+        unlearned: The model after unlearning.
     """
 
     variables: Any
@@ -63,12 +63,12 @@ class UnlearnResult:
 
 @dataclass(frozen=True, eq=False)
 class AuditReport:
-    """What `cujax.audit_model` gives.
+    """The result of `cujax.audit_model`.
 
     Attributes:
-        verdict: The verdict; of a request for whole classes and for samples of others, the worse of both.
-        findings: Every metric with the values of all models, and the verdict: one for each of `UnlearnResult.cases`.
-        retrained: The arrays of the models that were compared with, trained now or given.
+        verdict: The verdict. If the request is for whole classes and for samples of other classes, the worse of the two.
+        findings: Every metric with the values of all models, and the verdict; one entry for each of `UnlearnResult.cases`.
+        retrained: The arrays of the retrained models, whether trained now or given.
     """
 
     verdict: Verdict
@@ -101,7 +101,7 @@ def unlearn(
     retain_tolerance: float = 0.05,
     progress: bool | None = None,
 ) -> UnlearnResult:
-    """Makes a trained network forget some of the samples that it was trained on.
+    """Unlearns some of the training samples of a trained network.
 
     Args:
         model_or_module: A `cujax.Model`, a flax.linen module or a flax.nnx module.
@@ -110,28 +110,28 @@ def unlearn(
         inputs: The training samples, a pytree of arrays, each `[n, ...]`, exactly as the network takes them: images
             normalised as in training. float64 becomes float32.
         labels: `[n]` integers from 0.
-        forget: An int is a class; an array of integers holds row indices; an array of `[n]` booleans is a mask of rows. Or
-            a request: `cujax.ForgetClasses((2, 5))`, `cujax.ForgetRandom(count=10)`.
-        validation: What the network was not trained on, which shows when to stop. A pair `(inputs, labels)` of further
-            samples; row indices or a mask of rows of `inputs`; a fraction of each class of `inputs`, as if it had not been
-            seen (right for whole classes alone; it warns for samples). None: nothing; then samples are forgotten for all
-            passes of the method.
-        test: `(inputs, labels)` of samples for the audit, which nothing else reads.
-        method: How to forget; `cujax.ContrastiveUnlearning()` by default, its retain batch no larger than the retain set.
-        key: Of all that is random; `jax.random.key(0)` by default.
-        embedding: Of a module that returns logits alone: the submodule that computes them.
-        subjects: `[n]` texts or integers: whose sample each row is, for `forget=cujax.ForgetSubject("anna")`. A fraction
-            as validation then holds out whole subjects.
-        copies: What happens to other samples with the same inputs as a forgotten one: "with" (forgotten with it), "keep" or
-            "refuse"; None for what the request says, which is "refuse" for classes and rows.
+        forget: What to forget: an int for a class, an array of integers for row indices, or an array of `[n]` booleans for
+            a mask of rows. Or a request: `cujax.ForgetClasses((2, 5))`, `cujax.ForgetRandom(count=10)`.
+        validation: Held-out data, which shows when to stop: a pair `(inputs, labels)` of additional samples; row indices or
+            a mask of rows of `inputs`; or a fraction of each class of `inputs`, treated as unseen (correct only for whole
+            classes; it warns for samples). None: no held-out data; a sample request then runs all passes of the method.
+        test: `(inputs, labels)` of samples that only the audit reads.
+        method: The unlearning method; `cujax.ContrastiveUnlearning()` by default, with a retain batch no larger than the
+            retain set.
+        key: Key for all randomness; `jax.random.key(0)` by default.
+        embedding: For a module that returns only logits: the submodule that computes them.
+        subjects: `[n]` strings or integers: the subject of each row, for `forget=cujax.ForgetSubject("anna")`. A fraction
+            given as `validation` then holds out whole subjects.
+        copies: What to do with other samples that have the same inputs as one in the request: "with" (forget them too),
+            "keep" or "refuse"; None for the request's own setting, which is "refuse" for classes and rows.
         stop_rule: When unlearning may end: "accuracy", "loss" or "none".
-        retain_tolerance: It ends if validation accuracy on retained data falls by more than this.
-        progress: Whether to show bars on stderr; None: where that is a terminal.
+        retain_tolerance: Unlearning ends if validation accuracy on retained data falls by more than this.
+        progress: Whether to show progress bars on stderr; None: only if it is a terminal.
 
     Raises:
-        ValueError: if arrays do not fit together or to the network, hold NaN, or labels have no logit; if nothing, all
-            rows, or rows that do not exist are to be forgotten; or if the method does not fit the request.
-        TypeError: if `model_or_module` is no network.
+        ValueError: if arrays are not compatible with each other or the network, contain NaN, or labels have no logit; if
+            the request covers nothing, all rows, or rows that do not exist; or if the method does not support the request.
+        TypeError: if `model_or_module` is not a network.
 
     >>> import flax.linen as nn, jax, numpy as np
     >>> class Net(nn.Module):
@@ -158,7 +158,8 @@ def unlearn(
         method = replace(method, retain_batch_size=min(method.retain_batch_size, len(split.retain)))
     if getattr(method, "training", ...) is None:
         raise ValueError(
-            f"{method_name(method)} trains a network anew and has no recipe; give training=cujax.TrainingRecipe(...) to it."
+            f"{method_name(method)} trains a network from scratch but has no recipe; give it "
+            "training=cujax.TrainingRecipe(...)."
         )
     check_fits(method, split, model, original)
     shown = _progress(progress)
@@ -204,18 +205,18 @@ def audit_model(
     """Compares an unlearned model with models that never saw the forgotten samples, as the audit of a run does.
 
     Args:
-        result: What `cujax.unlearn` gave.
+        result: The result of `cujax.unlearn`.
         retrained: How many models to train on the retain set: 8 for any verdict, 5 for every fault. Or the arrays of such
-            models, each as `cujax.unlearn` takes them, trained by the recipe of the original.
-        recipe: How the original was trained; needed to train models. With it, the looks that take no part in the verdict
-            are taken, too.
-        test: `(inputs, labels)`, where `cujax.unlearn` was given none.
-        key: Of the retrained models; `jax.random.key(1)` by default.
+            models, each in a form that `cujax.unlearn` accepts, trained with the original's recipe.
+        recipe: How the original was trained; needed to train models. With it, the metrics that do not affect the verdict
+            are computed too.
+        test: `(inputs, labels)`, if not given to `cujax.unlearn`.
+        key: Key for the retrained models; `jax.random.key(1)` by default.
         progress: As in `cujax.unlearn`.
 
     Raises:
-        ValueError: if there are no test samples or none of the retained classes, a count comes without a recipe, or a
-            given model is not of this network, or is the original, the unlearned model or another given one.
+        ValueError: if there are no test samples or none of the retained classes; if a count is given without a recipe; or
+            if a given model does not belong to this network, or is the original, the unlearned model or a repeated one.
         FloatingPointError: if training diverges.
     """
     shown = _progress(progress)
@@ -264,7 +265,7 @@ def _check_distinct(result: UnlearnResult, models: Sequence[Variables]) -> None:
         for name, other in others.items():
             if is_unchanged(other, variables):
                 raise ValueError(
-                    f"retrained[{number}] is {name}, parameter for parameter; give models that were trained without the "
+                    f"retrained[{number}] is {name}, parameter for parameter; give models trained without the "
                     "forgotten rows (result.split.retain.indices), each from another key."
                 )
         others[f"retrained[{number}]"] = variables

@@ -1,4 +1,4 @@
-"""Plain arrays, and what to forget of them, as a source and a split; what cannot be meant is refused with a sentence."""
+"""Turns plain arrays and a request into a source and a split; invalid input is rejected with a message."""
 
 import warnings
 from collections.abc import Iterable
@@ -17,12 +17,12 @@ from cujax.model import Inputs, num_rows
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """What a caller gave, checked.
+    """The caller's data, checked.
 
     Attributes:
-        source: The samples; validation samples that were given apart are its last training rows.
-        validation: What `make_split` takes: "none", a fraction, or rows.
-        rows: How many rows the caller's inputs have.
+        source: The samples; validation samples that were given separately are its last training rows.
+        validation: The `validation` argument of `make_split`: "none", a fraction, or rows.
+        rows: The number of rows in the caller's inputs.
     """
 
     source: Source
@@ -31,7 +31,7 @@ class Given:
 
 
 def checked_rows(name: str, inputs: Any) -> Inputs:
-    """Inputs on the host, as `checked_arrays` has them."""
+    """Inputs on the host, in the form of `checked_arrays`."""
     inputs = jax.tree.map(np.asarray, inputs)
     if num_rows(inputs) == 0:
         raise ValueError(f"{name}inputs have no rows; give at least one sample.")
@@ -50,8 +50,8 @@ def checked_arrays(name: str, inputs: Any, labels: Any, num_classes: int) -> tup
         num_classes: The number of logits.
 
     Raises:
-        ValueError: if inputs are empty, no numbers or not finite, or have rows of different number; if labels are no
-            integers, as many as rows, or one has no logit.
+        ValueError: if inputs are empty, not numeric or not finite, or differ in their number of rows; if labels are not
+            integers, differ in number from the rows, or one has no logit.
     """
     inputs = checked_rows(name, inputs)
     n = num_rows(inputs)
@@ -79,7 +79,7 @@ def gathered(inputs: Any, labels: Any, num_classes: int, *, validation: Any, tes
     """The samples of a call.
 
     Raises:
-        ValueError: as `checked_arrays`, and if validation or test are no samples of the same kind.
+        ValueError: as `checked_arrays`, and if validation or test samples are of a different kind.
     """
     inputs, labels = checked_arrays("", inputs, labels, num_classes)
     n, held_out = len(labels), _validation(validation, len(labels))
@@ -108,10 +108,10 @@ def _ids(name: str, n: int) -> np.ndarray:
 
 
 def checked_pair(name: str, pair: Any, like: Inputs, num_classes: int) -> tuple[Inputs, np.ndarray]:
-    """A pair (inputs, labels) of samples like others.
+    """A pair (inputs, labels) of samples of the same kind as others.
 
     Raises:
-        ValueError: as `checked_arrays`, and if it is no pair, or its rows are of another kind.
+        ValueError: as `checked_arrays`, and if it is not a pair, or its rows are of a different kind.
     """
     if not isinstance(pair, tuple) or len(pair) != 2:
         raise ValueError(f"{name} must be a pair (inputs, labels), but is {type(pair).__name__}.")
@@ -123,7 +123,7 @@ def checked_pair(name: str, pair: Any, like: Inputs, num_classes: int) -> tuple[
 
 
 def _subjects(subjects: Any, n: int) -> np.ndarray:
-    """Whose each row is, `[n]` str."""
+    """The subject of each row, `[n]` str."""
     array = np.asarray(subjects)
     if array.shape != (n,) or array.dtype.kind not in "iuU":
         raise ValueError(
@@ -133,7 +133,7 @@ def _subjects(subjects: Any, n: int) -> np.ndarray:
 
 
 def _validation(validation: Any, n: int) -> Any:
-    """What `make_split` takes (nothing, a fraction, rows), or the pair as it is."""
+    """The `validation` argument of `make_split` ("none", a fraction, rows), or the pair unchanged."""
     if validation is None:
         return "none"
     if isinstance(validation, tuple):
@@ -146,10 +146,10 @@ def _validation(validation: Any, n: int) -> Any:
 
 
 def _rows(name: str, given: Any, n: int) -> np.ndarray:
-    """Rows, ascending, of indices or a mask.
+    """The rows, in ascending order, that indices or a mask select.
 
     Raises:
-        ValueError: if it is neither, of another length, empty, or indices recur or do not exist.
+        ValueError: if it is neither, has the wrong length, is empty, or indices are repeated or do not exist.
     """
     array = np.asarray(given)
     if array.dtype == bool:
@@ -179,10 +179,10 @@ def split_of(given: Given, forget: Any, copies: Copies | None) -> Split:
     Args:
         given: The samples.
         forget: A class (an int), several (`cujax.ForgetClasses`), row indices, a mask, or another request.
-        copies: What happens to other samples with the same inputs; None for what the request says.
+        copies: What to do with other samples with the same inputs; None for the request's own setting.
 
     Raises:
-        ValueError: if it names a class or rows that do not exist, nothing, everything, or validation rows.
+        ValueError: if the request names a class or rows that do not exist, nothing, everything, or validation rows.
     """
     request = _request(given, forget)
     if copies is not None:

@@ -1,4 +1,4 @@
-"""The network and its arrays as people have them, as a `Model` and its `Variables`."""
+"""Turns a user's network and its arrays into a `Model` and its `Variables`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,15 +14,15 @@ from cujax.model import Inputs, Model, PyTree, Variables, abstract_variables
 
 
 def as_model(model_or_module: Any, *, embedding: str | None = None) -> Model:
-    """A `Model` of a network.
+    """The `Model` of a network.
 
     Args:
         model_or_module: A `Model`, a flax.linen module, or a flax.nnx module.
-        embedding: Of a module that returns logits alone: the submodule that computes them, whose input is the embedding.
+        embedding: For a module that returns only logits: the submodule that computes them, whose input is the embedding.
 
     Raises:
-        ValueError: if `embedding` is given beside a `Model`.
-        TypeError: if it is no network.
+        ValueError: if `embedding` is given together with a `Model`.
+        TypeError: if it is not a network.
     """
     if isinstance(model_or_module, Model):
         if embedding is not None:
@@ -38,30 +38,30 @@ def as_model(model_or_module: Any, *, embedding: str | None = None) -> Model:
         return from_nnx(model_or_module, **options)
     raise TypeError(
         f"model_or_module is {type(model_or_module).__name__}, but must be a cujax.Model, a flax.linen or a flax.nnx "
-        "module; cujax.from_function makes a Model of two functions."
+        "module; cujax.from_function makes a Model from two functions."
     )
 
 
 def as_variables(given: Any, model: Model, inputs: Inputs, *, name: str = "variables") -> Variables:
-    """The arrays of a network, checked against what it takes; on the host, so that nothing of the caller's is donated.
+    """The arrays of a network, checked against it; on the host, so that none of the caller's arrays are donated.
 
     Args:
-        given: A `Variables`; what `module.init` gives, `{"params": ..., "batch_stats": ...}`; a tree of parameters alone;
-            a train state with `params`, and `batch_stats` or `model_state` where the network has them; an nnx module; or
-            an nnx state.
+        given: A `Variables`; the output of `module.init`, `{"params": ..., "batch_stats": ...}`; a tree of parameters
+            only; a train state with `params`, and `batch_stats` or `model_state` if the network has them; an nnx module;
+            or an nnx state.
         model: The network.
         inputs: Rows that it takes.
-        name: What to call it in messages.
+        name: Its name in messages.
 
     Raises:
-        ValueError: if arrays are missing, are too many, have other shapes than the network's, or are not finite.
+        ValueError: if arrays are missing, superfluous, not finite, or differ in shape from the network's.
     """
     variables = jax.tree.map(np.asarray, _taken_apart(given, model))
     like = abstract_variables(model, inputs)
     _check_same_arrays(name, variables, like)
     for path, leaf in jax.tree_util.tree_flatten_with_path(variables)[0]:
         if np.issubdtype(leaf.dtype, np.inexact) and not np.isfinite(leaf).all():
-            raise ValueError(f"{name}{_path(path)} holds NaN or infinity; give the arrays of a network that works.")
+            raise ValueError(f"{name}{_path(path)} contains NaN or infinity; give the arrays of a working network.")
     return variables
 
 
@@ -90,7 +90,7 @@ def _plain(tree: Any) -> PyTree:
 
 
 def in_form_of(variables: Variables, given: Any, model: Model) -> Any:
-    """Arrays in the form in which others were given: `Variables`, an nnx state, or a flax dict of collections."""
+    """Converts arrays to the form in which others were given: `Variables`, an nnx state, or a flax dict of collections."""
     if isinstance(given, nnx.Module | nnx.State) and isinstance(model, NnxModel):
         return model.state_of(variables)
     if isinstance(given, Variables):

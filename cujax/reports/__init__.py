@@ -1,1 +1,1 @@
-"""What was found, for people: tables, pages and figures."""
+"""Reports for people: tables, pages and figures."""

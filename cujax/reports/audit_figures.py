@@ -1,4 +1,4 @@
-"""The pictures of an audit, each with a function that states in numbers what it shows; readable in grey by their markers."""
+"""The figures of an audit, each with a function that states in numbers what it shows; markers make them readable in grey."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -19,13 +19,13 @@ _EDGES = {name: "black" if name == "masked" else color for name, color in COLORS
 
 
 def depth_figure(metrics: Sequence[MeasuredMetric], prefix: str, suffix: str, ylabel: str) -> Figure:
-    """A metric by depth, a line a model; the shaded region is where retrained models lie.
+    """A metric by depth, with one line per model; the shaded region is the range of the retrained models.
 
     Args:
-        metrics: All metrics; those whose key is the prefix, a depth and the suffix are drawn.
-        prefix: Such as "probe_".
-        suffix: Such as "_to_original".
-        ylabel: What the metric is.
+        metrics: All metrics; those whose key consists of the prefix, a depth and the suffix are drawn.
+        prefix: A prefix such as "probe_".
+        suffix: A suffix such as "_to_original".
+        ylabel: The name of the metric.
     """
     shown = _by_depth(metrics, prefix, suffix)
     depths = [found.key.removeprefix(prefix).removesuffix(suffix) for found in shown]
@@ -43,7 +43,7 @@ def depth_figure(metrics: Sequence[MeasuredMetric], prefix: str, suffix: str, yl
             at, references.min(axis=1), references.max(axis=1), color=COLORS["retrained"], alpha=0.25, hatch="//"
         )
     axis.set_xticks(at, depths, parse_math=False)
-    axis.set(ylabel=ylabel, ylim=(-0.03, 1.03), xlabel="depth, the input to the left")
+    axis.set(ylabel=ylabel, ylim=(-0.03, 1.03), xlabel="depth (input on the left)")
     axis.grid(alpha=0.3)
     axis.legend(fontsize="small")
     return figure
@@ -103,7 +103,7 @@ def relearning_figure(models: Mapping[str, Sequence[Evidence]]) -> Figure:
 
 
 def relearning_caption(models: Mapping[str, Sequence[Evidence]]) -> str:
-    """After how many steps each model has learned the forget set again."""
+    """After how many steps each model has relearned the forget set."""
     parts = []
     for name in ("original", "unlearned", "retrained"):
         courses = [evidence.relearning for evidence in models[name] if evidence.relearning is not None]
@@ -113,13 +113,13 @@ def relearning_caption(models: Mapping[str, Sequence[Evidence]]) -> str:
             never = sum(not course.has_regained for course in courses)
             parts.append(f"{name} {span}" + f" ({never} of {len(courses)} not within these)" * bool(never))
     return (
-        "Steps of fine-tuning on the forget set until its accuracy is regained (dotted line): "
-        f"{', '.join(parts) or 'not measured'}. A model that only hides what it knows needs fewer than a retrained one."
+        "Fine-tuning steps on the forget set until the accuracy on it is regained (dotted line): "
+        f"{', '.join(parts) or 'not measured'}. A model that only hides what it knows needs fewer than a retrained model."
     )
 
 
 def log_odds_figure(models: Mapping[str, Sequence[Evidence]], split: Split) -> Figure:
-    """Histograms of the log-odds of the label, of forget, retain and test samples; of retrained models the first."""
+    """Histograms of the log-odds of the label for forget, retain and test samples; of retrained models, only the first."""
     shown = {name: evidence[0].answers for name, evidence in models.items() if evidence and name != "masked"}
     figure = Figure(figsize=(4 * len(shown), 3.2), layout="constrained")
     axes = figure.subplots(1, len(shown), sharey=True, sharex=True, squeeze=False)[0]
@@ -166,7 +166,7 @@ def log_odds_caption(models: Mapping[str, Sequence[Evidence]], split: Split) -> 
 
 
 def roc_figure(attacks: Mapping[str, LikelihoodAttack]) -> Figure:
-    """ROC curves of the likelihood-ratio attack on logarithmic axes, where few false accusations are made."""
+    """ROC curves of the likelihood-ratio attack on logarithmic axes, which show the region of few false positives."""
     figure = Figure(figsize=(5.5, 5), layout="constrained")
     axis: Axes = figure.subplots()
     least = min(1 / (~attack.is_member).sum() for attack in attacks.values())
@@ -192,8 +192,8 @@ def roc_caption(attacks: Mapping[str, LikelihoodAttack]) -> str:
     """The area under each curve."""
     areas = ", ".join(f"{name} {attack.areas().mean():.3f}" for name, attack in attacks.items())
     return (
-        "Attack on samples that a shadow model unlearned and samples that it never saw. Area under the curve "
-        f"(0.5: the attack learns nothing): {areas}."
+        "Attack that distinguishes samples that a shadow model unlearned from samples that it never saw. Area under the "
+        f"curve (0.5: the attack learns nothing): {areas}."
     )
 
 
@@ -206,7 +206,7 @@ def audit_pictures(
     likelihood: Mapping[str, LikelihoodAttack],
     split: Split,
 ) -> list[Picture]:
-    """Title, caption and drawing of each picture that the findings have."""
+    """Title, caption and drawing of each figure that the findings contain."""
     pictures: list[Picture] = [
         (
             "What can be read from the features",

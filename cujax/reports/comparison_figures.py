@@ -1,4 +1,4 @@
-"""The pictures of a comparison: accuracies, and operations, of all its methods."""
+"""The figures of a comparison: accuracies and operations of all its methods."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -18,7 +18,7 @@ _PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 
 
 def _styled(names: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each method with a look of its own, the same in every picture: contrastive unlearning stands out."""
+    """A distinct style for each method, the same in every figure; contrastive unlearning stands out."""
     for number, name in enumerate(sorted(names)):
         style: dict[str, Any] = {
             "marker": _MARKERS[number % len(_MARKERS)],
@@ -31,12 +31,12 @@ def _styled(names: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def trade_off_figure(found: dict[str, Any], word: str, key: str) -> Figure:
-    """Accuracy on the forgotten data against test accuracy on retained data, the retrained models as a region.
+    """Accuracy on the forgotten data against test accuracy on retained data, with the retrained models as a region.
 
     Args:
         found: A comparison with its tables.
         word: The request.
-        key: Which accuracy says how much was forgotten.
+        key: Which accuracy shows how much was forgotten.
     """
     figure = Figure(figsize=(9, 5), layout="constrained")
     axis = figure.subplots()
@@ -76,13 +76,13 @@ def trade_off_caption(found: dict[str, Any], word: str, key: str) -> str:
     )
     return (
         f"{accuracies}The answers of {len(clear)} of {len(methods)} methods show no fault in any seed"
-        f"{': ' * bool(clear)}{', '.join(clear)}. A point is the mean of a method over seeds, its bars one standard "
+        f"{': ' * bool(clear)}{', '.join(clear)}. A point is the mean of a method over seeds, with bars of one standard "
         "deviation; the shaded rectangle is the range of all retrained models."
     )
 
 
 def shares_of_cost(table: dict[str, Any], key: str = "mean_gap") -> dict[str, float]:
-    """Of each method whose operations and `key` are known, its operations relative to retraining."""
+    """The operations relative to retraining, for each method whose operations and `key` are known."""
     retraining = table["retrained"]["mean"]["gflops"]
     known = {name: row["mean"] for name, row in table.items() if name not in ("original", "retrained")}
     return {
@@ -120,9 +120,9 @@ def cost_figure(table: dict[str, Any]) -> Figure:
 
 
 def draw_methods(axis: Axes, table: dict[str, Any], shares: Mapping[str, float], key: str) -> None:
-    """A point a method, at its share of operations, with the standard deviation over seeds.
+    """One point per method, at its share of operations, with the standard deviation over seeds.
 
-    The looks are those that the methods have among all rows of the table.
+    The styles are those that the methods have among all rows of the table.
     """
     for name, style in _styled(name for name in table if name not in ("original", "retrained")):
         if name in shares:
@@ -131,7 +131,7 @@ def draw_methods(axis: Axes, table: dict[str, Any], shares: Mapping[str, float],
 
 
 def finish(figure: Figure, axis: Axes) -> None:
-    """A grid, and the legend beside the axes; the figure is made as high as its legend."""
+    """Adds a grid, and a legend next to the axes; the figure is made as high as its legend."""
     axis.grid(alpha=0.3)
     entries = len(axis.get_legend_handles_labels()[0])
     if entries:

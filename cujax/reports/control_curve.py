@@ -1,7 +1,7 @@
-"""Distance to retrained models over operations: the curve of retraining cut short, and where each method lies beside it.
+"""Distance to retrained models over operations: the curve of shortened retraining, and where each method lies.
 
-An approximate method earns its place below that curve: there it is nearer to retrained models than a user gets by stopping
-to retrain at the same cost.
+An approximate method is worthwhile below that curve: there it is nearer to retrained models than a user gets by shortening
+retraining to the same cost.
 """
 
 from collections.abc import Collection
@@ -20,14 +20,14 @@ _KEY = "js_to_retrained"
 
 @dataclass(frozen=True)
 class Curve:
-    """Retraining cut short.
+    """The curve of shortened retraining.
 
     Attributes:
-        names: Of its rows, cheapest first.
+        names: Names of its rows, cheapest first.
         shares: Their operations relative to retraining, `[k]`, ascending.
         distances: Their Jensen-Shannon divergence from retrained models on the forget set, `[k]`, in nats.
-        spread: Standard deviation of the retrained models' own.
-        retrained: Mean of the retrained models' own.
+        spread: Standard deviation of the retrained models' own distances.
+        retrained: Mean of the retrained models' own distances.
     """
 
     names: tuple[str, ...]
@@ -37,12 +37,12 @@ class Curve:
     retrained: float
 
     def at(self, share: float) -> float:
-        """The curve at a cost: straight between its points over the logarithm, level beyond its ends."""
+        """The curve at a cost: linear between its points over the logarithm, constant beyond its ends."""
         return float(np.interp(np.log(share), np.log(self.shares), self.distances))
 
 
 def control_curve(table: dict[str, Any], controls: Collection[str]) -> Curve | None:
-    """The curve of a request; None where the comparison has no such control, or too few retrained models for a spread."""
+    """The curve of a request; None if the comparison has no such control, or too few retrained models for a spread."""
     if "retrained" not in table:
         return None
     mean, std = table["retrained"]["mean"], table["retrained"]["std"]
@@ -55,12 +55,12 @@ def control_curve(table: dict[str, Any], controls: Collection[str]) -> Curve | N
 
 
 def _shares_beside(table: dict[str, Any], curve: Curve) -> dict[str, float]:
-    """Operations relative to retraining of each method; what the curve is made of is left out."""
+    """The operations of each method relative to retraining, without the points of the curve."""
     return {name: share for name, share in shares_of_cost(table, _KEY).items() if name not in curve.names}
 
 
 def side(share: float, distance: float, curve: Curve) -> Place:
-    """On which side of the curve a method lies; within the spread of retrained models it is on neither."""
+    """On which side of the curve a method lies; within the spread of retrained models, it is on neither."""
     difference = distance - curve.at(share)
     if abs(difference) <= curve.spread:
         return "within"
@@ -75,7 +75,7 @@ _IN_WORDS: dict[Place, str] = {
 
 
 def beside_curve(table: dict[str, Any], curve: Curve) -> dict[str, Place]:
-    """Where each method with a cost lies; what the curve is made of is left out."""
+    """Where each method with a cost lies, without the points of the curve."""
     return {name: side(share, table[name]["mean"][_KEY], curve) for name, share in _shares_beside(table, curve).items()}
 
 
@@ -85,7 +85,7 @@ def control_remarks(table: dict[str, Any], curve: Curve) -> dict[str, str]:
 
 
 def control_figure(table: dict[str, Any], curve: Curve) -> Figure:
-    """Distance over operations: retraining cut short as a curve with its band, every method as a point."""
+    """Distance over operations: shortened retraining as a curve with its band, and every method as a point."""
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axis = figure.subplots()
     axis.plot(curve.shares, curve.distances, "k-s", markersize=4, label="retraining cut short")
@@ -104,14 +104,14 @@ def control_figure(table: dict[str, Any], curve: Curve) -> Figure:
 
 
 def control_caption(table: dict[str, Any], curve: Curve) -> str:
-    """Which methods lie below the curve, and what the curve is."""
+    """States which methods lie below the curve, and what the curve is."""
     found = beside_curve(table, curve)
     below = [name for name, where in found.items() if where == "below"]
     within = sum(where == "within" for where in found.values())
     return (
-        f"Below the curve, that is nearer than retraining cut short to the same operations: {len(below)} "
+        f"Below the curve, that is, nearer than retraining cut short to the same operations: {len(below)} "
         f"of {len(found)} methods{': ' * bool(below)}{', '.join(below)}; within the spread of retrained models "
         f"(±{curve.spread:.4f}, the band): {within}. The curve is what an approximate method has to beat. Distance: mean "
         "Jensen-Shannon divergence of the answers on the forget set from those of retrained models, in nats. Beyond "
-        "its ends the curve is taken as level. Methods without a count of operations are not shown."
+        "its ends, the curve is assumed to be constant. Methods without a count of operations are not shown."
     )

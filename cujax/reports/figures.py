@@ -1,6 +1,6 @@
-"""The pictures of a report: a function draws one, another beside it states in numbers what it shows.
+"""The figures of a report: one function draws each figure, and another states in numbers what it shows.
 
-Nothing rests on colour alone: markers, hatches and line styles differ as well, so that a page can be printed in grey.
+Nothing relies on colour alone: markers, hatches and line styles also differ, so that a page can be printed in grey.
 """
 
 from collections.abc import Sequence
@@ -39,8 +39,8 @@ def embeddings_figure(models: dict[str, Answers], split: Split, class_names: Seq
     """Embeddings of forget samples among test samples of the retained classes: PCA above, t-SNE below.
 
     Args:
-        models: By name, in the order of the columns.
-        split: What was forgotten.
+        models: Models by name, in the order of the columns.
+        split: The split of the request.
         class_names: Name of each class.
     """
     figure = Figure(figsize=(4 * len(models), 8), layout="constrained")
@@ -86,7 +86,7 @@ def _scatter(
 
 
 def embeddings_caption(models: dict[str, Answers], split: Split) -> str:
-    """How near the forget samples lie to each other, compared with test samples of retained classes."""
+    """How close the forget samples are to each other, compared with test samples of retained classes."""
     parts = []
     for name, answers in models.items():
         forget = _some(answers.forget, _MAX_FORGET).embeddings
@@ -103,7 +103,7 @@ def embeddings_caption(models: dict[str, Answers], split: Split) -> str:
 def stopping_figure(
     checks: Sequence[dict[str, Any]], step: int, rule: str, is_class_task: bool, *, held_out: bool = True
 ) -> Figure:
-    """What the stop rule saw: accuracies over optimiser steps, and the step whose parameters were kept."""
+    """The input of the stop rule: accuracies over optimiser steps, and the step whose parameters were kept."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axis = figure.subplots()
     steps = [check["step"] for check in checks]
@@ -125,26 +125,26 @@ def stopping_figure(
 
 
 def stopping_caption(checks: Sequence[dict[str, Any]], step: int, reason: str, *, held_out: bool = True) -> str:
-    """Where the accuracies began, and where they were at the step that was kept."""
+    """The accuracies at the start, and at the step that was kept."""
     first, kept = checks[0], min(checks, key=lambda check: abs(check["step"] - step))
     forget, retain = ([check[f"{part}_accuracy"] for check in (first, kept)] for part in ("forget", "retain"))
     target = "no target" if kept["target"] is None else f"target {kept['target']:.3f}"
     samples = "validation samples of the retained classes" if held_out else "retained samples that the model was trained on"
     if step == 0:
         what = (
-            f"No step was kept: accuracy stays {forget[0]:.3f} on the forgotten data ({target}) and {retain[0]:.3f} on "
+            f"No step was kept: accuracy remains {forget[0]:.3f} on the forgotten data ({target}) and {retain[0]:.3f} on "
             f"{samples}."
         )
     else:
         what = (
-            f"Accuracy on the forgotten data went from {forget[0]:.3f} to {forget[1]:.3f} in {step} steps ({target}), on "
-            f"{samples} from {retain[0]:.3f} to {retain[1]:.3f}."
+            f"Accuracy on the forgotten data went from {forget[0]:.3f} to {forget[1]:.3f} in {step} steps ({target}), and "
+            f"on {samples} from {retain[0]:.3f} to {retain[1]:.3f}."
         )
     return f"{what} Unlearning ended because {reason}."
 
 
 def confidence_figure(models: dict[str, Answers], split: Split) -> Figure:
-    """Histograms of the probability given to the true label, of forget, retain and test samples, for each model."""
+    """Histograms of the probability of the true label for forget, retain and test samples, for each model."""
     figure = Figure(figsize=(4 * len(models), 3.2), layout="constrained")
     axes = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
     bins = np.linspace(0, 1, 26)
@@ -188,11 +188,11 @@ def confidence_caption(models: dict[str, Answers], split: Split) -> str:
 
 
 def destination_figure(models: dict[str, Sequence[Answers]], split: Split, class_names: Sequence[str]) -> Figure:
-    """Where the forgotten samples go: which class each model answers with.
+    """Where the forgotten samples go: the class that each model predicts.
 
-    Class task: shares of the test samples of the forgotten classes, bars a model (mean over several). Sample task:
-    label against answer on the forget set, one matrix a model. A network may have more logits than there are classes:
-    answers with these are counted together, as "no class".
+    Class task: shares of the test samples of the forgotten classes, with bars for each model (mean over several). Sample
+    task: label against answer on the forget set, one matrix per model. A network may have more logits than there are
+    classes: answers with these are counted together, as "no class".
     """
     labels = class_names
     answered = [part.logits.argmax(axis=1) for several in models.values() for a in several for part in (a.forget, a.test)]
@@ -216,7 +216,7 @@ def destination_figure(models: dict[str, Sequence[Answers]], split: Split, class
 
 
 def _destinations(several: Sequence[Answers], split: Split, classes: int) -> np.ndarray:
-    """Of the forgotten classes' test samples, the share of each answer; where there are none, of the forget set."""
+    """The share of each answer on the forgotten classes' test samples or, if there are none, on the forget set."""
     shares = np.zeros(classes)
     for answers in several:
         of_class = np.isin(answers.test.labels, split.forgotten_classes)
@@ -227,7 +227,7 @@ def _destinations(several: Sequence[Answers], split: Split, classes: int) -> np.
 
 
 def _destination_bars(models: dict[str, Sequence[Answers]], split: Split, class_names: Sequence[str]) -> Figure:
-    """A group of bars a class; of many classes only the most frequent answers, and the others together."""
+    """A group of bars per class; with many classes, only the most frequent answers, and the others together."""
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     axis = figure.subplots()
     shares = {name: _destinations(several, split, len(class_names)) for name, several in models.items()}
@@ -253,7 +253,7 @@ def _destination_bars(models: dict[str, Sequence[Answers]], split: Split, class_
 
 
 def destination_caption(models: dict[str, Sequence[Answers]], split: Split, class_names: Sequence[str]) -> str:
-    """How often each model still answers with what was forgotten, and which other answer is the most frequent."""
+    """How often each model still predicts the forgotten classes, and which other answer is the most frequent."""
     parts = []
     for name, several in models.items():
         if split.is_class_task:
@@ -278,11 +278,11 @@ def _confusion(predictions: Predictions, classes: int) -> np.ndarray:
 
 
 def _answered(predictions: Predictions, classes: int) -> np.ndarray:
-    """The class that each row is answered with; the last stands for all logits beyond it."""
+    """The predicted class of each row; the last one covers all logits beyond the classes."""
     return np.minimum(predictions.logits.argmax(axis=1), classes - 1)
 
 
 def _some(predictions: Predictions, n: int) -> Predictions:
-    """At most n rows, spread evenly over them all."""
+    """At most n rows, spread evenly over all of them."""
     total = len(predictions.labels)
     return predictions.take(np.linspace(0, total - 1, min(n, total)).astype(int))

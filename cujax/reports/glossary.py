@@ -1,4 +1,4 @@
-"""A sentence a term, for the pages: table headings link to it."""
+"""One sentence per term, for the pages: table headings link to them."""
 
 from collections.abc import Iterable
 
@@ -6,36 +6,44 @@ from collections.abc import Iterable
 TERMS = {
     "original": ("original", "The model before unlearning, trained on all training samples."),
     "unlearned": ("unlearned", "The original after the unlearning method was applied to it."),
-    "retrained": ("retrained", "Models trained from scratch without the forget set; unlearning aims at their behaviour."),
-    "masked": ("masked", "A control without training: the original, never allowed to answer with a forgotten class."),
+    "retrained": (
+        "retrained",
+        "Models trained from scratch without the forget set; unlearning aims to match their behaviour.",
+    ),
+    "masked": ("masked", "A control without training: the original, prevented from predicting a forgotten class."),
     "range": (
         "from retrained",
         "Distance of the unlearned model from the mean of the retrained models, in prediction standard deviations (sd); "
-        "for key metrics also whether it is different by Holm's method at 5 % over all of them.",
+        "for key metrics, also whether the difference is significant by Holm's method at 5 % over all of them.",
     ),
-    "damaged": ("damaged", "Accuracy on retained data is lower than retrained models' by more than 1 point."),
-    "not_forgotten": ("not forgotten", "The answers, or an attack on them, show what was to be forgotten."),
+    "damaged": ("damaged", "Accuracy on retained data is more than 1 point below that of retrained models."),
+    "not_forgotten": ("not forgotten", "The answers, or an attack on them, still show the forget set."),
     "hidden": (
         "hidden",
-        "The answers are those of a model that never saw the forget set, but its features show it, or it comes back sooner.",
+        "The answers are those of a model that never saw the forget set, but the features show it, or it is relearned "
+        "faster.",
     ),
-    "over_forgotten": ("over-forgotten", "A metric lies beyond retrained models, on the side away from the original."),
-    "distinguishable": ("distinguishable", "Only the likeness of its answers to retrained models' tells it from them."),
+    "over_forgotten": ("over-forgotten", "A metric lies beyond the retrained models, on the side away from the original."),
+    "distinguishable": (
+        "distinguishable",
+        "Only the similarity of its answers to those of retrained models distinguishes it from them.",
+    ),
     "no_trace": (
         "no trace found",
-        "No key metric tells the model from retrained ones, and some could have. It is no proof that nothing is left.",
+        "No key metric distinguishes the model from retrained models, and some could have. This is not proof that "
+        "nothing is left.",
     ),
     "not_judged": ("cannot be judged", "No fault was found, but too little was compared to say that there is no trace."),
     "forget_set": ("forget set", "The training samples that the request asks the model to forget."),
-    "retain_set": ("retain set", "All other training samples; the model should answer them as before."),
+    "retain_set": ("retain set", "All other training samples; the model should still classify them as before."),
     "forget_train_accuracy": ("forget (train)", "Accuracy on the forget set."),
     "forget_test_accuracy": ("forget (test)", "Accuracy on test samples of the forgotten classes."),
     "retain_train_accuracy": ("retain (train)", "Accuracy on the retain set."),
     "retain_test_accuracy": ("retain (test)", "Accuracy on test samples of the retained classes."),
     "mia_loss_auc": (
         "MIA loss AUC",
-        "How well the loss separates forget samples from samples never seen in training (membership inference): "
-        "0.5 is chance, 1 is perfect.",
+        "How well the loss separates forget samples from samples never seen in training (membership inference): 0.5 is "
+        "chance, 1 is perfect.",
     ),
     "js_to_retrained": (
         "JS to retrained",
@@ -43,13 +51,13 @@ TERMS = {
     ),
     "agreement": (
         "agreement",
-        "Share of the forget set that the model and a retrained model answer with the same class, "
-        "mean over retrained models.",
+        "Share of the forget set on which the model and a retrained model predict the same class, mean over retrained "
+        "models.",
     ),
     "log_odds_to_retrained": (
         "log odds to retrained",
-        "Mean absolute difference, sample by sample, between the log odds of the true class and their mean over retrained "
-        "models, on the forget set; 0 is equal.",
+        "Mean absolute difference, sample by sample, between the log odds of the true class and their mean over "
+        "retrained models, on the forget set; 0 is equal.",
     ),
     "mean_gap": (
         "mean gap",
@@ -65,7 +73,10 @@ TERMS = {
         "steps to relearn",
         "Steps of training on the forget set until 95 % of the original's accuracy on it is reached again; at most 300.",
     ),
-    "parameter_change": ("parameters moved", "Norm of the change of all parameters, relative to their norm before."),
+    "parameter_change": (
+        "parameters moved",
+        "Norm of the change of all parameters, relative to their norm before unlearning.",
+    ),
     "steps": ("steps", "Optimiser steps."),
     "samples": ("samples", "Training samples processed, counting repetitions."),
     "seconds": ("seconds", "Time of training or unlearning, without compilation."),
@@ -75,12 +86,12 @@ TERMS = {
     "trials": ("trials", "Settings tried when the method was tuned."),
     "verdict": (
         "verdict on answers",
-        "What the answers on the forget set show, with attacks on them and distances to retrained models.",
+        "What the answers on the forget set show, including attacks on them and distances to retrained models.",
     ),
 }
 
 
 def glossary(keys: Iterable[str], sentences: Iterable[tuple[str, str, str]] = ()) -> dict[str, tuple[str, str]]:
-    """Terms and sentences by key, of some keys; `sentences` (key, term, sentence) take precedence."""
+    """Returns terms and sentences by key, for the given keys; `sentences` (key, term, sentence) take precedence."""
     known = TERMS | {key: (term, sentence) for key, term, sentence in sentences}
     return {key: known[key] for key in dict.fromkeys(keys) if key in known}

@@ -1,4 +1,4 @@
-"""Pages that need neither network nor scripts: they are rendered here, from `templates/`, with figures embedded."""
+"""Renders pages that need neither network nor scripts, from `templates/`, with embedded figures."""
 
 import base64
 import io
@@ -31,7 +31,7 @@ Figures = dict[str, tuple[str, bytes]]
 
 
 def svg(figure: Figure) -> bytes:
-    """A figure as an SVG file: the same bytes whenever the same figure is drawn."""
+    """A figure as an SVG file, with the same bytes whenever the same figure is drawn."""
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "cujax", "svg.fonttype": "path", "path.simplify": True}):
         figure.savefig(buffer, format="svg", dpi=130, metadata={"Date": None, "Creator": None})
@@ -43,13 +43,13 @@ def _data_uri(image: bytes) -> str:
 
 
 def _computed(metrics: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The metrics that at least one model other than the retrained ones has."""
+    """The metrics with a value for at least one model other than the retrained ones."""
     names = ("original", "unlearned", "masked")
     return [metric for metric in metrics if any(metric["values"].get(name, {}).get("value") is not None for name in names)]
 
 
 def _groups(items: Sequence[dict[str, Any]], key: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Neighbours that have a key in common, in their order; jinja2's own `groupby` sorts."""
+    """Groups neighbours with a common key, in their order; jinja2's own `groupby` sorts."""
     for value, group in itertools.groupby(items, operator.itemgetter(key)):
         yield value, list(group)
 
@@ -76,7 +76,7 @@ def _environment() -> Environment:
 
 
 def render(template: str, **content: Any) -> str:
-    """A page from a template; whatever it shows is escaped, and a name that it lacks is an error."""
+    """Renders a page from a template; all values are escaped, and a missing name is an error."""
     return _environment().get_template(template).render(content)
 
 

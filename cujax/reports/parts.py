@@ -1,6 +1,6 @@
-"""Reports on a run, one for each kind of thing that its request names: whole classes, and samples of classes that stay.
+"""Reports on a run, one for each kind of target that its request names: whole classes, and samples of retained classes.
 
-A class that is gone must not hide samples that are still known, nor the other way round: each is judged by its own measure.
+A class that is gone must not hide samples that are still known, nor vice versa: each is judged with its own metrics.
 """
 
 from collections.abc import Callable
@@ -29,21 +29,21 @@ def report_on_parts(
     method: Method | None,
     unlearned_path: Path | None = None,
 ) -> dict[str, Any]:
-    """Audits each part of a run and reports on it: in the directory, or, where there are two, in folders of it.
+    """Audits each part of a run and reports on it: in the directory or, if there are two parts, in its subfolders.
 
-    Of two parts the report in the directory, and the verdict in the checkpoint, are those of the part that fares worse.
+    If there are two parts, the report in the directory and the verdict in the checkpoint are those of the worse part.
 
     Args:
         run: The run.
-        original: The model before.
-        unlearned: The model after.
+        original: The model before unlearning.
+        unlearned: The model after unlearning.
         directory: Where to write.
-        audit: Gives the audit of a part; None for none.
-        method: What made the model after; None where it is not known.
-        unlearned_path: Where the checkpoint of the model after lies; by default the run's.
+        audit: Returns the audit of a part; None for none.
+        method: The method that made the unlearned model; None if unknown.
+        unlearned_path: Path of the unlearned model's checkpoint; by default the run's.
 
     Returns:
-        What `report.json` in the directory holds.
+        The content of `report.json` in the directory.
     """
     parts = run.parts()
     reports = []

@@ -19,7 +19,7 @@ def entries(folder: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def markdown(folder: Path) -> str:
-    """A table a task: what was set, what was reached by each seed, and the figures of the papers beside it."""
+    """One table per task: the settings, the results of each seed, and the figures of the papers."""
     tables: dict[str, list[str]] = {}
     for task, method, entry in entries(folder):
         tables.setdefault(task, []).append(_line(method, entry))
@@ -79,6 +79,6 @@ def _lost(row: dict[str, Any]) -> float:
 
 
 def write_page(page: Path, folder: Path) -> None:
-    """Puts the table between the marks of a page."""
+    """Inserts the table between the markers of a page."""
     before, rest = page.read_text("utf-8").split(BEGIN)
     page.write_text(f"{before}{BEGIN}\n{markdown(folder)}\n{END}{rest.split(END)[1]}", "utf-8")

@@ -1,4 +1,4 @@
-"""What a run found: a table for the terminal, JSON for programs, and one HTML page with pictures for people."""
+"""The report of a run: a table for the terminal, JSON for programs, and one HTML page with figures for people."""
 
 import json
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ from cujax.storage.records import write_whole
 from cujax.storage.verdicts import save_verdict
 from cujax.training.predict import accuracy
 
-# Of report.json; raised when keys change.
+# Schema of report.json; increased when keys change.
 SCHEMA_VERSION = 2
 _STOPPING = "Unlearning, pass by pass"
 
@@ -63,16 +63,16 @@ def report_on(
     """Reports on the models; the first host writes `report.json` and `report.html` into a directory, and prints the table.
 
     Args:
-        run: Whose models they are.
-        original: The model before.
+        run: The run of the models.
+        original: The model before unlearning.
         retrained: Models trained without the forget set.
-        unlearned: The model after.
+        unlearned: The model after unlearning.
         directory: Where to write.
-        findings: What an audit of the same models found.
-        unlearned_path: Where the checkpoint of the model after lies, in which its verdict is kept; by default the run's.
+        findings: The findings of an audit of the same models.
+        unlearned_path: Path of the unlearned model's checkpoint, in which its verdict is stored; by default the run's.
 
     Returns:
-        What `report.json` holds.
+        The content of `report.json`.
     """
     run.store.check_there()
     path = unlearned_path or run.unlearned_path
@@ -103,7 +103,7 @@ def make_report(
     findings: Findings | None = None,
     unlearned_path: Path | None = None,
 ) -> dict[str, Any]:
-    """Collects everything `report.json` holds, and the figures of the page as SVG; arguments as of `report_on`.
+    """Collects the content of `report.json`, and the figures of the page as SVG; takes the arguments of `report_on`.
 
     Returns:
         `{"report": plain data, "figures": {title: (caption, SVG bytes)}}`.
@@ -113,7 +113,7 @@ def make_report(
     with run.progress("auditing", 7 + len(retrained) + len(requests)) as advance:
 
         def answers(name: str, checkpoints: Sequence[Checkpoint]) -> list[Answers]:
-            """Of the models of a row; an audit that has looked into them knows them."""
+            """The answers of the models of a row, from the audit if it has inspected them."""
             result = []
             for number, checkpoint in enumerate(checkpoints):
                 result.append(findings.models[name][number].answers if findings else run.answers(checkpoint))
@@ -121,7 +121,7 @@ def make_report(
             return result
 
         def previous(request: Deletion, part: Part) -> dict[str, Any]:
-            """How the samples of an earlier request fare; of retrained models the mean."""
+            """The accuracy on the samples of an earlier request; for retrained models, the mean."""
 
             def mean_accuracy(checkpoints: Sequence[Checkpoint]) -> float | None:
                 found = [accuracy(run.predictions(checkpoint, part)) for checkpoint in checkpoints]
@@ -238,7 +238,7 @@ def make_report(
 
 
 def _costs(original: Checkpoint, retrained: list[Checkpoint], unlearned: Checkpoint, rows: dict[str, Any]) -> dict[str, Any]:
-    """Cost by row; of the retrained models the mean of one."""
+    """Cost by row; for the retrained models, the mean cost of one."""
     keys = ("seconds", "steps", "samples", "flops")
     costs: dict[str, Any] = {}
     for name, checkpoints in (("original", [original]), ("retrained", retrained), ("unlearned", [unlearned])):
@@ -255,7 +255,7 @@ def _costs(original: Checkpoint, retrained: list[Checkpoint], unlearned: Checkpo
 
 
 def terminal_table(report: dict[str, Any]) -> Table:
-    """A column a model, a line a metric; mean ± standard deviation where there are several models."""
+    """One column per model, one line per metric; mean ± standard deviation if there are several models."""
     rows, costs = report["rows"], report["cost"]
     table = Table(title=rich.markup.escape(f"{report['source']['name']}: {report['title']}"))
     table.add_column("")
@@ -270,7 +270,7 @@ def terminal_table(report: dict[str, Any]) -> Table:
 
 
 def write_report(directory: Path, made: dict[str, Any]) -> tuple[Path, Path]:
-    """Writes `report.json` and `report.html`, each whole or not at all, and returns their paths."""
+    """Writes `report.json` and `report.html`, each completely or not at all, and returns their paths."""
     directory.mkdir(parents=True, exist_ok=True)
     return (
         write_whole(directory / "report.json", json.dumps(made["report"], indent=2, allow_nan=False) + "\n"),

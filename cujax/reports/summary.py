@@ -1,4 +1,4 @@
-"""What was found, in words and tables: for the terminal, for programs, and for pages."""
+"""The findings in words and tables: for the terminal, for programs, and for pages."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from cujax.audit.verdict_words import HEADINGS
 
 
 def describe_findings(findings: Findings) -> dict[str, Any]:
-    """An audit's findings as plain data, as `docs/report.schema.json` has them under "audit"."""
+    """An audit's findings as plain data, as specified in `docs/report.schema.json` under "audit"."""
     return {
         "level": findings.level,
         "retrained": len(findings.models["retrained"]),
@@ -71,7 +71,7 @@ def _estimate(value: Estimate | str) -> dict[str, Any]:
 
 
 def comparison_in_words(metric: dict[str, Any]) -> str:
-    """How the unlearned model lies to retrained ones, such as "+3.2 sd, different"; "–" where nothing is known."""
+    """The unlearned model compared with retrained models, such as "+3.2 sd, different"; "–" if unknown."""
     if metric["distance"] is None:
         return "–"
     distance = f"{metric['distance']:+.1f} sd"
@@ -120,19 +120,19 @@ def not_computed(audit: dict[str, Any]) -> Sequence[str]:
 
 
 CAVEAT = (
-    "An empirical audit is no certificate of deletion: it can show that something was not forgotten, "
+    "An empirical audit is not a certificate of deletion: it can show that something was not forgotten, "
     "not that everything was."
 )
 
 
 UNRECORDED = "the checkpoint does not record it"
 
-# The models that earlier requests are looked at in.
+# The models on which earlier requests are measured.
 PREVIOUS = (("original", "before"), ("unlearned", "after"), ("retrained", "retrained"))
 
 
 def summary(report: dict[str, Any]) -> str:
-    """What happened, in a few sentences."""
+    """A summary of the run in a few sentences."""
     rows, stop, split = report["rows"], report["stop"], report["split"]
     class_task = bool(split["forgotten_classes"])
     key = "forget_test_accuracy" if class_task else "forget_train_accuracy"
@@ -144,12 +144,12 @@ def summary(report: dict[str, Any]) -> str:
         f"{noun} {', '.join(names)} ({split['forget']} training images)" if names else f"{split['forget']} training images"
     )
     if stop["rule"] is None:
-        happened = f"{what} of {report['source']['name']} were to be forgotten; how, {UNRECORDED}."
+        happened = f"The request was to forget {what} of {report['source']['name']}. How it was done: {UNRECORDED}."
     else:
         cost, retraining = report["cost"]["unlearned"], report["cost"]["retrained"]
         compared = f" (retraining took {retraining['seconds']:.1f} s)" if retraining["seconds"] else ""
         happened = (
-            f"Asked to forget {what} of {report['source']['name']}. Unlearning ended after {stop['step']} steps, "
+            f"The request was to forget {what} of {report['source']['name']}. Unlearning ended after {stop['step']} steps, "
             f"{cost['seconds']:.1f} s{compared}: {stop['reason']}."
         )
     on_retained = " on the retained classes" if class_task else ""

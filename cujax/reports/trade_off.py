@@ -1,4 +1,4 @@
-"""What each method gave up for what it forgot, pass by pass, on validation data: also beyond the tolerance of a run."""
+"""The trade-off of each method between retained and forget accuracy, pass by pass, also beyond the tolerance of a run."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,13 +8,13 @@ from matplotlib.figure import Figure
 
 from cujax.reports.figures import COLORS
 
-# Of one run: before the first pass and after each, the accuracy on the forget set and that on retained validation data.
+# The course of a run: accuracy on the forget set and on retained validation data, before the first pass and after each.
 Course = Sequence[dict[str, Any]]
 _COLUMNS = 4
 
 
 def courses(task: dict[str, Any]) -> dict[str, dict[str, Course]]:
-    """Of each method, by seed, what was seen after its passes; cells that failed, or of 0.1, have none."""
+    """The courses of each method, by seed; cells that failed, or are from version 0.1, have none."""
     found = {
         name: {seed: cell["course"] for seed, cell in cells.items() if "course" in cell}
         for name, cells in task["cells"].items()
@@ -24,7 +24,7 @@ def courses(task: dict[str, Any]) -> dict[str, dict[str, Course]]:
 
 
 def lost(course: Course) -> np.ndarray:
-    """By how much accuracy on retained validation data lay below that before the first pass, `[passes + 1]`."""
+    """The loss of accuracy on retained validation data since before the first pass, `[passes + 1]`."""
     return course[0]["retain_accuracy"] - np.array([check["retain_accuracy"] for check in course])
 
 
@@ -34,7 +34,7 @@ def ends_beyond(course: Course, tolerance: float) -> bool:
 
 
 def remark_on_end(by_seed: dict[str, Course], tolerance: float, *, class_task: bool) -> str | None:
-    """What a method gave at its end where that was outside the tolerance, and its best state within it; None elsewhere."""
+    """A method's end state if that was outside the tolerance, and its best state within it; otherwise None."""
     beyond = {seed: course for seed, course in by_seed.items() if ends_beyond(course, tolerance)}
     if not beyond:
         return None
@@ -49,7 +49,7 @@ def remark_on_end(by_seed: dict[str, Course], tolerance: float, *, class_task: b
 
 
 def _left(check: dict[str, Any], *, class_task: bool) -> float:
-    """How much is left to forget: of a class all accuracy on it, of samples what lies between them and held-out ones."""
+    """How much is left to forget: for a class, the accuracy on it; for samples, the gap to held-out samples."""
     forget, target = check["forget_accuracy"], check["target"]
     return float(forget if class_task or target is None else abs(forget - target))
 
@@ -63,7 +63,7 @@ def _point(course: Course, number: int) -> str:
 
 
 def trade_off_curves(by_method: dict[str, dict[str, Course]], tolerance: float) -> Figure:
-    """A small picture a method: accuracy on the forget set over the loss on retained data, a line a seed."""
+    """A small plot per method: accuracy on the forget set over the loss on retained data, with one line per seed."""
     rows = -(-len(by_method) // _COLUMNS)
     figure = Figure(figsize=(9, 0.8 + 1.7 * rows), layout="constrained")
     axes = list(figure.subplots(rows, _COLUMNS, sharex=True, sharey=True, squeeze=False).flat)
@@ -86,13 +86,13 @@ def trade_off_curves(by_method: dict[str, dict[str, Course]], tolerance: float) 
 
 
 def trade_off_curves_caption(by_method: dict[str, dict[str, Course]], tolerance: float) -> str:
-    """Which methods ended outside the tolerance, and how to read the pictures."""
+    """States which methods ended outside the tolerance, and how to read the plots."""
     beyond = sorted(
         name for name, by_seed in by_method.items() if any(ends_beyond(course, tolerance) for course in by_seed.values())
     )
     found = f"{len(beyond)} of {len(by_method)} methods ended outside the tolerance in a seed{': ' * bool(beyond)}"
     return (
-        f"{found}{', '.join(beyond)}. A line is a run, a dot a pass: it begins at the cross (the original) and ends at the "
-        f"large dot. Right of the dashed line ({100 * tolerance:g} points) a run returns its last state to the left of it, "
-        "which is what the table shows."
+        f"{found}{', '.join(beyond)}. Each line is a run and each dot a pass. A line begins at the cross (the original) and "
+        f"ends at the large dot. A run that ends to the right of the dashed line ({100 * tolerance:g} points) returns its "
+        "last state to the left of it, which is what the table shows."
     )

@@ -1,4 +1,4 @@
-"""The verdict as data for programs, and in the words that end a run and head its page."""
+"""The verdict as data for programs, and in the words shown at the end of a run and at the top of its report."""
 
 import math
 from collections.abc import Mapping
@@ -9,21 +9,21 @@ from cujax.audit.verdict import FEWEST_FOR_NO_TRACE, JudgedMetric, Verdict, Word
 from cujax.audit.verdict_words import HEADINGS, family_lines
 
 _NEXT = {
-    "damaged": "lower the learning rate or the weight with which the method forgets, or try another: cujax compare",
-    "not_forgotten": "let the method go further (more passes, a larger weight), or choose its settings: cujax tune",
-    "hidden": "the features still hold it: try method:deep_contrastive, or method:retrain for certainty",
-    "over_forgotten": "let the method go less far (fewer passes, a smaller weight), or choose its settings: cujax tune",
+    "damaged": "lower the learning rate or the method's unlearning weight, or try another method: cujax compare",
+    "not_forgotten": "make the method stronger (more passes, a larger weight), or tune its settings: cujax tune",
+    "hidden": "the features still contain it: try method:deep_contrastive, or method:retrain for certainty",
+    "over_forgotten": "make the method weaker (fewer passes, a smaller weight), or tune its settings: cujax tune",
     "distinguishable": "compare other methods on the same request: cujax compare",
-    "no_trace": "look harder: cujax audit --level full attacks the method over 16 shadow models",
+    "no_trace": "examine it in more depth: cujax audit --level full attacks the method over 16 shadow models",
 }
 
 
 def exit_status(verdict: dict[str, Any] | None, require: Word | None) -> int:
-    """0, or 3 where the verdict is not good enough.
+    """0, or 3 if the verdict is not good enough.
 
     Args:
-        verdict: From a report; None where the run was not audited.
-        require: What is required at least; None: that the model is not `not_forgotten`, `damaged` or unchanged.
+        verdict: The verdict of a report; None if the run was not audited.
+        require: The minimum required verdict; None: the model must not be `not_forgotten`, `damaged` or unchanged.
     """
     if verdict is None:
         return 0
@@ -33,11 +33,11 @@ def exit_status(verdict: dict[str, Any] | None, require: Word | None) -> int:
 
 
 def describe_verdict(findings: Findings, n_forget: int) -> dict[str, Any]:
-    """The verdict as plain data, as `docs/report.schema.json` has it under "verdict".
+    """The verdict as plain data, as specified in `docs/report.schema.json` under "verdict".
 
     Args:
-        findings: What was found.
-        n_forget: How many samples were to be forgotten.
+        findings: The findings of the audit.
+        n_forget: The number of samples in the request.
     """
     verdict = findings.verdict
     headings = {metric.key: metric.heading for metric in findings.metrics}
@@ -85,7 +85,7 @@ def _finite(value: float | None) -> float | None:
 
 
 def _required_samples(verdict: Verdict) -> int | None:
-    """How many samples of this kind would show an original that still knows them; None where no number is known."""
+    """How many samples of this kind would show that an original still knows them; None if no number is known."""
     for found in verdict.metrics:
         if found.metric.family == "answers" and found.mean < 1:
             return required_samples(found.mean, verdict.n_retrained)
@@ -96,9 +96,9 @@ def _next_step(verdict: Verdict, findings: Findings) -> str:
     if verdict.word != "not_judged":
         return _NEXT[verdict.word]
     if len(findings.models["retrained"]) >= FEWEST_FOR_NO_TRACE:
-        return "ask for more samples, or look harder: cujax audit --level full"
+        return "request more samples, or examine it in more depth: cujax audit --level full"
     seconds = findings.seconds_to_judge
-    time = "" if seconds is None else f" (about {_duration(seconds)} of training more)"
+    time = "" if seconds is None else f" (about {_duration(seconds)} of additional training)"
     return f"run the same command with --retrained {FEWEST_FOR_NO_TRACE}{time}"
 
 
@@ -110,7 +110,7 @@ def _duration(seconds: float) -> str:
 
 
 def verdict_lines(report: dict[str, Any]) -> list[str]:
-    """The verdict of a report: the word, a line a family, what it cost, how far to trust it, and the next step."""
+    """The verdict of a report: the word, one line per family, the cost, how far to trust it, and the next step."""
     verdict = report["verdict"]
     if verdict is None:
         return ["No verdict: the run was not audited (--audit none)."]
@@ -142,12 +142,12 @@ def _cost(report: dict[str, Any]) -> str:
 
 
 def _heading(metric: dict[str, Any]) -> str:
-    """Its name for people; verdicts that were kept before 0.2 have keys alone."""
+    """The display name of a metric; verdicts stored before 0.2 have only keys."""
     return str(metric.get("heading", metric["key"].replace("_", " ")))
 
 
 def trust(verdict: dict[str, Any]) -> str:
-    """How many models and samples it stands on, what would have been noticed, and what no audit can show."""
+    """How many models and samples the verdict is based on, what would have been noticed, and what no audit can show."""
     parts = [f"{verdict['retrained']} retrained models, {verdict['forget_samples']} forgotten samples"]
     noticed = [
         f"{metric['phi_holm']:.0%} of the original's {_heading(metric)}"
@@ -158,5 +158,5 @@ def trust(verdict: dict[str, Any]) -> str:
         parts.append(f"a trace of more than {', '.join(noticed)} would have been noticed")
     needed = verdict["required_samples"]
     if needed is not None and verdict["forget_samples"] < needed:
-        parts.append(f"with fewer than {needed} samples even the original can pass by its answers")
+        parts.append(f"with fewer than {needed} samples, even the original can pass on its answers")
     return "; ".join(parts) + "; an audit can show that something is left, not that nothing is"

@@ -1,1 +1,1 @@
-"""What lies on disk: checkpoints with digests, progress, metrics, and the folder of a run."""
+"""Files on disk: checkpoints with digests, progress, metrics, and the folder of a run."""

@@ -1,7 +1,7 @@
-"""Checkpoints: parameters that know what they are, what they forgot, and whether they are intact.
+"""Checkpoints: parameters with a record of what they are, which requests they carried out, and whether they are intact.
 
-A checkpoint is one Orbax directory, written under a temporary name and renamed: whole or absent. Orbax does not notice
-damaged array data: a digest over every array and all metadata is kept and verified on loading.
+A checkpoint is one Orbax directory, written under a temporary name and renamed, so it is complete or absent. Orbax does not
+notice damaged array data, so a digest over every array and all metadata is stored and verified on loading.
 """
 
 import functools
@@ -36,7 +36,7 @@ Kind = Literal["original", "retrained", "unlearned", "progress"]
 
 _PROGRESS = "progress"
 
-# Of what a checkpoint stores beside its arrays; raised when keys change. 1: that of 0.1, which did not say so.
+# Schema of what a checkpoint stores besides its arrays; increased when keys change. 1: that of 0.1, which did not record it.
 SCHEMA = 2
 
 
@@ -47,22 +47,22 @@ def _versions() -> tuple[tuple[str, str], ...]:
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of what computes and stores parameters."""
+    """Versions of the packages that compute and store parameters."""
     return dict(_versions())
 
 
 @dataclass(frozen=True)
 class Ancestor:
-    """A model that a checkpoint was made from.
+    """A model from which a checkpoint was made.
 
     Attributes:
         kind: Its kind.
         digest: Its checkpoint's digest.
-        request: What it had been asked to forget; "" for an original.
-        n_forgotten: How many ids it had forgotten in all: the first so many of its descendants' `forgotten_ids`.
+        request: Its request; "" for an original.
+        n_forgotten: The total number of ids in its requests: the first ones of its descendants' `forgotten_ids`.
         forgotten_digest: The digest of those ids.
-        method: By what it had forgotten; "" where nothing was unlearned.
-        created: When, in UTC.
+        method: The unlearning method; "" if nothing was unlearned.
+        created: When it was created, in UTC.
     """
 
     kind: Kind
@@ -76,21 +76,21 @@ class Ancestor:
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a checkpoint knows of itself; plain data, stored as JSON.
+    """The metadata of a checkpoint: plain data, stored as JSON.
 
     Attributes:
         kind: "original", "retrained", "unlearned" or "progress".
         source: Name of the data set.
-        source_version: What identifies its content.
+        source_version: Identifies the content of the data set.
         config: The experiment's settings.
-        request: What was forgotten last, in words; "" for an original.
-        method: By what it was forgotten, such as "ContrastiveUnlearning"; "" where nothing was unlearned.
-        forgotten_ids: Ids of all that the model must not know: those of the first request, then the second's, and so on.
-        lineage: What it was made from, the original first.
+        request: The last request, in words; "" for an original.
+        method: The method used for it, such as "ContrastiveUnlearning"; "" if nothing was unlearned.
+        forgotten_ids: Ids of everything that the model must not know: those of the first request, then of the second, etc.
+        lineage: The models from which it was made, the original first.
         record: How it was made: cost, and for an unlearned model the stop rule and its checks.
-        versions: Of the packages that made it.
-        created: When, in UTC.
-        schema: Number of the layout of this metadata.
+        versions: Versions of the packages that made it.
+        created: When it was created, in UTC.
+        schema: Layout version of this metadata.
     """
 
     kind: Kind
@@ -112,12 +112,12 @@ class Metadata:
 
     @property
     def forgotten_digest(self) -> str:
-        """The digest of the forgotten ids, as `Split.digest` has it."""
+        """The digest of the forgotten ids, computed like `Split.digest`."""
         return ids_digest(self.forgotten_ids)
 
     @property
     def parent_digest(self) -> str | None:
-        """The digest of the checkpoint that this one was made from."""
+        """The digest of the checkpoint from which this one was made."""
         return self.lineage[-1].digest if self.lineage else None
 
 
@@ -130,7 +130,7 @@ class Checkpoint:
     digest: str
 
     def as_ancestor(self) -> Ancestor:
-        """This checkpoint as the last entry of the lineage of what is made from it."""
+        """This checkpoint as the last lineage entry of models made from it."""
         metadata = self.metadata
         return Ancestor(
             metadata.kind,
@@ -144,16 +144,16 @@ class Checkpoint:
 
 
 def save_checkpoint(directory: str | PathLike[str], variables: Variables, metadata: Metadata) -> Checkpoint:
-    """Writes a checkpoint; when this returns it is complete on disk.
+    """Writes a checkpoint; when this returns, it is complete on disk.
 
     Args:
-        directory: Where; it must not exist yet.
+        directory: Where to write it; must not exist yet.
         variables: `(params, model_state)`, trees of arrays.
-        metadata: What it is.
+        metadata: Its metadata.
 
     Raises:
         FileExistsError: if the directory exists. Nothing is ever overwritten.
-        OSError: if it cannot be written, because the disk is full or access is denied. Nothing is left of it then.
+        OSError: if it cannot be written, because the disk is full or access is denied. No partial files are left.
     """
     path = absolute(directory)
     if path.exists():
@@ -168,8 +168,8 @@ def save_progress(directory: Path, arrays: dict[str, np.ndarray], record: dict[s
     """Writes the progress of an unfinished run: a checkpoint of kind "progress", with a digest like any other.
 
     Args:
-        directory: Where; it must not exist yet.
-        arrays: From `to_plain`.
+        directory: Where to write it; must not exist yet.
+        arrays: The result of `to_plain`.
         record: Plain data.
 
     Raises:
@@ -191,12 +191,12 @@ def load_progress(directory: Path) -> tuple[dict[str, jax.Array], Metadata]:
 
 
 def to_plain(tree: PyTree) -> dict[str, np.ndarray]:
-    """Copies in the host's memory by path; typed keys as their data."""
+    """Copies of arrays in the host's memory, by path; typed keys as their data."""
     return {name: np.array(leaf, copy=True) for name, leaf in by_path(_key_data(tree)).items()}
 
 
 def from_plain(arrays: Mapping[str, Any], like: PyTree, where: str) -> PyTree:
-    """The inverse of `to_plain`, in the structure of `like` and where its arrays lie.
+    """The inverse of `to_plain`, with the structure and placement of `like`.
 
     Raises:
         CheckpointError: if names, shapes or dtypes differ.
@@ -204,7 +204,7 @@ def from_plain(arrays: Mapping[str, Any], like: PyTree, where: str) -> PyTree:
     plain = conform(arrays, _key_data(like), where)
 
     def restored(leaf: jax.Array, plain_leaf: jax.Array) -> jax.Array:
-        # A copy that nobody else holds: the step donates it.
+        # A private copy: the step donates it.
         owned = jnp.array(plain_leaf, copy=True)
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             owned = jax.random.wrap_key_data(owned, impl=jax.random.key_impl(leaf))
@@ -222,7 +222,7 @@ def _key_data(tree: PyTree) -> PyTree:
 
 
 def _write(path: Path, tree: dict[str, Any], metadata: Metadata) -> str:
-    """Writes arrays and metadata, whole or not at all, and returns their digest."""
+    """Writes arrays and metadata, completely or not at all, and returns their digest."""
     stored = {
         "metadata": asdict(metadata),
         "arrays": {name: describe_array(array) for name, array in by_path(tree).items()},
@@ -237,9 +237,9 @@ def load_checkpoint(directory: str | PathLike[str], *, like: Variables | None = 
     """Reads a checkpoint and verifies it, array by array.
 
     Args:
-        directory: Where it lies.
-        like: Variables of the network it is for, concrete or abstract (`abstract_variables`): names and shapes are
-            compared, and the arrays come in that tree's structure. Without it they come as dicts and lists.
+        directory: Its path.
+        like: Variables of its network, concrete or abstract (`abstract_variables`): names and shapes are checked against
+            them, and the arrays are returned in that tree's structure. Without it, they are returned as dicts and lists.
 
     Raises:
         FileNotFoundError: if the directory does not exist.
@@ -258,28 +258,30 @@ def load_checkpoint(directory: str | PathLike[str], *, like: Variables | None = 
 
 
 def digest_problem(directory: str | PathLike[str], digest: str) -> str:
-    """What is wrong with saying that a checkpoint of this digest lies there; "" if nothing is.
+    """Says why there is no checkpoint with this digest at the path; "" if there is one.
 
     Only the digest is read: `load_checkpoint` verifies arrays.
     """
     path = absolute(directory)
     if not path.is_dir():
-        return "no checkpoint lies there now"
+        return "there is no checkpoint there now"
     stored = read_stored(path)
     found = None if stored is None else stored.get("digest")
     if found == digest:
         return ""
-    return f"another checkpoint lies there now: its digest is {found}" if found else "what lies there now has no digest"
+    if not found:
+        return "the checkpoint there now has no digest"
+    return f"there is another checkpoint there now: its digest is {found}"
 
 
 def _verified(path: Path) -> tuple[Mapping[str, Any], Metadata, str]:
-    """Arrays, metadata and digest of a checkpoint, after verifying them."""
+    """Arrays, metadata and digest of a checkpoint, after verification."""
     tree, stored = read_tree(path)
     if stored is None:
         raise CheckpointError(
             f"{path} was not written by cujax, or its metadata is damaged: it has no digest to verify. Restore a "
-            "damaged one from a copy. If it comes from elsewhere and you trust it, read it with cujax.import_checkpoint "
-            "and save it with cujax.save_checkpoint."
+            "damaged one from a copy. If it comes from another program and you trust it, read it with "
+            "cujax.import_checkpoint and save it with cujax.save_checkpoint."
         )
     arrays = by_path(tree)
     remedy = "the file was damaged after it was written. Restore it from a copy, or move it away and run again"
@@ -304,7 +306,7 @@ def _verified(path: Path) -> tuple[Mapping[str, Any], Metadata, str]:
 
 
 def check_is_original(checkpoint: Checkpoint, where: str) -> None:
-    """Raises CheckpointError if a checkpoint is no model that can be unlearned."""
+    """Raises CheckpointError if a checkpoint is not a model that can be unlearned."""
     metadata = checkpoint.metadata
     if metadata.kind not in ("original", "unlearned", "retrained"):
         raise CheckpointError(f"{where} is a {metadata.kind} checkpoint of an unfinished run; it cannot be unlearned.")

@@ -13,20 +13,20 @@ from cujax.storage.orbax import absolute, by_path, write_tree
 
 
 def export_weights(source: Checkpoint | Variables, path: str | PathLike[str]) -> None:
-    """Writes the arrays of a network, bit by bit, as other programs read them; `import_checkpoint` reads them back.
+    """Writes the arrays of a network, bit for bit, for other programs; `import_checkpoint` reads them back.
 
-    Names are those of flax: `{"params": ..., "batch_stats": ...}`. What a checkpoint knows of itself, its lineage and what
-    it forgot, does not go along.
+    Names are those of flax: `{"params": ..., "batch_stats": ...}`. The metadata of a checkpoint, such as its lineage and its
+    requests, is not exported.
 
     Args:
         source: A checkpoint or variables.
-        path: Where, which says how: "NAME.safetensors" (names such as "params/head/kernel"), "NAME.msgpack" (for
-            `flax.serialization.msgpack_restore`), or a directory without a suffix, for Orbax.
+        path: Where to write, which also sets the format: "NAME.safetensors" (names such as "params/head/kernel"),
+            "NAME.msgpack" (for `flax.serialization.msgpack_restore`), or a directory without a suffix, for Orbax.
 
     Raises:
         FileExistsError: if it exists.
-        ValueError: if the suffix is another.
-        OSError: if it cannot be written. Nothing is left of it then.
+        ValueError: if the suffix is not supported.
+        OSError: if it cannot be written. No partial files are left.
     """
     where = absolute(path)
     if where.suffix not in (".safetensors", ".msgpack", ""):
@@ -50,7 +50,7 @@ def export_weights(source: Checkpoint | Variables, path: str | PathLike[str]) ->
 
 
 def _as_flax_has_it(variables: Variables) -> dict[str, Any]:
-    """One dict of collections, unless the state is something else."""
+    """A single dict of collections, unless the state is something else."""
     state = variables.model_state
     collections = (
         isinstance(state, Mapping) and "params" not in state and all(isinstance(v, Mapping) for v in state.values())

@@ -1,6 +1,6 @@
 """Weights that other programs saved: Orbax, flax's msgpack, safetensors, TrainStates, nnx states.
 
-Read, brought into the form of a model's own variables, and compared with them by name and shape. Nothing is unpickled.
+Weights are read, converted to the form of a model's own variables, and checked by name and shape. Nothing is unpickled.
 """
 
 import dataclasses
@@ -27,12 +27,12 @@ _WRAPPERS = ("default", "state", "train_state", "model")
 
 @dataclass(frozen=True)
 class Imported:
-    """Weights that fit their model.
+    """Weights that match their model.
 
     Attributes:
-        variables: Of the model.
-        where: What they were read from, the step included.
-        left_out: What else was there, such as "opt_state", by its outermost name.
+        variables: Variables of the model.
+        where: What they were read from, including the step.
+        left_out: The outermost names of everything else, such as "opt_state".
     """
 
     variables: Variables
@@ -48,30 +48,30 @@ def import_checkpoint(
     step: int | None = None,
     cast: bool = False,
 ) -> Variables:
-    """Admits parameters that this library did not write, after comparing names and shapes with the model's own.
+    """Imports parameters that this library did not write, after checking names and shapes against the model's.
 
     Args:
         source: One of
 
             - an Orbax directory, or the root of a CheckpointManager, with items of any names;
-            - a file that `flax.serialization.to_bytes` made, or a safetensors file of names such as "params/head/kernel";
-            - a tree: `{"params": ..., "batch_stats": ...}` as flax has it, `{"params": ..., "model_state": ...}`, the
-              parameters alone if the network keeps no other state, a TrainState, an `nnx.State` or an nnx module.
+            - a file written with `flax.serialization.to_bytes`, or a safetensors file with names like "params/head/kernel";
+            - a tree: `{"params": ..., "batch_stats": ...}` as in flax, `{"params": ..., "model_state": ...}`, only the
+              parameters if the network has no other state, a TrainState, an `nnx.State` or an nnx module.
 
-            Parameters may be boxed (`nn.Partitioned`). The state of an optimiser, counters and the like are left out;
-            `read_import` says what was.
-        model: The network they are for.
+            Parameters may be boxed (`nn.Partitioned`). Optimiser state, counters and so on are left out; `read_import`
+            reports what was left out.
+        model: The network of the parameters.
         image_shape: `(H, W, C)` of its images.
-        step: Which step of a CheckpointManager; the latest where not given.
-        cast: Whether floating-point arrays become the network's dtype, as from bfloat16 to float32. If not, their dtypes
-            must be the network's.
+        step: The step of a CheckpointManager; by default the latest.
+        cast: Whether to cast floating-point arrays to the network's dtype, such as from bfloat16 to float32. If not, their
+            dtypes must match the network's.
 
     Returns:
-        Variables of the model. Nothing vouches for them: there was no digest to verify.
+        Variables of the model. Their integrity is not verified: there is no digest.
 
     Raises:
         FileNotFoundError: if the file, directory or step does not exist.
-        CheckpointError: if it cannot be read, or a name, shape or dtype does not fit; the message lists them.
+        CheckpointError: if it cannot be read, or names, shapes or dtypes do not match; the message lists them.
     """
     return read_import(source, model, image_shape, step=step, cast=cast).variables
 
@@ -84,7 +84,7 @@ def read_import(
     step: int | None = None,
     cast: bool = False,
 ) -> Imported:
-    """`import_checkpoint`, with an account of what was read and what was left out."""
+    """Like `import_checkpoint`, but also reports what was read and what was left out."""
     where = "the given tree"
     if isinstance(source, str | PathLike):
         where, source = _read(absolute(source), step)
@@ -105,7 +105,7 @@ def _cast(leaf: Any, like: Any) -> Any:
 
 
 def _read(path: Path, step: int | None) -> tuple[str, Any]:
-    """What a path holds, and its name with the step."""
+    """The content of a path, and its name with the step."""
     if path.is_dir():
         return _read_directory(path, step)
     if step is not None:
@@ -149,7 +149,7 @@ def _read_msgpack(path: Path) -> Any:
     except Exception as error:  # msgpack raises many types
         raise CheckpointError(
             f"{path} cannot be read as what flax.serialization.to_bytes makes ({type(error).__name__}: {str(error)[:200]}); "
-            "it is cut off, or something else. Give that, an Orbax directory or a .safetensors file."
+            "it is truncated, or something else. Give that, an Orbax directory or a .safetensors file."
         ) from error
     if not isinstance(tree, Mapping):
         raise CheckpointError(
@@ -215,7 +215,7 @@ def _plain(tree: Any) -> Any:
 
 
 def _named_as(like: Variables, tree: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The arrays of a tree by the paths of variables like these, and the outermost names of all else."""
+    """The arrays of a tree by the paths of variables like these, and the outermost names of everything else."""
     left_out: list[str] = []
     while "params" not in tree:
         inside = [name for name in _WRAPPERS if isinstance(tree.get(name), Mapping) and "params" in tree[name]]
@@ -248,7 +248,7 @@ def _is_empty(value: Any) -> bool:
 
 
 def _of_one_tree(like: Variables, tree: Any, left_out: list[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Parameters alone, or parameters and state in one tree, as nnx has them; its random numbers are left out."""
+    """Only parameters, or parameters and state in one tree, as in nnx; random number state is left out."""
     wanted = by_path(like)
     found = {}
     for name, leaf in by_path(tree).items():
@@ -264,7 +264,7 @@ def _of_one_tree(like: Variables, tree: Any, left_out: list[str]) -> tuple[dict[
 
 
 def _without_boxes(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Arrays that were stored in boxes lie one name deeper; here they do not."""
+    """Removes the additional name under which boxed arrays were stored."""
     return {name if name in wanted else _shorter(name, wanted): leaf for name, leaf in found.items() if leaf is not None}
 
 
@@ -274,7 +274,7 @@ def _shorter(name: str, wanted: Mapping[str, Any]) -> str:
 
 
 def check_logits(model: Model, variables: Variables, path: str | PathLike[str], tolerance: float = 1e-3) -> float:
-    """Compares the logits of imported weights with those that the program they come from gave.
+    """Compares the logits of imported weights with those that the source program computed.
 
     Args:
         model: The network.
@@ -287,7 +287,7 @@ def check_logits(model: Model, variables: Variables, path: str | PathLike[str], 
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if it holds something else, or a logit differs by more.
+        ValueError: if it contains something else, or a logit differs by more.
     """
     import zipfile
 

@@ -14,11 +14,11 @@ from cujax.storage.verdicts import load_verdict
 
 
 def request_words(described: str, class_names: Sequence[str] = ()) -> str:
-    """A request in words for people, from how a checkpoint stores it; as it is stored where it is of another kind.
+    """A request in words for users, from the form in which a checkpoint stores it; other kinds are returned unchanged.
 
     Args:
-        described: Such as "ForgetClass(label=5)".
-        class_names: By label; without them the labels are all that is said.
+        described: A stored request, such as "ForgetClass(label=5)".
+        class_names: Class names by label; without them, only labels are given.
 
     >>> request_words("ForgetClass(label=1)", ["cat", "dog"])
     "class 1 ('dog')"
@@ -41,13 +41,13 @@ def request_words(described: str, class_names: Sequence[str] = ()) -> str:
 
 @dataclass(frozen=True)
 class Deletion:
-    """One request that a model, or what it was made from, has carried out.
+    """One request that was carried out on a model or on an ancestor of it.
 
     Attributes:
-        request: In words.
-        method: By what; "" for a model that was retrained.
-        created: When, in UTC.
-        ids: What was forgotten by it.
+        request: The request in words.
+        method: The method; "" for a model that was retrained.
+        created: When it was carried out, in UTC.
+        ids: The ids of the request.
     """
 
     request: str
@@ -57,7 +57,7 @@ class Deletion:
 
 
 def deletions(checkpoint: Checkpoint) -> tuple[Deletion, ...]:
-    """The requests that a checkpoint has seen, the first one first."""
+    """The requests that were carried out on a checkpoint, in order."""
     found, before = [], 0
     for model in (*checkpoint.metadata.lineage, checkpoint.as_ancestor()):
         if model.n_forgotten > before:
@@ -72,11 +72,11 @@ class Link:
     """One model of a chain.
 
     Attributes:
-        model: What its descendants, or it itself, record of it.
-        path: Where its checkpoint lies, or should.
-        verified: Whether its arrays and metadata were read and match the digest; False where it is not there.
+        model: What its descendants, or the model itself, record about it.
+        path: The expected path of its checkpoint.
+        verified: Whether its arrays and metadata were read and match the digest; False if it does not exist.
         problem: What is wrong; "" if nothing is.
-        verdict: The word of the last audit's verdict; "" where there was none.
+        verdict: The word of the last audit's verdict; "" if there was none.
     """
 
     model: Ancestor
@@ -87,16 +87,16 @@ class Link:
 
 
 def verify_lineage(directory: str | PathLike[str]) -> list[Link]:
-    """Verifies a checkpoint, what it records of its ancestors, and their checkpoints where they are found.
+    """Verifies a checkpoint, what it records about its ancestors, and their checkpoints if they are found.
 
-    A parent is looked for where the run that made the child found it: at the path it was given, or beside the child.
+    A parent is searched for where the run that made the child found it: at the given path, or next to the child.
 
     Returns:
         The chain, the original first.
 
     Raises:
         FileNotFoundError: if the directory does not exist.
-        CheckpointError: if the checkpoint itself is damaged, so that nothing it says of its ancestors counts.
+        CheckpointError: if the checkpoint itself is damaged, so that its record of its ancestors is not valid.
     """
     path: Path | None = Path(directory)
     checkpoint = load_checkpoint(directory)
@@ -110,7 +110,7 @@ def verify_lineage(directory: str | PathLike[str]) -> list[Link]:
             try:
                 found = load_checkpoint(path)
                 if found.digest != model.digest:
-                    problem, found = f"another model lies there: {found.digest[:12]}", None
+                    problem, found = f"there is another model there: {found.digest[:12]}", None
             except CheckpointError as error:
                 problem = str(error)
         verdict = None
@@ -132,7 +132,7 @@ def _parent_of(path: Path | None, checkpoint: Checkpoint | None) -> Path | None:
 
 
 def describe_lineage(checkpoint: Checkpoint) -> str:
-    """The chain from the original to this checkpoint, a line each."""
+    """The chain from the original to this checkpoint, one line each."""
     lines = []
     for depth, model in enumerate((*checkpoint.metadata.lineage, checkpoint.as_ancestor())):
         request = f"forgot {request_words(model.request)}" if model.request else "nothing forgotten"

@@ -1,6 +1,6 @@
-"""Locks of single models in a folder that several processes work in, and notes on those that were begun or failed.
+"""Locks for single models in a folder that several processes use, and notes on models that were begun or failed.
 
-The system drops a lock when its process ends, however it ends; what remains is the note that something was begun.
+The system releases a lock when its process ends, however it ends. What remains is the note that the model was begun.
 """
 
 import contextlib
@@ -23,13 +23,13 @@ POLL_SECONDS = 0.5
 
 
 class Note(NamedTuple):
-    """What is known of a model that is not complete.
+    """What is known about an incomplete model.
 
     Attributes:
-        begun: How often it was begun by a process that did not end it: neither complete, nor failed, nor interrupted.
-        failed: Why it failed; "" where it did not.
-        at: When the note was written, seconds of the system's clock.
-        by: Which process wrote it.
+        begun: How often it was begun by a process that neither completed it, nor failed, nor was interrupted.
+        failed: Why it failed; "" if it did not.
+        at: When the note was written, in seconds of the system's clock.
+        by: The process that wrote it.
     """
 
     begun: int = 0
@@ -39,26 +39,26 @@ class Note(NamedTuple):
 
 
 def this_process() -> str:
-    """The process and its machine, in words."""
+    """This process and its machine, in words."""
     return f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def has_locks(folder: PathLike[str]) -> bool:
-    """Whether a folder can hold locks; a bucket (gs://) cannot."""
+    """Whether a folder supports locks; a bucket (gs://) does not."""
     return "://" not in str(folder)
 
 
 def _lock(folder: PathLike[str], name: str) -> FileLock:
-    """The one lock of this process for a name; it may be taken within itself."""
+    """This process's single lock for a name; it is reentrant."""
     path = Path(folder).resolve() / _FOLDER / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(path, thread_local=False, is_singleton=True)
 
 
 def alone(folder: PathLike[str], name: str) -> AbstractContextManager[Any]:
-    """Within, no other process makes what has this name in the folder; one that does is waited for.
+    """Context manager in which no other process makes the model with this name in the folder; waits for one that does.
 
-    Of several hosts that compute together the first alone takes the lock. In a bucket there is none.
+    If several hosts compute together, only the first takes the lock. In a bucket, there is no lock.
     """
     if not has_locks(folder) or not is_first_host():
         return contextlib.nullcontext()
@@ -66,7 +66,7 @@ def alone(folder: PathLike[str], name: str) -> AbstractContextManager[Any]:
 
 
 def alone_now(folder: PathLike[str], name: str) -> AbstractContextManager[Any] | None:
-    """As `alone`, but None at once if another process has the lock."""
+    """Like `alone`, but returns None immediately if another process has the lock."""
     if not has_locks(folder):
         return contextlib.nullcontext()
     try:
@@ -76,7 +76,7 @@ def alone_now(folder: PathLike[str], name: str) -> AbstractContextManager[Any] |
 
 
 def held_by_others(folder: PathLike[str]) -> str:
-    """Which process makes something in a folder; "" if none does."""
+    """The process that makes something in a folder; "" if none does."""
     for path in Path(folder).glob(f"{_FOLDER}/*.lock"):
         name = path.name.removesuffix(".lock")
         held = alone_now(folder, name)
@@ -91,7 +91,7 @@ def _note(folder: PathLike[str], name: str) -> Path:
 
 
 def read_note(folder: PathLike[str], name: str) -> Note:
-    """The note on a model; an empty one where there is none, or it was cut short."""
+    """The note on a model; an empty one if there is none, or if it was truncated."""
     try:
         return Note(**json.loads(_note(folder, name).read_text("utf-8")))
     except (OSError, ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""Metrics of a run as JSON lines, and as TensorBoard events if asked for."""
+"""Writes metrics of a run as JSON lines and, if requested, as TensorBoard events."""
 
 import json
 import math
@@ -12,17 +12,17 @@ from cujax.sharding import is_first_host
 
 
 class MetricsWriter:
-    """Writes one JSON object a line, and each at once, so that a killed process has written all it logged.
+    """Writes one JSON object per line, each immediately, so that a killed process has written everything it logged.
 
-    Of several hosts only the first writes.
+    With several hosts, only the first writes.
 
     Args:
-        path: The file; its folder is made.
-        tensorboard: Also write TensorBoard events, into a folder of the file's name without its ending.
-        keep: How many bytes of the file as it is are kept; it goes on after them.
+        path: The file; its folder is created.
+        tensorboard: Also write TensorBoard events, to a folder with the file's name without its suffix.
+        keep: How many bytes of the existing file are kept; writing continues after them.
 
     Raises:
-        ModuleNotFoundError: if TensorBoard events are asked for and tensorboardX is not installed.
+        ModuleNotFoundError: if TensorBoard events are requested but tensorboardX is not installed.
     """
 
     def __init__(self, path: Path, tensorboard: bool = False, keep: int = 0) -> None:
@@ -71,7 +71,7 @@ def _open_after(path: Path, keep: int) -> TextIO:
 
 
 def _finite(value: Any) -> Any:
-    """The value; None, which JSON can hold, for NaN and infinities."""
+    """The value, or None, which JSON supports, for NaN and infinities."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -33,13 +33,13 @@ _SAVING = threading.Lock()
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is damaged, incomplete, of another network, or not ours."""
+    """Raised if a checkpoint is damaged, incomplete, of another network, or not from this library."""
 
 
 def remove_leftovers(directory: Path, name: str = "") -> None:
-    """Removes what Orbax leaves in a folder where it was killed while writing; what is complete stays.
+    """Removes what Orbax leaves in a folder if it was killed while writing; complete files are kept.
 
-    After a write that failed its threads may write on for a moment, which can keep a folder from being removed.
+    After a failed write, its threads may continue to write for a moment, which can prevent a folder from being removed.
     """
     for leftover in directory.glob(f"{glob.escape(name) or '*'}{UNFINISHED}*"):
         for _ in range(_TRIES):
@@ -52,21 +52,21 @@ def remove_leftovers(directory: Path, name: str = "") -> None:
 
 
 def absolute(directory: str | PathLike[str]) -> Path:
-    """The path as Orbax wants it; an address such as gs://BUCKET/FOLDER is absolute, though epath would prefix it."""
+    """The path in the form that Orbax needs; an address like gs://BUCKET/FOLDER is absolute, but epath would prefix it."""
     path = Path(directory)
     return path if "://" in str(path) else path.absolute()
 
 
 def read_tree(path: Path, item: str | None = None) -> tuple[Any, dict[str, Any] | None]:
-    """The arrays of an Orbax directory, and what `save_checkpoint` stored beside them, if it wrote it.
+    """The arrays of an Orbax directory, and what `save_checkpoint` stored with them, if it wrote the directory.
 
     Args:
         path: The directory.
-        item: The part of it to read, where it holds several.
+        item: The part of it to read, if it contains several.
 
     Raises:
         FileNotFoundError: if it does not exist.
-        CheckpointError: if it is no Orbax checkpoint, or cannot be read.
+        CheckpointError: if it is not an Orbax checkpoint, or cannot be read.
     """
     from orbax.checkpoint import v1 as ocp
 
@@ -101,7 +101,7 @@ def read_tree(path: Path, item: str | None = None) -> tuple[Any, dict[str, Any] 
 
 
 def read_stored(path: Path) -> dict[str, Any] | None:
-    """What `save_checkpoint` stored beside the arrays, without reading these; None where it cannot be read."""
+    """What `save_checkpoint` stored with the arrays, without reading the arrays; None if it cannot be read."""
     from orbax.checkpoint import v1 as ocp
 
     try:
@@ -112,7 +112,7 @@ def read_stored(path: Path) -> dict[str, Any] | None:
 
 
 def by_path(tree: PyTree) -> dict[str, Any]:
-    """Leaves by their path, such as "params/head/kernel"; lists and dicts with the same keys give the same paths."""
+    """Leaves by path, such as "params/head/kernel"; lists and dicts with the same keys give the same paths."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
@@ -127,7 +127,7 @@ def describe_array(array: Any) -> dict[str, Any] | None:
 
 
 def conform(tree: PyTree, like: PyTree, where: str) -> Any:
-    """The arrays of `tree` in the structure of `like`, if names, shapes and dtypes agree."""
+    """The arrays of `tree` in the structure of `like`, if names, shapes and dtypes match."""
     found, wanted = by_path(tree), by_path(like)
     missing, surplus = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
     differing = [
@@ -149,15 +149,15 @@ def conform(tree: PyTree, like: PyTree, where: str) -> Any:
 
 
 def write_tree(path: Path, tree: PyTree, stored: dict[str, Any] | None) -> None:
-    """Writes arrays, and plain data beside them, whole or not at all.
+    """Writes arrays together with plain data, completely or not at all.
 
     Args:
-        path: Where; it must not exist.
+        path: Where to write; must not exist.
         tree: The arrays.
-        stored: The plain data. None: arrays alone, in the layout that Orbax's StandardCheckpointer reads.
+        stored: The plain data. None: only arrays, in the layout that Orbax's StandardCheckpointer reads.
 
     Raises:
-        OSError: if it cannot be written, because the disk is full or access is denied. Nothing is left of it then.
+        OSError: if it cannot be written, because the disk is full or access is denied. No partial files are left.
     """
     from orbax.checkpoint import StandardCheckpointer
     from orbax.checkpoint import v1 as ocp
@@ -180,7 +180,7 @@ def write_tree(path: Path, tree: PyTree, stored: dict[str, Any] | None) -> None:
 
 
 def _check_space(path: Path, tree: PyTree) -> None:
-    """Raises OSError if the disk has too little space for a tree: what writes it says so at great length."""
+    """Raises OSError if the disk has too little space for a tree: the writer's own message would be very long."""
     if "://" in str(path):
         return
     there = next(folder for folder in (path, *path.parents) if folder.exists())

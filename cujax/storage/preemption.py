@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as exceptions: at once, or after the next step where a loop can save its progress first."""
+"""Ctrl-C and SIGTERM as exceptions: immediately, or after the next step if a loop can save its progress first."""
 
 import contextlib
 import signal
@@ -8,11 +8,11 @@ from types import FrameType
 
 
 class Preempted(BaseException):
-    """The process was asked to end (SIGTERM), as a machine that is taken away asks."""
+    """Raised if the process was asked to end (SIGTERM), as on a preempted machine."""
 
 
 class Interruption:
-    """Whether somebody asked the run to end. A second request is not postponed."""
+    """Whether the run was asked to end. A second request is not postponed."""
 
     def __init__(self) -> None:
         self._asked: int | None = None
@@ -24,7 +24,7 @@ class Interruption:
         return self._asked is not None
 
     def raise_if_asked(self) -> None:
-        """Raises what was postponed.
+        """Raises a postponed interruption.
 
         Raises:
             KeyboardInterrupt: after Ctrl-C.
@@ -35,7 +35,7 @@ class Interruption:
 
     @contextlib.contextmanager
     def postponed(self) -> Iterator[None]:
-        """Within, a first request only sets `asked`; it is raised on leaving, if not before."""
+        """Context manager in which a first request only sets `asked`; it is raised on exit, if not before."""
         before, self._postponing = self._postponing, True
         try:
             yield
@@ -45,7 +45,7 @@ class Interruption:
 
     @contextlib.contextmanager
     def handled(self) -> Iterator[None]:
-        """Within, both signals come here. Elsewhere than in the main thread Python allows no handlers: nothing changes."""
+        """Context manager that handles both signals. It does nothing outside the main thread, which Python requires."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

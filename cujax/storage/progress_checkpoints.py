@@ -1,4 +1,4 @@
-"""The progress of unfinished models on disk: checkpoints that a killed run goes on from."""
+"""The progress of unfinished models on disk: checkpoints from which a killed run resumes."""
 
 import contextlib
 import os
@@ -25,17 +25,17 @@ class ProgressCheckpointer:
     """A resume point on disk: the last two states of an unfinished model, each a checkpoint, written by a thread.
 
     A loop never waits for the disk, except when the process was asked to end. While one state is being written, no other
-    is due. Several hosts must decide alike, so with them only steps count, each state is waited for, and who is asked to end
-    does so at once.
+    is due. Several hosts must make the same decisions, so with them only steps count, each state is waited for, and a host
+    that is asked to end does so immediately.
 
     Args:
-        directory: Where the states lie, a folder each, named by the number of steps.
-        metrics: The model's metrics file, every record of which is written through at once.
-        identity: Digest of the configuration; states of another are not used.
-        steps: Keep a state after so many steps; None: steps do not count.
-        seconds: Keep a state after so many seconds; None: time does not count.
+        directory: The folder of the states, one subfolder each, named by the number of steps.
+        metrics: The model's metrics file; every record in it is written immediately.
+        identity: Digest of the configuration; states of other configurations are not used.
+        steps: Save a state after this many steps; None: steps do not count.
+        seconds: Save a state after this many seconds; None: time does not count.
         interruption: Says when the process was asked to end.
-        notify: Takes what a person should know.
+        notify: Receives messages for the user.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ProgressCheckpointer:
         self._found = self._newest()
 
     def _newest(self) -> tuple[Path, dict[str, jax.Array], dict[str, Any]] | None:
-        """The newest intact state. Damaged ones are reported and removed: they would be in the way of new ones."""
+        """The newest intact state. Damaged states are reported and removed, since they would block new ones."""
         for path in reversed(self._states()):
             try:
                 arrays, metadata = load_progress(path)
@@ -67,16 +67,16 @@ class ProgressCheckpointer:
                 if record["identity"] != self._identity:
                     raise CheckpointError(f"{path} is the progress of another configuration.")
                 if self._metrics_bytes() < record["metrics_bytes"]:
-                    raise CheckpointError(f"{path} is ahead of {self._metrics}, which was cut short.")
+                    raise CheckpointError(f"{path} is ahead of {self._metrics}, which was truncated.")
             except (CheckpointError, KeyError) as error:
-                self._tell(f"progress at step {int(path.name)} cannot be used and is passed over: {error}")
+                self._tell(f"progress at step {int(path.name)} cannot be used and is skipped: {error}")
                 if is_first_host():
                     path.rmtree()
                 continue
             there, here = _place(record["devices"], metadata.versions), _place(jax.device_count(), installed_versions())
             if there != here:
                 self._tell(
-                    f"the progress of {self._directory.name} was made on {there}; now it is {here}: the last bits may "
+                    f"the progress of {self._directory.name} was made on {there}; this run uses {here}: the last bits may "
                     "differ from those of an uninterrupted run."
                 )
             return path, arrays, record
@@ -90,11 +90,11 @@ class ProgressCheckpointer:
 
     @property
     def metrics_bytes(self) -> int:
-        """How much of the metrics file belongs to the state that was found; 0 where there is none."""
+        """How much of the metrics file belongs to the state that was found; 0 if there is none."""
         return 0 if self._found is None else self._found[2]["metrics_bytes"]
 
     def resume(self, like: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
-        """As `cujax.training.resume.Bookmark` has it. Of a method that runs several loops, only the first is kept.
+        """As in `cujax.training.resume.ResumePoint`. Of a method that runs several loops, only the first is kept.
 
         Raises:
             CheckpointError: if the state found does not have the names and shapes of `like`.
@@ -104,11 +104,11 @@ class ProgressCheckpointer:
             return None
         path, arrays, record = self._found
         self._kept_steps = int(path.name)
-        self._tell(f"{self._directory.name} goes on from step {self._kept_steps}.")
+        self._tell(f"{self._directory.name} resumes from step {self._kept_steps}.")
         return from_plain(arrays, like, str(path)), record
 
     def due(self, steps: int) -> bool:
-        """As `cujax.training.resume.Bookmark` has it.
+        """As in `cujax.training.resume.ResumePoint`.
 
         Raises:
             OSError: if the state before could not be written.
@@ -132,7 +132,7 @@ class ProgressCheckpointer:
         return by_steps or (self._every_seconds is not None and time.monotonic() - self._kept_at >= self._every_seconds)
 
     def keep(self, tree: PyTree, record: dict[str, Any]) -> None:
-        """As `cujax.training.resume.Bookmark` has it.
+        """As in `cujax.training.resume.ResumePoint`.
 
         Raises:
             KeyboardInterrupt: after the state was written, if Ctrl-C was pressed.
@@ -152,13 +152,13 @@ class ProgressCheckpointer:
             self._interruption.raise_if_asked()
 
     def _check_home(self) -> None:
-        """Raises FileNotFoundError if the folder of the run is not there any more."""
+        """Raises FileNotFoundError if the folder of the run no longer exists."""
         home = self._directory.parents[1]
         if not home.exists():
             raise gone(home)
 
     def raise_if_interrupted(self) -> None:
-        """As `cujax.training.resume.ResumePoint` has it."""
+        """As in `cujax.training.resume.ResumePoint`."""
         self._interruption.raise_if_asked()
 
     def _write(self, steps: int, arrays: dict[str, Any], record: dict[str, Any]) -> None:
@@ -176,13 +176,13 @@ class ProgressCheckpointer:
         self._writer.shutdown()
 
     def remove(self) -> None:
-        """Removes all of it, once the finished model is on disk."""
+        """Removes all states, once the finished model is on disk."""
         self._writer.shutdown()
         remove_progress(self._directory)
 
 
 def remove_progress(directory: Path) -> None:
-    """Removes the progress of a model that is complete, and the folder around it if no other model is begun."""
+    """Removes the progress of a complete model, and its folder if no other model is in progress."""
     if is_first_host() and directory.exists():
         directory.rmtree()
         # Not by etils, which removes what another process writes there meanwhile.

@@ -1,6 +1,6 @@
-"""What still holds forgotten samples, or was trained on them, after a deletion request was carried out; and its removal.
+"""Finds and removes what contains forgotten samples or was trained on them, after a deletion request was carried out.
 
-The unlearned model, the models retrained without the samples, reports, metrics, digests and the ledger stay.
+The unlearned model, the models retrained without the samples, reports, metrics, digests and the ledger are kept.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,12 +22,12 @@ LEDGER = "purged.json"
 
 @dataclass(frozen=True)
 class Leftover:
-    """A file or folder that is to go.
+    """A file or folder to remove.
 
     Attributes:
-        path: Where it lies.
-        reason: Why.
-        n_bytes: How much it takes on disk.
+        path: Its path.
+        reason: Why it should be removed.
+        n_bytes: Its size on disk.
         digest: The digest of the checkpoint; "" for anything else.
     """
 
@@ -43,7 +43,7 @@ class Leftovers:
 
     Attributes:
         found: What can be removed.
-        out_of_reach: What may hold the samples elsewhere, in sentences.
+        out_of_reach: What else may contain the samples, in sentences.
     """
 
     found: tuple[Leftover, ...]
@@ -51,21 +51,21 @@ class Leftovers:
 
 
 def find_leftovers(workdir: Path, references: Sequence[Path] = ()) -> Leftovers:
-    """Looks for what still holds the samples that a run made its model forget.
+    """Finds what still contains the samples of a run's request, or was trained on them.
 
     Args:
         workdir: The folder of the run.
-        references: Folders of the models that audits share, such as runs/oracles. Of them only models of the same data
-            are looked at.
+        references: Folders of the models that audits share, such as runs/oracles. Only models of the same data in them
+            are considered.
 
     Raises:
-        FileNotFoundError: if the folder holds no unlearned model.
-        CheckpointError: if that is damaged.
+        FileNotFoundError: if the folder has no unlearned model.
+        CheckpointError: if that model is damaged.
     """
     path = workdir / "checkpoints" / "unlearned"
     if not path.is_dir():
         raise FileNotFoundError(
-            f"{workdir} holds no unlearned model (checkpoints/unlearned), so nothing was forgotten there yet; give the "
+            f"{workdir} contains no unlearned model (checkpoints/unlearned), so nothing was unlearned there yet; give the "
             "--workdir of a run that is complete."
         )
     unlearned = load_checkpoint(path).metadata
@@ -73,7 +73,7 @@ def find_leftovers(workdir: Path, references: Sequence[Path] = ()) -> Leftovers:
     found = [leftover for folder, version in places for leftover in _within(folder, unlearned, version)]
     removed = {Path(leftover.path).resolve() for leftover in found}
     elsewhere = [
-        f"the {link.model.kind} model {link.model.digest[:12]}, on which this one is built, lies in {link.path}"
+        f"the {link.model.kind} model {link.model.digest[:12]}, on which this one is built, is in {link.path}"
         for link in verify_lineage(path)[:-1]
         if link.path is not None and Path(link.path).exists() and Path(link.path).resolve() not in removed
     ]
@@ -89,13 +89,13 @@ def find_leftovers(workdir: Path, references: Sequence[Path] = ()) -> Leftovers:
 
 
 def purge(leftovers: Leftovers, workdir: Path) -> Path:
-    """Removes what was found, and keeps an account of it in the folder of the run.
+    """Removes what was found, and records it in the folder of the run.
 
     Returns:
-        The path of the account: paths, reasons and digests, and when they were removed.
+        The path of the record: paths, reasons and digests, and the time of removal.
 
     Raises:
-        OSError: if something cannot be removed; the account names what was.
+        OSError: if something cannot be removed; the record names what was removed.
     """
     ledger = epath.Path(workdir / LEDGER)
     now = datetime.now(UTC)
@@ -134,7 +134,7 @@ def _within(folder: Path, unlearned: Metadata, only_version: str) -> Iterator[Le
             yield Leftover(str(path), reason, _size(path), checkpoint.digest)
     for name, reason in (
         ("progress", "unfinished models"),
-        ("evidence", "what models answer on each of the forgotten samples"),
+        ("evidence", "model answers on each of the forgotten samples"),
     ):
         for path in sorted(folder.rglob(name)):
             in_scope = not only_version or _is_of(path.parent, only_version)
@@ -143,13 +143,13 @@ def _within(folder: Path, unlearned: Metadata, only_version: str) -> Iterator[Le
 
 
 def _is_of(folder: Path, version: str) -> bool:
-    """Whether the shared models of a folder are of some data."""
+    """Whether the shared models of a folder belong to the given data."""
     config = folder / "config.json"
     return config.is_file() and version in config.read_text("utf-8")
 
 
 def _forgot(metadata: Metadata, unlearned: Metadata) -> np.ndarray:
-    """Which of the ids that the unlearned model forgot another has forgotten, or never seen, too."""
+    """Which of the unlearned model's forgotten ids another model has also forgotten, or never seen."""
     own = set(map(hashed_id, metadata.forgotten_ids))
     return np.array([hashed_id(name) in own for name in unlearned.forgotten_ids], bool)
 

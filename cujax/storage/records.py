@@ -1,6 +1,6 @@
-"""Computed results as JSON files that know what they are: kind, schema, what computed them, and a digest over it all.
+"""Computed results as self-describing JSON files: kind, schema, version of the computation, and a digest over everything.
 
-A changed digit, a lost key or a file of another kind is refused; nothing damaged becomes a reported value.
+A changed digit, a lost key or a file of another kind is rejected, so that damaged data never becomes a reported value.
 """
 
 import hashlib
@@ -17,16 +17,16 @@ _HEADER = "cujax"
 
 
 class RecordError(ValueError):
-    """A stored result is damaged, or is something else."""
+    """Raised if a stored result is damaged, or is something else."""
 
 
 class Kind(NamedTuple):
-    """What a file of results holds.
+    """The kind of content in a result file.
 
     Attributes:
         name: "evidence", "trials", ...
-        schema: Number of the layout; raised when keys change.
-        computed_by: Number of what computes the content; raised when the same inputs would give other values.
+        schema: Version of the layout; increased when keys change.
+        computed_by: Version of the computation; increased when the same inputs would give other values.
     """
 
     name: str
@@ -35,22 +35,22 @@ class Kind(NamedTuple):
 
 
 def json_digest(content: Any) -> str:
-    """SHA-256 over plain data, hexadecimal; the order of keys does not matter."""
+    """SHA-256 over plain data, in hex; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def write_whole(path: Path, text: str) -> Path:
-    """Writes a text file whole or not at all, whichever other processes do so."""
+    """Writes a text file completely or not at all, even if other processes write it too."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     temporary.write_text(text, "utf-8")
     return temporary.replace(path)
 
 
 def write_record(path: Path, kind: Kind, content: Any) -> Path:
-    """Writes plain data with its header; the folder is made.
+    """Writes plain data with its header; creates the folder.
 
     Raises:
-        ValueError: if the content holds NaN or an infinity.
+        ValueError: if the content has NaN or infinity.
     """
     content = json.loads(json.dumps(content, allow_nan=False))
     header = dict(kind._asdict())
@@ -60,18 +60,18 @@ def write_record(path: Path, kind: Kind, content: Any) -> Path:
 
 
 def read_record(path: Path, kind: Kind) -> Any:
-    """The content of a file that `write_record` wrote; None if other code than today's computed it.
+    """The content of a file that `write_record` wrote; None if a different version of the code computed it.
 
     Raises:
-        RecordError: if it is damaged or of another kind; the message names the file and the way out.
+        RecordError: if it is damaged or of another kind; the message names the file and the fix.
     """
-    remedy = f"delete {path} and run the same command again: it is computed anew"
+    remedy = f"delete {path} and run the same command again: it is computed again"
     try:
         stored = json.loads(path.read_text("utf-8"))
     except (ValueError, OSError) as error:
         raise RecordError(f"{path} cannot be read ({error}): it is damaged; {remedy}.") from error
     if not isinstance(stored, dict) or not isinstance(header := stored.get(_HEADER), dict) or "content" not in stored:
-        raise RecordError(f"{path} holds no results of cujax with a digest: it is damaged or older than 0.2; {remedy}.")
+        raise RecordError(f"{path} contains no cujax results with a digest: it is damaged or older than 0.2; {remedy}.")
     described = {name: value for name, value in header.items() if name != "digest"}
     if header.get("digest") != json_digest([described, stored["content"]]):
         raise RecordError(f"{path} does not match its digest: it was changed after it was written; {remedy}.")
@@ -81,9 +81,9 @@ def read_record(path: Path, kind: Kind) -> Any:
 
 
 def kept_record(path: Path, kind: Kind, compute: Callable[[], Any]) -> Any:
-    """What a file holds; where there is none, or older code computed it, what is computed now and kept there.
+    """The content of a file; if it does not exist, or older code computed it, it is computed now and stored there.
 
-    Of several hosts only the first writes.
+    With several hosts, only the first writes.
 
     Raises:
         RecordError: as `read_record`.

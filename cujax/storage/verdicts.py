@@ -1,4 +1,4 @@
-"""The verdict on a model, kept in its checkpoint: written after the audit, bound to the checkpoint by its digest."""
+"""The verdict on a model, stored in its checkpoint: written after the audit, bound to the checkpoint by its digest."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ _NAME = "verdict.json"
 
 
 def save_verdict(checkpoint: Path, digest: str, verdict: dict[str, Any]) -> None:
-    """Keeps a verdict in the folder of a checkpoint; a later audit's takes the place of an earlier one's.
+    """Stores a verdict in the folder of a checkpoint; that of a later audit replaces an earlier one.
 
     Args:
         checkpoint: The folder.
@@ -22,7 +22,7 @@ def save_verdict(checkpoint: Path, digest: str, verdict: dict[str, Any]) -> None
 
 
 def load_verdict(checkpoint: Path, digest: str) -> dict[str, Any] | None:
-    """The verdict that was kept; None where the model was not judged, or another one was.
+    """The stored verdict; None if the model was not judged, or if the verdict is on another model.
 
     Raises:
         RecordError: if it is damaged.

@@ -1,4 +1,4 @@
-"""A run's folder: whose it is, which process uses it, and the progress of what is unfinished."""
+"""A run's folder: which run owns it, which process uses it, and the progress of unfinished work."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ from cujax.storage.locks import alone_now, held_by_others, this_process
 from cujax.storage.orbax import UNFINISHED, remove_leftovers
 from cujax.storage.records import write_whole
 
-# Takes a sentence that a person should read.
+# Receives a message for the user.
 Notify = Callable[[str], None]
 
 _MOVE_AWAY = "restore it from a copy, or give another folder with --workdir"
@@ -31,10 +31,10 @@ _held: weakref.WeakValueDictionary[Path, FileLock] = weakref.WeakValueDictionary
 
 
 def lock(workdir: PathLike[str]) -> FileLock | None:
-    """Takes a folder for this process, until the result is collected; None for a bucket (gs://), which has no locks.
+    """Locks a folder for this process until the result is collected; None for a bucket (gs://), which has no locks.
 
     Raises:
-        BlockingIOError: if another process has it, or makes something in it; the message names the process.
+        BlockingIOError: if another process has the lock, or makes something in the folder; the message names the process.
     """
     if "://" in str(workdir):
         return None
@@ -59,14 +59,14 @@ def lock(workdir: PathLike[str]) -> FileLock | None:
 
 
 def check_there(workdir: PathLike[str]) -> None:
-    """Raises OSError if a folder that was claimed is not there any more."""
+    """Raises OSError if a claimed folder no longer exists."""
     path = Path(workdir)
     if "://" not in str(path) and not (path / _CONFIG).is_file():
         raise gone(workdir)
 
 
 def gone(workdir: PathLike[str]) -> FileNotFoundError:
-    """The error for a folder that was there when the run began."""
+    """The error for a folder that existed when the run began."""
     return FileNotFoundError(
         f"workdir {workdir} was deleted or moved while it was in use; restore it and run the same command again."
     )
@@ -80,21 +80,21 @@ def claim(
     *,
     shared: bool = False,
 ) -> FileLock | None:
-    """Makes a folder the home of one configuration, or checks that it is, and locks it.
+    """Assigns a folder to one configuration, or checks that it belongs to it, and locks it.
 
-    What a killed process left half written is removed, unless another process may be writing it.
+    Half-written files of a killed process are removed, unless another process may be writing them.
 
     Args:
         directory: The folder.
-        identity: What tells the configuration from others; plain data, kept in `config.json`.
-        files: Text files to write beside it, by name.
-        normalised: Gives what an earlier release may have written as this one would.
-        shared: Whether other processes may work in the folder, too: then it is locked only until its configuration is
+        identity: Identifies the configuration; plain data, stored in `config.json`.
+        files: Text files to write next to it, by name.
+        normalised: Converts what an earlier release may have written to the form of this release.
+        shared: Whether other processes may also work in the folder: it is then locked only until its configuration is
             written, and each model while it is made (`cujax.storage.locks`).
 
     Raises:
         ValueError: if `config.json` is damaged.
-        FileExistsError: if the folder holds another configuration, or something else.
+        FileExistsError: if the folder contains another configuration, or something else.
         BlockingIOError: if another process uses it, and it is not to be shared.
         OSError: if it cannot be written.
     """
@@ -105,7 +105,7 @@ def claim(
     is_other = there - _LEFT_BEHIND and not there & {_CONFIG, _LOCK}
     if is_other or (workdir.exists() and not workdir.is_dir()):
         raise FileExistsError(
-            f"workdir {workdir} is not empty and holds no run of cujax; give another folder with --workdir."
+            f"workdir {workdir} is not empty and does not contain a cujax run; give another folder with --workdir."
         )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -131,14 +131,14 @@ def claim(
 
 
 def _first_to_write(config: Path) -> AbstractContextManager[Any]:
-    """The folder's lock, for processes that share it and begin at once; nothing is locked where nothing is to be written."""
+    """The folder's lock, for processes that share it and start at the same time; no lock if nothing is to be written."""
     if config.is_file() or "://" in str(config):
         return contextlib.nullcontext()
     return FileLock(config.parent.resolve() / _LOCK, timeout=60 * _PATIENCE_SECONDS)
 
 
 def _remove_unfinished(workdir: Path, name: str) -> None:
-    """Removes what was half written of a model, unless another process makes it now."""
+    """Removes half-written files of a model, unless another process is making it now."""
     held = alone_now(workdir, name)
     if held is not None:
         with held:
@@ -165,8 +165,8 @@ def _compare(workdir: Path, earlier: dict[str, Any], now: dict[str, Any]) -> Non
     ]
     if differing:
         raise FileExistsError(
-            f"workdir {workdir} holds a run of another configuration:\n" + "\n".join(differing) + "\n"
-            f"Give this one a folder of its own, such as --workdir {workdir}-2."
+            f"workdir {workdir} contains a run of another configuration:\n" + "\n".join(differing) + "\n"
+            f"Give this run its own folder, such as --workdir {workdir}-2."
         )
 
 

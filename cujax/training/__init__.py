@@ -10,7 +10,7 @@ def __getattr__(name: str) -> Any:
     if name.startswith("_") or not hasattr(supervised, name):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     warnings.warn(
-        f"cujax.training.{name} is cujax.training.supervised.{name} now; the old name goes in the next release.",
+        f"cujax.training.{name} is cujax.training.supervised.{name} now; the old name will be removed in the next release.",
         DeprecationWarning,
         stacklevel=2,
     )

@@ -1,6 +1,6 @@
 """Drives compiled steps over index batches: the inner loop that training and unlearning share.
 
-On an accelerator one compiled call makes many steps, so that the device never waits for the host. On a CPU it makes one:
+On an accelerator, one compiled call runs many steps, so that the device never waits for the host. On a CPU, it runs one:
 XLA's CPU backend runs convolutions inside a compiled loop many times slower (docs/performance.md).
 """
 
@@ -19,19 +19,19 @@ from cujax.data.batches import DeviceImages, ImageSet, StreamedImages, placed
 from cujax.sharding import on_mesh, replicate, shard
 from cujax.step import Metrics, UnlearnState
 
-# Called with one record a step or check; a script writes them to a file.
+# Called with one record per step or check; a script writes them to a file.
 Log = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run took.
+    """The cost of a run.
 
     Attributes:
         seconds: Wall time without compilation.
         steps: Optimiser steps.
-        samples: Samples passed forward and backward, forget and retain together.
-        flops: Floating-point operations by the compiler's count; None where it gives none.
+        samples: Samples in forward and backward passes, forget and retain together.
+        flops: Floating-point operations as counted by the compiler; None if it does not count them.
     """
 
     seconds: float
@@ -48,10 +48,10 @@ NOTHING_YET = Cost(0.0, 0, 0, 0.0)
 
 
 class NotFiniteError(FloatingPointError):
-    """A loss or a gradient was NaN or infinite; the state was left as it was before.
+    """Raised if a loss or a gradient is NaN or infinite; the state is left unchanged.
 
     Attributes:
-        cost: What was spent until then.
+        cost: The cost up to that point.
     """
 
     def __init__(self, sentence: str, cost: Cost = NOTHING_YET) -> None:
@@ -84,13 +84,13 @@ def _length(stacked: Any) -> int:
 
 
 class Phase(NamedTuple):
-    """One step over some batches; training is one phase an epoch, a pass of a method one or several.
+    """One step over some batches; an epoch of training is one phase, a pass of a method one or several.
 
     Attributes:
         step: `step(state, examples) -> (state, metrics)`, a `jax.tree_util.Partial`, so that equal steps share one
             compilation.
-        prepare: `prepare(arrays, index_batch, key)` gives the examples that the step takes; compiled together with it.
-        batches: Index batches, all of one shape.
+        prepare: `prepare(arrays, index_batch, key)` returns the examples that the step takes; compiled together with it.
+        batches: Index batches, all of the same shape.
     """
 
     step: Callable[..., tuple[UnlearnState, Metrics]]
@@ -105,15 +105,15 @@ class _StepCost(NamedTuple):
 
 @dataclass
 class Stepper:
-    """Runs pure steps over index batches and keeps account of them.
+    """Runs pure steps over index batches and tracks their cost.
 
     Attributes:
-        images: The images. Where they lie on a mesh of devices, each step is spread over it.
-        log: Where the metrics of each step go.
-        steps_per_call: At most so many steps in one compiled call; None for 1 on a CPU, 128 on an accelerator. Streamed
-            images are fed one step a call.
-        cost: The cost so far; of a run that is taken up again, what it was there.
-        due: Whether to keep the state now; asked after each compiled call, with the number of steps so far.
+        images: The images. If they are on a mesh of devices, each step is spread over it.
+        log: Receives the metrics of each step.
+        steps_per_call: The maximum number of steps in one compiled call; None for 1 on a CPU, 128 on an accelerator. With
+            streamed images, each call runs one step.
+        cost: The cost so far; for a resumed run, including its earlier cost.
+        due: Whether to save the state now; called after each compiled call, with the number of steps so far.
     """
 
     images: ImageSet
@@ -131,17 +131,17 @@ class Stepper:
         skip: int = 0,
         keep: Callable[[UnlearnState, int], None] = lambda state, batches: None,
     ) -> UnlearnState:
-        """Takes one step a batch. Metrics are read one call late, so that the device need not wait for the host.
+        """Runs one step per batch. Metrics are read one call late, so that the device need not wait for the host.
 
         Args:
-            state: Before the first step; it is used up.
-            phase: What to do.
-            skip: The first so many batches were done before.
-            keep: Called where `due` says so, with the state and the number of batches it has seen, after the metrics of
+            state: The state before the first step; it is donated.
+            phase: The phase to run.
+            skip: The number of batches, from the start, that were already done.
+            keep: Called if `due` returns True, with the state and the number of batches it has seen, after the metrics of
                 all of them were logged.
 
         Raises:
-            NotFiniteError: after the step whose loss or gradient was not finite.
+            NotFiniteError: after a step whose loss or gradient is not finite.
         """
         mesh = self.images.mesh
         state = replicate(state, mesh)
@@ -180,9 +180,9 @@ class Stepper:
         return now
 
     def _calls(self, batches: Iterable[Any], skip: int) -> Iterator[tuple[DeviceImages, Any]]:
-        """The arguments of each compiled call: equally many steps in each, what is left over one by one.
+        """The arguments of each compiled call: the same number of steps in each, and the remaining steps one by one.
 
-        A run that is taken up again makes the calls that the whole one would have made, so that its bits are the same.
+        A resumed run makes the same calls as an uninterrupted one, so that its bits are the same.
         """
         at_most = self.steps_per_call
         if at_most is None:
@@ -206,7 +206,7 @@ class Stepper:
         return shard(stacked, self.images.mesh, axis=1)
 
     def _step_cost(self, phase: Phase, state: UnlearnState, arrays: DeviceImages, index_batches: Any) -> _StepCost:
-        """What one step costs; where it is new it is compiled, ahead of the call, so that compiling is not timed."""
+        """The cost of one step; a new step is compiled ahead of the call, so that compilation is not timed."""
         signature = (phase.prepare, jax.tree.structure(phase.step), *(leaf.shape for leaf in jax.tree.leaves(index_batches)))
         if signature not in self._compiled:
             jax.block_until_ready(state.params)
@@ -237,11 +237,11 @@ class Stepper:
 
     @property
     def steps(self) -> int:
-        """Steps taken so far."""
+        """Number of steps so far."""
         return self.cost.steps
 
 
 def flops_of(lowered: jax.stages.Lowered) -> float | None:
-    """Floating-point operations by the compiler's count; None where it gives none."""
+    """Floating-point operations as counted by the compiler; None if it does not count them."""
     analysis = lowered.cost_analysis()
     return None if not analysis else analysis.get("flops")

@@ -1,4 +1,4 @@
-"""What a model answers, in eval mode, for any number of images."""
+"""A model's answers, in eval mode, for any number of images."""
 
 import functools
 from collections import defaultdict
@@ -27,7 +27,7 @@ class Predictions:
         logits: `[n, C]` float32.
         embeddings: `[n, d]` float32.
         labels: `[n]` int32.
-        taps: By depth, shallow first, `[n, d]` float32; empty where they were not asked for.
+        taps: By depth, shallow first, `[n, d]` float32; empty if they were not requested.
     """
 
     logits: np.ndarray
@@ -42,7 +42,7 @@ class Predictions:
 
     @property
     def features(self) -> dict[str, np.ndarray]:
-        """By depth, the embedding last as "z"; a tap that is the embedding is not named twice."""
+        """Features by depth, with the embedding last as "z"; a tap that is the embedding is not listed twice."""
         embeddings = self.embeddings
         taps = {
             depth: tap
@@ -52,7 +52,7 @@ class Predictions:
         return taps | {"z": embeddings}
 
     def masked(self, classes: Sequence[int]) -> "Predictions":
-        """The same with the logits of some classes at minus infinity."""
+        """The same predictions with the logits of some classes set to minus infinity."""
         logits = self.logits.copy()
         logits[:, list(classes)] = -np.inf
         return replace(self, logits=logits)
@@ -69,7 +69,7 @@ def predict(
 ) -> Predictions:
     """Runs the model on the images at `indices`, in their order, in batches of one static size.
 
-    Batches are powers of two, filled up to what several devices can share, so that sets of all sizes share a few
+    Batch sizes are powers of two, padded so that several devices can share them, so that sets of all sizes share a few
     compilations. Answers are read one batch late, so that the device need not wait for the host.
 
     Args:
@@ -77,8 +77,8 @@ def predict(
         variables: Its arrays.
         images: The images.
         indices: `[n]` rows of them.
-        taps: Whether to give the features below the last layer, too, each image's as one vector.
-        embeddings: Whether to give embeddings; without, theirs is `[n, 0]`. They may be far larger than the logits.
+        taps: Whether to also return the features below the last layer, as one vector per image.
+        embeddings: Whether to return embeddings, which may be far larger than the logits; if not, they are `[n, 0]`.
     """
     logits, embedded = [], []
     features: defaultdict[str, list[np.ndarray]] = defaultdict(list)
@@ -118,7 +118,7 @@ def _forward(model: Model, variables: Variables, arrays: DeviceImages, rows: Row
 
 
 def cost_of_predicting(model: Model, variables: Variables, images: ImageSet, n: int) -> Cost:
-    """The operations of a prediction for `n` images, by the compiler's count; no seconds, no steps."""
+    """The operations of a prediction for `n` images, as counted by the compiler; no seconds, no steps."""
     inputs = examples_at(images, np.zeros(1, np.int32)).inputs
     lowered = jax.jit(functools.partial(model.apply, train=False)).lower(*variables, inputs)
     flops = flops_of(lowered)
@@ -136,7 +136,7 @@ def accuracy(predictions: Predictions) -> float:
 
 
 def sample_losses(predictions: Predictions) -> np.ndarray:
-    """The cross-entropy of each sample, `[n]` float64, in nats; infinite where a masked logit is -inf."""
+    """The cross-entropy of each sample, `[n]` float64, in nats; infinite if the label's logit is masked (-inf)."""
     log_p = log_softmax(predictions.logits.astype(np.float64), axis=1)
     return np.asarray(-log_p[np.arange(len(log_p)), predictions.labels])
 
@@ -144,10 +144,10 @@ def sample_losses(predictions: Predictions) -> np.ndarray:
 def nearest_class_mean(
     features: np.ndarray, labels: np.ndarray, held_out_features: np.ndarray, held_out_labels: np.ndarray
 ) -> np.ndarray:
-    """Whether the nearest mean of a class is the right one's, `[m]` bool.
+    """Whether the nearest class mean is that of the right class, `[m]` bool.
 
     Args:
-        features: `[n, d]`, of which class means are taken.
+        features: `[n, d]`, from which the class means are computed.
         labels: `[n]` integer.
         held_out_features: `[m, d]`.
         held_out_labels: `[m]` integer.

@@ -1,6 +1,6 @@
-"""What a loop needs to be taken up where it was killed. A loop asks; what is kept, where and how often, is decided outside.
+"""What a loop needs to resume after it was killed. What is saved, where and how often, is decided outside the loop.
 
-A run is a chain of passes, phases and batches, all functions of its key, so a position and the arrays there are enough.
+A run is a chain of passes, phases and batches, all functions of its key, so a position and the arrays at it are enough.
 """
 
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from cujax.model import PyTree
 
 @dataclass(frozen=True, order=True)
 class Position:
-    """How far a run has come; earlier positions are less.
+    """The progress of a run; earlier positions compare as less.
 
     Attributes:
-        passes: Passes (of training: epochs) that are done.
-        phases: Phases done of the pass after those.
-        batches: Batches done of the phase after those.
+        passes: Number of completed passes (in training: epochs).
+        phases: Number of completed phases of the current pass.
+        batches: Number of completed batches of the current phase.
     """
 
     passes: int = 0
@@ -25,19 +25,19 @@ class Position:
 
 
 class ResumePoint(Protocol):
-    """Keeps where a run stands."""
+    """Saves the progress of a run."""
 
     def resume(self, like: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
-        """What was kept last, in the structure and placement of `like`; None where the run starts anew. Called once."""
+        """The last saved progress, with the structure and placement of `like`; None for a new run. Called once."""
 
     def due(self, steps: int) -> bool:
-        """Whether to keep now. Asked after each compiled call, with the number of steps made."""
+        """Whether to save now. Called after each compiled call, with the number of steps so far."""
 
     def keep(self, tree: PyTree, record: dict[str, Any]) -> None:
-        """Keeps arrays and plain data. The arrays are copied before this returns; they may be donated then."""
+        """Saves arrays and plain data. The arrays are copied before this returns, so they may then be donated."""
 
     def raise_if_interrupted(self) -> None:
-        """Raises what was asked for (Ctrl-C, SIGTERM), where there is no progress to keep first."""
+        """Raises a requested interruption (Ctrl-C, SIGTERM) if there is no progress to save first."""
 
 
 class _NoResumePoint:

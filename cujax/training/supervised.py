@@ -1,4 +1,4 @@
-"""Supervised training: the original model, and models retrained without the forget set, by one recipe."""
+"""Supervised training of the original model, and of models retrained without the forget set, with one recipe."""
 
 import functools
 from dataclasses import asdict, dataclass, field, replace
@@ -31,7 +31,7 @@ OptimizerName = Literal["adamw", "sgd", "adam"]
 
 
 def optimizer_name(name: OptimizerName) -> OptimizerName:
-    """The name that counts: "adam", which 0.1 called AdamW, is "adamw"."""
+    """The canonical name: "adam", which was the name of AdamW in 0.1, becomes "adamw"."""
     return "adamw" if name == "adam" else name
 
 
@@ -41,11 +41,10 @@ class Training:
 
     Attributes:
         epochs: Passes over the training images.
-        batch_size: Images a step.
-        optimizer: "adamw" (Adam with decoupled weight decay; "adam" is another name for it), or "sgd" with heavy-ball
-            momentum 0.9.
-        learning_rate: The highest; it falls to 0 along half a cosine.
-        warmup: Share of the steps in which the learning rate first rises to it in a straight line, from 0.
+        batch_size: Images per step.
+        optimizer: "adamw" (Adam with decoupled weight decay; "adam" is an alias), or "sgd" with heavy-ball momentum 0.9.
+        learning_rate: The peak learning rate; it decays to 0 along half a cosine.
+        warmup: Share of the steps over which the learning rate first rises linearly from 0 to its peak.
         weight_decay: Strength of L2 decay.
         augmentation: "none", "crop" or "crop_flip".
     """
@@ -63,7 +62,7 @@ class Training:
         check_fields(self, "training.")
 
     def make_optimizer(self, steps: int) -> optax.GradientTransformation:
-        """The optimiser for a run of so many steps; the same value for equal settings."""
+        """The optimiser for a run of this many steps; the same object for equal settings."""
         return _optimizer(self.optimizer, self.learning_rate, self.weight_decay, steps, round(self.warmup * steps))
 
 
@@ -84,13 +83,13 @@ def make_optimizer(
     momentum: float | jax.Array = 0.9,
     weight_decay: float | jax.Array = 0.0,
 ) -> optax.GradientTransformation:
-    """The optimiser of this name; every number may be traced.
+    """Returns the optimiser with this name; every number may be traced.
 
     Args:
-        name: "adamw" (Adam with decoupled weight decay; it ignores `momentum`), or "sgd" with heavy-ball momentum, its
-            weight decay part of the gradient.
+        name: "adamw" (Adam with decoupled weight decay; it ignores `momentum`), or "sgd" with heavy-ball momentum, where
+            the weight decay is part of the gradient.
         learning_rate: A number or a schedule.
-        momentum: Of "sgd".
+        momentum: Momentum of "sgd".
         weight_decay: Strength of L2 decay.
     """
     if optimizer_name(name) == "adamw":
@@ -100,7 +99,7 @@ def make_optimizer(
 
 
 def epochs_at(recipe: Training, share: float) -> int:
-    """How many epochs a share of a recipe's is: the nearest whole number, at least one."""
+    """The number of epochs that is a share of the recipe's: the nearest integer, at least one."""
     return max(1, round(share * recipe.epochs))
 
 
@@ -138,7 +137,7 @@ def fresh_variables(model: Model, images: ImageSet, key: jax.Array) -> Variables
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network and what it took."""
+    """A trained network and its cost."""
 
     variables: Variables
     cost: Cost
@@ -152,9 +151,9 @@ class Trainer:
         recipe: The recipe.
         images: The training images.
         progress: Shows progress.
-        log: Takes a record (a dict) of each step.
+        log: Receives a record (a dict) of each step.
         steps_per_call: As in `cujax.training.loop.Stepper`.
-        resume_point: Keeps where the run stands; with one that kept something, training goes on from there.
+        resume_point: Saves the progress of the run; if it has saved progress, training resumes from there.
     """
 
     recipe: Training
@@ -178,12 +177,13 @@ class Trainer:
     ) -> Trained:
         """Trains fresh parameters on the images at `indices`; initialisation and order both come from `key`.
 
-        What the model freezes is taken from `frozen`, the arrays of a network that has it.
+        Frozen parameters are taken from `frozen`, the arrays of a network that has them.
 
         Raises:
-            ValueError: if the batch is larger than the number of images; if inputs that are no images are to be augmented;
-                or if the model freezes parameters and `frozen` is not given: those would stay at their initialisation.
-            FloatingPointError: if the loss stops being finite.
+            ValueError: if the batch is larger than the number of images; if augmentation is requested for inputs that are
+                not images; or if the model freezes parameters and `frozen` is not given: they would stay at their
+                initialisation.
+            FloatingPointError: if the loss becomes non-finite.
         """
         recipe = self.recipe
         are_images = not isinstance(self.images, DeviceImages) or self.images.are_images

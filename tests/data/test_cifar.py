@@ -94,9 +94,9 @@ def test_what_cannot_be_read_is_told(tmp_path):
     for keep in (0, 100, whole.stat().st_size // 2):
         cut = tmp_path / f"cut{keep}.tar.gz"
         cut.write_bytes(whole.read_bytes()[:keep])
-        assert "cut short or damaged" in refused(cut)
+        assert "truncated or damaged" in refused(cut)
     short = files | {"data_batch_3.bin": files["data_batch_3.bin"][:-1]}
-    assert "data_batch_3.bin has 61459 bytes, which is no multiple of 3073" in refused(archive(tmp_path / "s.tar.gz", short))
+    assert "data_batch_3.bin has 61459 bytes, not a multiple of 3073" in refused(archive(tmp_path / "s.tar.gz", short))
     label = files | {"data_batch_2.bin": bytes([77]) + files["data_batch_2.bin"][1:]}
     assert "record 0 has label 77, but there are 10 classes" in refused(archive(tmp_path / "l.tar.gz", label))
     lacking = {name: content for name, content in files.items() if name != "data_batch_4.bin"}

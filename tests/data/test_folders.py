@@ -185,7 +185,7 @@ def test_folders_laid_out_otherwise_are_told(tmp_path, folder):
         load(tmp_path / "flat")
     write(tmp_path / "two" / "train" / "a" / "0.png", random_pixels())
     write(tmp_path / "two" / "test" / "images" / "0.png", random_pixels())
-    with pytest.raises(ValueError, match=r"has the class folders \['images'\], which .* has not"):
+    with pytest.raises(ValueError, match=r"has the class folders \['images'\], which .* does not have"):
         load(tmp_path / "two")
 
 

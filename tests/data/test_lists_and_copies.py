@@ -91,7 +91,7 @@ def test_tables_without_a_column_of_ids_are_refused(source, free, tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"\xef\xbb\xbf"])
 def test_an_empty_list_is_told(source, tmp_path, content):
-    with pytest.raises(ValueError, match=r"list.txt holds no id"):
+    with pytest.raises(ValueError, match=r"list.txt contains no ids"):
         asked(source, content, tmp_path)
 
 
@@ -210,7 +210,7 @@ def test_copies_in_streamed_folders_are_found(tmp_path):
         (root / "dog" / f"copy {number}.png").write_bytes((root / "cat" / f"{number} é.png").read_bytes())
     for memory_gb in (1.0, 0.0):
         source = load_source(Data(f"{root}/", memory_gb=memory_gb))
-        with pytest.raises(ValueError, match=r"have the same pixels as one to be forgotten, such as dog/copy"):
+        with pytest.raises(ValueError, match=r"have the same pixels as one in the request, such as dog/copy"):
             make_split(source, ForgetClass("cat"))
         kept = make_split(source, ForgetClass("cat", copies="keep"))
         assert all(name.startswith("dog/copy") for name in kept.copies.ids.tolist())

@@ -139,19 +139,19 @@ def test_bad_requests_are_told(tmp_path):
         (ForgetClasses((0, 1, 2, 3)), (), "nothing would be retained"),
         (ForgetRandom(count=1000), (), "count is 1000, but only 108"),
         (ForgetWhere(lambda name, label: False), (), "nothing to forget"),
-        (ids_file(), (), "holds no id"),
+        (ids_file(), (), "contains no ids"),
         (
             ids_file("id-0001", *(f"nobody-{n}" for n in range(7))),
             (),
             r"7 of the 8 ids.*do not exist.*nobody-0.*nobody-4'.*look like",
         ),
-        (ids_file(held_out), (), f"validation images.*Take them off.*{held_out}"),
+        (ids_file(held_out), (), f"validation images.*Remove them from.*{held_out}"),
         (ids_file(forgotten[0]), forgotten, f"forgotten by an earlier request; .*{forgotten[0]}"),
         (ForgetClass(0), ("stranger",), "1 ids that the model forgot earlier are not in made.*stranger"),
     ):
         with pytest.raises(ValueError, match=message):
             make_split(SOURCE, request, previous)
-    with pytest.raises(FileNotFoundError, match=r"nothing\.txt does not exist; write one id a line"):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.txt does not exist; write one id per line"):
         make_split(SOURCE, ForgetIds(str(tmp_path / "nothing.txt")))
 
 

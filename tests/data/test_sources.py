@@ -147,7 +147,7 @@ class Trap:
 
 def test_pickled_arrays_are_refused_and_run_nothing(tmp_path):
     sprung = tmp_path / "sprung"
-    with pytest.raises(ValueError, match="Python objects are refused"):
+    with pytest.raises(ValueError, match="Python objects are rejected"):
         load(tmp_path, arrays(ids=np.array([Trap(sprung)] * 40, dtype=object)))
     assert not sprung.exists()
 

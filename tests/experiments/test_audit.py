@@ -179,7 +179,7 @@ def test_among_oracles_class_inference_is_chance_and_the_original_is_told(class_
     low, high = spread(found)
     assert low <= 0.5 <= high
     assert found.values["original"].value > max(high, 0.8)
-    assert by_key(class_findings)["ulira_auc"].values["unlearned"].startswith("it takes shadow")
+    assert by_key(class_findings)["ulira_auc"].values["unlearned"].startswith("this needs shadow")
 
 
 def test_no_oracle_is_trained_or_looked_into_twice(class_audit, class_findings, monkeypatch):
@@ -271,9 +271,11 @@ def check_the_report_holds_every_metric_and_says_what_is_missing(sample_findings
     assert f"10 retrained models, {len(findings.models['original'][0].answers.forget.labels)} forgotten samples" in text
     assert "an audit can show that something is left, not that nothing is" in text
     page = html_page(report, made["figures"])
-    assert "no certificate of deletion" in page
+    assert "not a certificate of deletion" in page
     assert "Likelihood-ratio attack" in page
-    assert "class inference AUC, original, unlearned: samples were forgotten, not classes" in not_computed(report["audit"])
+    assert "class inference AUC, original, unlearned: the request is for samples, not classes" in not_computed(
+        report["audit"]
+    )
     assert not any(word in page for word in ("<script", "http://", 'src="/'))
 
 

@@ -211,7 +211,7 @@ def test_a_worker_makes_the_models_of_a_run_and_leaves_the_report_to_the_command
     run = tmp_path / "run"
     arguments = [*SMALL, "--retrained", "2", "--workdir", str(run), "--method.max-passes", "1", "--audit", "quick"]
     assert commands.run("unlearn", ["--worker", *arguments]) == 0
-    assert "Tables and reports: the same command without --worker." in capsys.readouterr().err
+    assert "For tables and reports, run the same command without --worker." in capsys.readouterr().err
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [
         "original", "retrained_0", "retrained_1", "unlearned",
     ]  # fmt: skip
@@ -226,7 +226,7 @@ def test_a_worker_makes_the_models_of_a_run_and_leaves_the_report_to_the_command
 def test_a_worker_tunes_and_leaves_the_settings_to_the_command(tmp_path, capsys):
     arguments = [*SMALL, "--workdir", str(tmp_path / "run"), "--trials", "2", "--methods", "selective_synaptic_dampening"]
     assert commands.run("tune", ["--worker", *arguments]) == 0
-    assert "Tables and reports" in capsys.readouterr().err
+    assert "For tables and reports" in capsys.readouterr().err
     (folder,) = (tmp_path / "run" / "tuning" / "class-5").glob("seed_0-*")
     assert (folder / "selective_synaptic_dampening-halton.json").exists()
     assert not (folder / "settings.json").exists()

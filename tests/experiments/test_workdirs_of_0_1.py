@@ -68,7 +68,7 @@ def test_its_digest_is_the_one_that_progress_was_saved_under(workdir):
     ],
 )
 def test_another_configuration_is_refused_there(workdir, changes):
-    with pytest.raises(FileExistsError, match="holds a run of another configuration"):
+    with pytest.raises(FileExistsError, match="contains a run of another configuration"):
         prepare(experiment(workdir, **changes))
 
 

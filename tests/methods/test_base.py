@@ -137,7 +137,7 @@ def test_checks_steps_and_costs_are_accounted_for(class_task):
 def test_without_forgetting_the_last_state_is_returned_and_told(class_task):
     method = dataclasses.replace(METHOD, max_passes=2, learning_rate=0.001)
     result = class_task.run(method)
-    assert "all 2 passes were made and the stop rule did not hold" in result.history.stop_reason
+    assert "all 2 passes were made and the stop rule was not met" in result.history.stop_reason
     last = result.history.checks[-1]
     forget, same, retain = class_task.accuracies(result.variables)
     assert (last.forget_accuracy, last.retain_accuracy) == pytest.approx((max(forget, same), retain))

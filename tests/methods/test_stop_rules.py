@@ -125,9 +125,9 @@ def test_a_run_whose_rule_holds_from_the_start_says_so_and_goes_on(split):
     assert history.checks[0].reason == "it is Monday"
     if history.stop_rule == "max_passes":
         assert len(history.checks) == 4
-        assert "held before the first step" in history.stop_reason
+        assert "met before the first step" in history.stop_reason
     else:
-        seen = "no lower than held-out samples" if split is SPLIT else "the nearest class mean finds the class in"
+        seen = "no lower than that of held-out samples" if split is SPLIT else "the nearest class mean finds the class in"
         assert seen in history.stop_reason
         assert "before the first step" in history.stop_reason
     assert history.cost.steps > 0

@@ -156,7 +156,7 @@ def test_what_is_written_is_valid_and_stands_alone(class_run, tmp_path):
     sources = re.findall(r'src="([^"]{0,40})', text)
     assert len(sources) == 4
     assert all(source.startswith("data:image/svg+xml;base64,") for source in sources)
-    assert "no certificate of deletion" in text
+    assert "not a certificate of deletion" in text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json"]
 
 
@@ -276,8 +276,8 @@ def test_every_figure_of_the_summary_is_in_its_place():
         "audit": None,
     }
     assert summary(report).splitlines() == [
-        "Asked to forget classes bee, cat (345 training images) of pets. Unlearning ended after 17 steps, 1.3 s (retraining "
-        "took 45.6 s): because.",
+        "The request was to forget classes bee, cat (345 training images) of pets. Unlearning ended after 17 steps, 1.3 s "
+        "(retraining took 45.6 s): because.",
         "Accuracy on test samples of the forgotten classes: 0.987 before, 0.021 after, 0.012 ±0.004 retrained.",
         "Test accuracy on the retained classes: 0.911 before, 0.922 after, 0.933 ±0.006 retrained.",
         "Accuracy on the 7 samples of the earlier request first: 0.125 before, 0.250 after.",
@@ -316,7 +316,7 @@ def test_a_report_that_is_not_of_the_checkpoint_at_its_path_says_so(class_run, t
     }
     other = run.workdir / "checkpoints" / "retrained_0"
     report = report_on(run, run.original(), run.retrained(), run.unlearned(), Path(tmp_path), unlearned_path=Path(other))
-    problem = f"another checkpoint lies there now: its digest is {run.retrained()[0].digest}"
+    problem = f"there is another checkpoint there now: its digest is {run.retrained()[0].digest}"
     assert report["checkpoints"]["unlearned"]["problem"] == problem
     assert problem in (tmp_path / "report.html").read_text("utf-8")
     assert f"WARNING: the report is not of the unlearned checkpoint at {other}: {problem}." in capsys.readouterr().out

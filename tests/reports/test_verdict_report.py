@@ -71,7 +71,7 @@ def test_several_faults_are_all_named():
 
 def test_reasons_and_trust_call_metrics_by_their_headings():
     verdict = report(findings(CASES["hidden"]))["verdict"]
-    assert verdict["reasons"][0].startswith("probe at z is 0.94, of retrained models")
+    assert verdict["reasons"][0].startswith("probe at z is 0.94, retrained models")
     named = verdict | {"metrics": [metric | {"heading": "accuracy of it"} for metric in verdict["metrics"]]}
     assert "original's accuracy of it" in trust(named)
 
@@ -79,7 +79,7 @@ def test_reasons_and_trust_call_metrics_by_their_headings():
 def test_with_too_few_models_the_next_step_is_how_to_judge():
     made = report(findings({}, retrained=5))
     assert made["verdict"]["word"] == "not_judged"
-    assert "--retrained 8 (about 40 s of training more)" in made["verdict"]["next_step"]
+    assert "--retrained 8 (about 40 s of additional training)" in made["verdict"]["next_step"]
     assert "8 retrained models are needed to say that there is no trace" in "\n".join(verdict_lines(made))
 
 

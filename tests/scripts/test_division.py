@@ -121,7 +121,7 @@ def test_workers_and_their_command_are_killed_and_nothing_is_lost(alone, start, 
     workers = workers_of(first)
     first.process.terminate()
     assert first.end() == 143, first.said
-    assert "was killed (signal 9); what it computed is begun once more" in first.said
+    assert "was killed (signal 9); its work is started again" in first.said
     assert first.said.count("Run the same command again to continue") == 1
     assert are_gone(workers)
     complete = models(run)
@@ -138,7 +138,8 @@ def test_workers_and_their_command_are_killed_and_nothing_is_lost(alone, start, 
 def test_two_commands_and_a_worker_divide_one_folder(alone, start, tmp_path):
     processes = [start(*compare("run")), start(*compare("run")), start(*compare("run", "--worker"))]
     assert [process.end() for process in processes] == [0, 0, 0], [process.said for process in processes]
-    assert "Nothing is left to compute here. Tables and reports: the same command without --worker." in processes[2].said
+    said = processes[2].said
+    assert "Nothing is left to compute here. For tables and reports, run the same command without --worker." in said
     assert sum(process.said.count("/4] class:5") for process in processes) == 4, "each cell is computed once"
     assert found(tmp_path / "run") == alone
 

@@ -71,7 +71,7 @@ def test_what_is_missing_is_told(main, capsys):
     for arguments, message in (
         (("net.msgpack", "out"), "give --num-classes and --image-shape"),
         (("net.msgpack", "out", "--num-classes", "3"), "go together"),
-        (("net.safetensors", "out", "--step", "3"), "weights that flax saved"),
+        (("net.safetensors", "out", "--step", "3"), "weights saved by flax"),
         (("nothing.msgpack", "out", *FLAX), "does not exist"),
         (("net.msgpack", "out", *FLAX[:2], "--num-classes", "4", *FLAX[4:]), "params/head/bias is float32 (3,)"),
     ):

@@ -214,7 +214,7 @@ def test_a_folder_with_damaged_images_is_refused_or_unlearned_without_them(tmp_p
     request = ["forget:class", "--forget.label", "1"]
     result = here("unlearn", *arguments, *request, cwd=tmp_path)
     assert result.returncode == 2
-    assert "class 2/89.png: damaged or no image" in result.stderr
+    assert "class 2/89.png: damaged or not an image" in result.stderr
     assert not (tmp_path / "run").exists()
     result = here("unlearn", *arguments, "--data.skip-bad", *request, cwd=tmp_path)
     assert result.returncode == 0, result.stderr

@@ -88,8 +88,8 @@ def test_a_digest_is_compared_with_what_lies_at_a_path(saved, tmp_path):
     directory, written = saved
     assert checkpoints.digest_problem(directory, written.digest) == ""
     assert checkpoints.digest_problem(directory, "0" * 64).endswith(f"its digest is {written.digest}")
-    assert checkpoints.digest_problem(tmp_path / "none", written.digest) == "no checkpoint lies there now"
-    assert checkpoints.digest_problem(tmp_path, written.digest) == "what lies there now has no digest"
+    assert checkpoints.digest_problem(tmp_path / "none", written.digest) == "there is no checkpoint there now"
+    assert checkpoints.digest_problem(tmp_path, written.digest) == "the checkpoint there now has no digest"
 
 
 def test_any_tree_of_arrays_comes_back_in_the_structure_asked_for(tmp_path):

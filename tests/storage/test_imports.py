@@ -204,7 +204,7 @@ def test_what_cannot_be_read_is_told_and_only_what_is_damaged_is_called_so(tmp_p
     (tmp_path / "net.safetensors").write_bytes(b"nothing of the kind")
     (tmp_path / "folder").mkdir()
     for name, message in (
-        ("net.msgpack", "cut off, or something else"),
+        ("net.msgpack", "truncated, or something else"),
         ("net.pkl", "pickles are never opened.*flax.serialization.to_bytes"),
         ("pickled", "cannot be read as what flax.serialization.to_bytes makes"),
         ("net.safetensors", "cannot be read as safetensors"),

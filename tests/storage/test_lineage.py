@@ -96,7 +96,7 @@ def test_what_is_gone_damaged_or_another_is_told(chain, tmp_path):
         assert [link.verified for link in links] == [False, True, True, True]
         assert not any(link.problem for link in links)
         shutil.copytree(first / "unlearned", first / "original")
-        assert "another model lies there" in verify_lineage(last / "unlearned")[0].problem
+        assert "there is another model there" in verify_lineage(last / "unlearned")[0].problem
         for file in Path(first / "original").rglob("d/*"):
             file.write_bytes(file.read_bytes()[:-30] + bytes(30))
         assert "damaged" in verify_lineage(last / "unlearned")[0].problem

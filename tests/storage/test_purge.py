@@ -86,7 +86,7 @@ def run_ids(folder):
 
 def test_a_folder_without_an_unlearned_model_is_refused(tmp_path):
     save(tmp_path, "original", "original", ())
-    with pytest.raises(FileNotFoundError, match="holds no unlearned model"):
+    with pytest.raises(FileNotFoundError, match="contains no unlearned model"):
         find_leftovers(tmp_path)
 
 

@@ -143,7 +143,7 @@ def test_the_last_two_states_are_kept_and_the_newest_comes_back(folder):
     assert jax.tree.structure(found) == jax.tree.structure(tree(5))
     np.testing.assert_array_equal(found["state"]["w"], np.full((3, 2), 5.0))
     assert jax.random.uniform(found["state"]["key"]) == jax.random.uniform(jax.random.key(5))
-    assert folder.said == ["original goes on from step 5."]
+    assert folder.said == ["original resumes from step 5."]
 
 
 def damage(path):
@@ -159,7 +159,7 @@ def test_a_damaged_newest_state_is_told_and_the_one_before_is_used(folder, harm)
     folder.keep(4, 5)
     harm(folder.path / "progress" / "original" / "000000005")
     assert folder.found() != 5
-    assert "progress at step 5 cannot be used and is passed over" in folder.said[0]
+    assert "progress at step 5 cannot be used and is skipped" in folder.said[0]
     folder.keep(5)
     assert folder.states() == [4, 5]
 
@@ -181,7 +181,7 @@ def test_another_place_is_told(folder, monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 3)
     assert folder.found() == 5
     assert "was made on 8 devices with cujax" in folder.said[0]
-    assert "now it is 3 devices" in folder.said[0]
+    assert "this run uses 3 devices" in folder.said[0]
     assert "bits may differ" in folder.said[0]
 
 
