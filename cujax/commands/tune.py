@@ -1,6 +1,6 @@
 """Chooses the settings of methods for a request, with equally many trials for each, judged only on validation data.
 
-Without flags: every method, 10 trials, class 5 of scikit-learn's digits. It writes a file of settings for cujax compare.
+Without flags: every method, 12 trials, class 5 of scikit-learn's digits. It writes a file of settings for cujax compare.
 Completed work is kept: the same command resumes, and with more --trials it continues.
 """
 

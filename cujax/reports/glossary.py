@@ -65,13 +65,13 @@ TERMS = {
     ),
     "probe_z": (
         "probe (embedding)",
-        "Accuracy, on forgotten samples, of a linear classifier trained on embeddings of other samples with all labels.",
+        "Accuracy on forgotten samples of a linear classifier that is trained on the embeddings of other samples.",
     ),
-    "probe_below_z": ("probe (below it)", "The same, one layer below the embedding."),
-    "nearest_class_mean": ("nearest mean", "Accuracy, on forgotten samples, of the nearest class mean of embeddings."),
+    "probe_below_z": ("probe (below it)", "The same for the features one layer below the embedding."),
+    "nearest_class_mean": ("nearest mean", "Accuracy on forgotten samples of a classifier that picks the nearest class mean of embeddings."),
     "relearning_steps": (
         "steps to relearn",
-        "Steps of training on the forget set until 95 % of the original's accuracy on it is reached again; at most 300.",
+        "Training steps on the forget set until 95 % of the original's accuracy on it is regained; at most 300.",
     ),
     "parameter_change": (
         "parameters moved",
@@ -85,8 +85,9 @@ TERMS = {
     "flops_ratio": ("speed-up (FLOP)", "How many times fewer operations than retraining."),
     "trials": ("trials", "Settings tried when the method was tuned."),
     "verdict": (
-        "verdict on answers",
-        "What the answers on the forget set show, including attacks on them and distances to retrained models.",
+        "verdict",
+        "What the answers on the forget set show, including attacks on them and distances to retrained models. With "
+        "--audit standard, also what features and relearning show.",
     ),
 }
 
