@@ -27,7 +27,10 @@ def _styled(names: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         }
         if number >= len(_MARKERS):  # the same markers again, hollow
             style["markerfacecolor"] = "white"
-        yield name, style | ({"markersize": 12, "markeredgecolor": "black"} if name == "contrastive" else {})
+        yield (
+            name,
+            style | ({"markersize": 12, "markeredgecolor": "black"} if name.partition("@")[0] == "contrastive" else {}),
+        )
 
 
 def trade_off_figure(found: dict[str, Any], word: str, key: str) -> Figure:
@@ -63,8 +66,13 @@ def trade_off_figure(found: dict[str, Any], word: str, key: str) -> Figure:
     return figure
 
 
+def is_on_answers(found: dict[str, Any]) -> bool:
+    """Whether verdicts are on answers alone, as in all comparisons before there was a choice."""
+    return bool(found["setup"].get("audit", "answers") == "answers")
+
+
 def trade_off_caption(found: dict[str, Any], word: str, key: str) -> str:
-    """How many methods have no fault by their answers, and which."""
+    """How many methods have no fault, and which."""
     table = found["tables"][word]
     methods = {name: row for name, row in table.items() if name not in ("original", "retrained")}
     clear = [name for name, row in methods.items() if row["n"] and set(row["verdicts"]) <= {"no_trace", "not_judged"}]
@@ -74,8 +82,9 @@ def trade_off_caption(found: dict[str, Any], word: str, key: str) -> str:
         if None not in (original[key], retrained[key])
         else ""
     )
+    subject = f"{'The answers of ' * is_on_answers(found)}{len(clear)} of {len(methods)} methods"
     return (
-        f"{accuracies}The answers of {len(clear)} of {len(methods)} methods show no fault in any seed"
+        f"{accuracies}{subject} show no fault in any seed"
         f"{': ' * bool(clear)}{', '.join(clear)}. A point is the mean of a method over seeds, with bars of one standard "
         "deviation; the shaded rectangle is the range of all retrained models."
     )

@@ -68,7 +68,10 @@ TERMS = {
         "Accuracy on forgotten samples of a linear classifier that is trained on the embeddings of other samples.",
     ),
     "probe_below_z": ("probe (below it)", "The same for the features one layer below the embedding."),
-    "nearest_class_mean": ("nearest mean", "Accuracy on forgotten samples of a classifier that picks the nearest class mean of embeddings."),
+    "nearest_class_mean": (
+        "nearest mean",
+        "Accuracy on forgotten samples of a classifier that picks the nearest class mean of embeddings.",
+    ),
     "relearning_steps": (
         "steps to relearn",
         "Training steps on the forget set until 95 % of the original's accuracy on it is regained; at most 300.",

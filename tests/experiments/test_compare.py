@@ -468,6 +468,8 @@ def test_the_whole_verdict_is_that_of_an_audit_and_the_figures_it_reads_are_in_t
     assert "probe (embedding)" in as_markdown(looked)
     assert "verdict on answers" not in as_markdown(looked)
     assert "verdict on answers" in as_markdown(tabulate(found))
+    assert "The answers of" in as_html(tabulate(found))
+    assert "The answers of" not in as_html(looked)
     assert "probe (embedding)" not in as_markdown(tabulate(found))
 
 
