@@ -243,15 +243,14 @@ class ComparisonRun(ReadySweep):
             run = self.cells.prepare(experiment, *place)
             original, unlearned = run.original(), run.unlearned()
             record = unlearned.metadata.record
-            answers, moved = run.answers(unlearned), parameter_change(original.variables, unlearned.variables)
-            looked, verdict = references.judged(unlearned, answers)
+            row, verdict = references.judged(unlearned)
             return {
-                "row": references.row(answers) | looked,
+                "row": row,
                 "verdict": {"word": verdict.word, "faults": list(verdict.faults), "unchanged": verdict.unchanged},
                 "cost": record["cost"],
                 "stop": {"rule": record["stop_rule"], "step": record["step"], "reason": record["stop_reason"]},
                 "course": record["checks"],
-                "parameter_change": moved,
+                "parameter_change": parameter_change(original.variables, unlearned.variables),
             }
 
         return kept_record(self._record(self.cells.folder(experiment, *place)), CELL, audit)

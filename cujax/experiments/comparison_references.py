@@ -7,10 +7,10 @@ from typing import Any, Literal
 from cujax.audit.evidence import Answers, Evidence
 from cujax.audit.metric import MetricContext
 from cujax.audit.rows import audit_row
-from cujax.audit.verdict import Verdict
+from cujax.audit.verdict import FEWEST_FOR_FAULTS, Verdict
 from cujax.experiments.change import is_unchanged
-from cujax.experiments.judging import Comparison, compare_models, verdict_on_answers
-from cujax.experiments.look import kept_in
+from cujax.experiments.judging import Comparison, compare_evidence, target_of, verdict_on_answers
+from cujax.experiments.look import Look, kept_in
 from cujax.experiments.run import Run, candidate_of
 from cujax.storage.checkpoints import Checkpoint
 
@@ -30,11 +30,17 @@ class References:
     run: Run
     reads: VerdictReads
 
+    def __post_init__(self) -> None:
+        self._known: dict[str, Evidence] = {}
+
     @cached_property
     def answers(self) -> tuple[Answers, list[Answers]]:
         """Of the original and of each retrained model."""
         run = self.run
-        return run.answers(run.original()), [run.answers(model) for model in run.retrained()]
+        original, retrained = run.original(), run.retrained()
+        if self.reads == "standard":
+            return self._evidence(original).answers, [self._evidence(model).answers for model in retrained]
+        return run.answers(original), [run.answers(model) for model in retrained]
 
     def row(self, answers: Answers) -> dict[str, Any]:
         """The metrics of one model's answers."""
@@ -42,18 +48,19 @@ class References:
         noisy = bool(self.run.source.redrawn_ids)
         return audit_row(self.run.split, answers, original=original, retrained=retrained, clean_test_only=noisy)
 
-    def judged(self, unlearned: Checkpoint, answers: Answers) -> tuple[dict[str, float], Verdict]:
-        """Figures of features and relearning, if they are looked at, and the verdict on one model."""
-        if self.reads == "standard":
-            found = self._looked_into(unlearned)
-            return _figures(found, "unlearned")[0], found.verdict
+    def judged(self, unlearned: Checkpoint) -> tuple[dict[str, Any], Verdict]:
+        """The metrics of one model, with those of features and relearning if they are examined, and the verdict on it."""
         run = self.run
+        if self.reads == "standard":
+            found = self._compared(unlearned)
+            return self.row(found.models["unlearned"][0].answers) | _figures(found, "unlearned")[0], found.verdict
         original, retrained = self.answers
         context = MetricContext(
             run.split, Evidence(original), [Evidence(model) for model in retrained], bool(run.source.redrawn_ids)
         )
+        answers = run.answers(unlearned)
         unchanged = is_unchanged(run.original().variables, unlearned.variables)
-        return {}, verdict_on_answers(context, Evidence(answers), unchanged=unchanged)
+        return self.row(answers), verdict_on_answers(context, Evidence(answers), unchanged=unchanged)
 
     def audit(self) -> dict[str, Any]:
         """The rows of the original and of each retrained model, these against the others, and their costs."""
@@ -61,7 +68,7 @@ class References:
         run = self.run
         rows = {"original": [self.row(original)], "retrained": [self.row(model) for model in retrained]}
         if self.reads == "standard":
-            found = self._looked_into(run.original())
+            found = self._compared(run.original())
             for name, entries in rows.items():
                 for row, figures in zip(entries, _figures(found, name), strict=True):
                     row.update(figures)
@@ -72,17 +79,32 @@ class References:
             "retrained_costs": [model.metadata.record["cost"] for model in run.retrained()],
         }
 
-    def _looked_into(self, unlearned: Checkpoint) -> Comparison:
+    @cached_property
+    def _look(self) -> Look:
         run = self.run
-        return compare_models(
-            run.case,
-            candidate_of(run.original()),
-            candidate_of(unlearned),
-            list(map(candidate_of, run.retrained())),
-            closely=False,
-            judged_only=True,
-            keep=kept_in(run.workdir),
-        )
+        return Look(run.case, target_of(run.case, candidate_of(run.original())), None, kept_in(run.workdir))
+
+    @cached_property
+    def _untrained(self) -> dict[str, list[float]]:
+        return self._look.untrained_probes() if len(self.run.retrained()) < FEWEST_FOR_FAULTS else {}
+
+    def _evidence(self, reference: Checkpoint) -> Evidence:
+        """Of the original or a retrained model, which every method is compared with."""
+        if reference.digest not in self._known:
+            self._known[reference.digest] = self._look.into(candidate_of(reference))
+        return self._known[reference.digest]
+
+    def _compared(self, unlearned: Checkpoint) -> Comparison:
+        run = self.run
+        original = run.original()
+        own = self._known.get(unlearned.digest) or self._look.into(candidate_of(unlearned))
+        models = {
+            "original": [self._evidence(original)],
+            "unlearned": [own],
+            "retrained": [self._evidence(model) for model in run.retrained()],
+        }
+        unchanged = is_unchanged(original.variables, unlearned.variables)
+        return compare_evidence(run.case, models, self._untrained, unchanged=unchanged, judged_only=True)
 
 
 def _figures(found: Comparison, name: str) -> list[dict[str, float]]:

@@ -60,9 +60,7 @@ def compare_models(
         judged_only: Whether to measure only what the verdict uses.
         keep: Returns stored results.
     """
-    split = case.split
-    target = SHARE_TO_REGAIN * accuracy(case.predictions(original, split.forget))
-    look = Look(case, target, original if closely else None, keep)
+    look = Look(case, target_of(case, original), original if closely else None, keep)
     few = len(retrained) < FEWEST_FOR_FAULTS
     with case.progress("looking into models", 2 + len(retrained) + few) as advance:
 
@@ -75,8 +73,35 @@ def compare_models(
         models["retrained"] = [into(model) for model in retrained]
         untrained = look.untrained_probes() if few else {}
         advance(int(few))
+    unchanged = is_unchanged(original.variables, unlearned.variables)
+    return compare_evidence(case, models, untrained, unchanged=unchanged, judged_only=judged_only)
+
+
+def target_of(case: Case, original: Candidate) -> float:
+    """The forget accuracy at which a model counts as having relearned the forget set."""
+    return SHARE_TO_REGAIN * accuracy(case.predictions(original, case.split.forget))
+
+
+def compare_evidence(
+    case: Case,
+    models: dict[str, list[Evidence]],
+    untrained: dict[str, list[float]],
+    *,
+    unchanged: bool,
+    judged_only: bool,
+) -> Comparison:
+    """Measures and judges what was found of models.
+
+    Args:
+        case: The split, the network and the samples.
+        models: The evidence: "original", "unlearned" and "retrained".
+        untrained: What probes read from untrained networks, by depth; used with fewer than 5 retrained models.
+        unchanged: Whether the parameters of the unlearned model are those of the original.
+        judged_only: Whether to measure only what the verdict uses.
+    """
+    split = case.split
     if split.is_class_task:
-        models["masked"] = [_masked(models["original"][0], split.forgotten_classes)]
+        models = models | {"masked": [_masked(models["original"][0], split.forgotten_classes)]}
     context = MetricContext(split, models["original"][0], models["retrained"], case.has_label_noise)
     depths = list(context.original.probes)
     metrics = all_metrics(depths)
@@ -88,10 +113,9 @@ def compare_models(
         for metric in metrics:
             found.append(measured(metric, context, models))
             advance()
-    unchanged = is_unchanged(original.variables, unlearned.variables)
-    if few:
+    if len(models["retrained"]) < FEWEST_FOR_FAULTS:
         alone = _alone(models, context, untrained)
-        verdict = judge_without_retrained(alone, context.task, unchanged=unchanged, n_retrained=len(retrained))
+        verdict = judge_without_retrained(alone, context.task, unchanged=unchanged, n_retrained=len(models["retrained"]))
     else:
         verdict = _judge(found, context, unchanged=unchanged)
         by_key = {judged.metric.key: judged for judged in verdict.metrics}

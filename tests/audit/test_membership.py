@@ -8,6 +8,7 @@ from scipy.special import log_softmax
 from scipy.stats import norm
 
 from cujax.audit.membership import (
+    _attack_on,
     attack_features,
     confidences,
     loss_attack_accuracy,
@@ -210,6 +211,17 @@ def test_the_scores_of_a_trained_attack_on_noise_are_chance(n_test, n_forget):
         areas.append(np.mean((pairs + 1) / 2))
     error = np.std(areas) / np.sqrt(len(areas))
     assert abs(np.mean(areas) - 0.5) < 4 * error + 0.005
+
+
+def test_an_attack_that_was_trained_before_is_the_same_attack():
+    rng = np.random.default_rng(7)
+    sides = [rng.normal(shift, size=n) for shift, n in ((1.0, 40), (0.0, 30), (0.5, 20))]
+    expected = trained_attack(*sides)
+    for _ in range(2):
+        for found, wanted in zip(_attack_on(*(side.tobytes() for side in sides)), expected, strict=True):
+            np.testing.assert_array_equal(found, wanted)
+    other = _attack_on(sides[0].tobytes(), sides[1].tobytes(), (sides[2] + 1).tobytes())
+    assert not np.array_equal(other.scores, expected.scores)
 
 
 def test_a_trained_attack_still_finds_members():
