@@ -91,13 +91,19 @@ class References:
     def _evidence(self, reference: Checkpoint) -> Evidence:
         """Of the original or a retrained model, which every method is compared with."""
         if reference.digest not in self._known:
-            self._known[reference.digest] = self._look.into(candidate_of(reference))
+            self._known[reference.digest] = self._looked_into(reference)
         return self._known[reference.digest]
+
+    def _looked_into(self, model: Checkpoint) -> Evidence:
+        with self.run.case.progress("looking into a model", 1) as advance:
+            found = self._look.into(candidate_of(model))
+            advance()
+        return found
 
     def _compared(self, unlearned: Checkpoint) -> Comparison:
         run = self.run
         original = run.original()
-        own = self._known.get(unlearned.digest) or self._look.into(candidate_of(unlearned))
+        own = self._known.get(unlearned.digest) or self._looked_into(unlearned)
         models = {
             "original": [self._evidence(original)],
             "unlearned": [own],
