@@ -10,12 +10,13 @@ from cujax.audit.verdict_words import HEADINGS
 
 DOCS = Path(__file__).parents[1] / "docs"
 # Of each file the head of its table on the page, and its column there.
-METHODS, FURTHER = "| | a class (label 5)", "| | Fashion-MNIST 10k, class 5"
+METHODS, FURTHER = "| | a class (label 5)", "| | Fashion-MNIST, class 5"
 COLUMNS = {
     "digits_class": (METHODS, 1),
     "digits_sample": (METHODS, 2),
     "fashion_mnist_class_small": (FURTHER, 1),
-    "digits_class_without_retrained": (FURTHER, 2),
+    "fashion_mnist_sample_small": (FURTHER, 2),
+    "digits_class_without_retrained": (FURTHER, 3),
 }
 
 
