@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cujax.audit.verdict_words import ON_ANSWERS
+from cujax.experiments.reproductions import reached
 from cujax.reports.control_curve import beside_curve, control_curve
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -401,3 +402,35 @@ def test_the_sentences_on_digits_are_those_of_its_comparison():
     assert min(distances, key=distances.get) == "deep_contrastive"
     assert all(distances[name] < distances["contrastive"] for name in ("selective_synaptic_dampening", "neg_grad_plus"))
     assert all(set(row["verdicts"]) - {"no_trace", "not_judged"} for row in others.values())
+
+
+def test_the_plain_words_on_methods_are_those_of_the_files():
+    text = " ".join((RESULTS / "in_plain_words.md").read_text("utf-8").split())
+    tried = {}
+    for path in (RESULTS / "reproductions").glob("*.json"):
+        entry = json.loads(path.read_text("utf-8")).get("fashion_mnist_class")
+        if entry is not None:
+            tried[path.stem] = reached(entry)
+    assert f"On Fashion-MNIST, {sum(tried.values())} of {len(tried)} methods do so on all three seeds" in text
+    assert all(tried[name] for name in ("scrub", "neg_grad_plus", "selective_synaptic_dampening"))
+
+    def words(config):
+        found = {}
+        for verdict in load(f"verdicts/{config}.json"):
+            found.setdefault(verdict["name"], []).append(verdict["word"])
+        return found
+
+    for config in ("digits_class", "fashion_mnist_class_small"):
+        for name in ("mask_logit", "contrastive", "salun", "random_labels"):
+            assert set(words(config)[name]) == {"hidden"}, (config, name)
+    methods = [words("digits_sample"), words("fashion_mnist_sample_small")]
+    for found in methods:
+        found.pop("original")
+        found.pop("retrained")
+        assert len(found) == 5
+    assert {word for found in methods[0].values() for word in found} == {"damaged", "not_forgotten", "distinguishable"}
+    assert methods[1].pop("contrastive") == ["distinguishable"]
+    assert list(methods[1].values()) == [["not_forgotten"]] * 4
+    table = load("digits/comparison.json")["tables"]["class:5"]
+    where = beside_curve(table, control_curve(table, load("digits/comparison.json")["tasks"]["class:5"]["controls"]))
+    assert {name for name, place in where.items() if place == "below"} == {"selective_synaptic_dampening", "unsir"}
