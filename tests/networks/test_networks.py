@@ -119,7 +119,9 @@ def test_images_that_cannot_be_cut_into_patches_are_told():
 
 
 def test_an_unknown_network_is_told_with_those_that_there_are():
-    with pytest.raises(ValueError, match=r"network 'resnet19' does not exist; choose one of airbench32, .*cnn, .*resnet18_linear"):
+    with pytest.raises(
+        ValueError, match=r"network 'resnet19' does not exist; choose one of airbench32, .*cnn, .*resnet18_linear"
+    ):
         make_network("resnet19", 10)
 
 
