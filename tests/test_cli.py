@@ -116,7 +116,7 @@ def test_a_request_by_predicate_comes_from_a_configuration_file(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config", "nothing"], "'nothing' does not exist; choose one of cifar10_resnet18_class"),
+        (["--config", "nothing"], "'nothing' does not exist; choose one of cifar10_class"),
         (["--config"], "--config needs a value"),
         (["forget:class", "--forget.label", "77"], "class 77 does not exist"),
         (["--method.temperature", "0"], "temperature must be positive"),

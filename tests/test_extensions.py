@@ -132,7 +132,7 @@ def test_sources_of_this_package_are_read_as_before(tmp_path):
     ("settings", "message"),
     [
         ({"stop_rule": "patience"}, r"stop rule 'patience' does not exist; choose one of accuracy"),
-        ({"network": "resnet9"}, r"network 'resnet9' does not exist; choose one of cnn, "),
+        ({"network": "resnet9"}, r"network 'resnet9' does not exist; choose one of airbench32, "),
     ],
 )
 def test_what_is_not_registered_is_refused_with_the_names_there_are(settings, message, tmp_path):
