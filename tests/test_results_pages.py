@@ -5,9 +5,10 @@ import re
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from cujax.audit.verdict_words import ON_ANSWERS
+from cujax.audit.verdict_words import IN_TABLES, ON_ANSWERS
 from cujax.experiments.reproductions import reached
 from cujax.reports.control_curve import beside_curve, control_curve
 
@@ -434,3 +435,59 @@ def test_the_plain_words_on_methods_are_those_of_the_files():
     table = load("digits/comparison.json")["tables"]["class:5"]
     where = beside_curve(table, control_curve(table, load("digits/comparison.json")["tasks"]["class:5"]["controls"]))
     assert {name for name, place in where.items() if place == "below"} == {"selective_synaptic_dampening", "unsir"}
+
+
+CIFAR10 = "cifar10/comparison.json"
+
+
+def cifar10_rows():
+    """By name; of two tables with a row "original", that of the first."""
+    lines = (RESULTS / "cifar10.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line[:2] == "| "]
+    return {name: cells for name, *cells in reversed(rows)}
+
+
+def test_the_table_of_cifar10_is_that_of_its_comparison():
+    found = load(CIFAR10)
+    table = found["tables"]["class:5"]
+    where = beside_curve(table, control_curve(table, found["tasks"]["class:5"]["controls"]))
+    rows = cifar10_rows()
+    keys = ("forget_test_accuracy", "retain_test_accuracy", "js_to_retrained", "agreement", "probe_z", "probe_below_z")
+    for name, row in table.items():
+        cells = ["–" if row["mean"][key] is None else f"{row['mean'][key]:.3f}" for key in keys]
+        cells.append(f"{row['mean']['relearning_steps']:.0f}")
+        ratio = row["mean"]["flops_ratio"]
+        cells.append("1.00" if name == "retrained" else "–" if ratio is None else f"{1 / ratio:.2f}")
+        cells.append(", ".join(IN_TABLES[word] for word in row.get("verdicts", {})) or "–")
+        assert rows[name] == [*cells, where.get(name, "–")], name
+
+
+def test_the_answers_on_cifar10_give_the_accuracies_and_agreements_of_the_table():
+    with np.load(RESULTS / "cifar10" / "answers.npz", allow_pickle=False) as stored:
+        answers = dict(stored)
+    task = load(CIFAR10)["tasks"]["class:5"]
+    retrained = [answers[f"forget_answers/retrained_{number}"] for number in range(3)]
+    of_class = answers["test_labels"] == 5
+    rows = {"original": task["references"]["0"]["original"]} | {
+        name: cells["0"]["row"] for name, cells in task["cells"].items()
+    }
+    for name, row in rows.items():
+        test, forget = answers[f"test_answers/{name}"], answers[f"forget_answers/{name}"]
+        right = test == answers["test_labels"]
+        assert np.mean(right[of_class]) == pytest.approx(row["forget_test_accuracy"])
+        assert np.mean(right[~of_class]) == pytest.approx(row["retain_test_accuracy"])
+        assert np.mean(forget == answers["forget_labels"]) == pytest.approx(row["forget_train_accuracy"])
+        assert np.mean([np.mean(forget == other) for other in retrained]) == pytest.approx(row["agreement"])
+        logits = answers[f"forget_logits/{name}"]
+        assert np.mean(logits.argmax(axis=1) == forget[: len(logits)]) > 0.995  # float16 has ties
+    assert load("cifar10/digests.json").keys() == rows.keys() | {f"retrained_{number}" for number in range(3)}
+
+
+def test_the_curves_on_cifar10_are_the_stored_ones():
+    curves = load("cifar10/training.json")
+    retrained = np.mean([curves[f"retrained_{number}"]["train_accuracy"] for number in range(3)], axis=0)
+    rows = cifar10_rows()
+    assert rows["retrained models, mean"] == [f"{value:.3f}" for value in retrained]
+    stored = curves["original"]["train_accuracy"]
+    lines = [line for line in (RESULTS / "cifar10.md").read_text().splitlines() if line.startswith("| original |")]
+    assert [cell.strip() for cell in lines[-1].split("|")[2:-1]] == [f"{value:.3f}" for value in stored]
