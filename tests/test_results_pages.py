@@ -81,6 +81,11 @@ def tables(page):
         yield heading, rows
 
 
+def rows_by_name(page):
+    """The cells of each row by the name at its head; of two with the same name, those of the first."""
+    return {name: cells for _, rows in reversed(list(tables(page))) for name, *cells in reversed(rows)}
+
+
 def in_audit_table(folder, heading, name):
     """What an audit table must say in a cell."""
     key, name = METRICS[heading], name.strip("*")
@@ -362,11 +367,8 @@ def test_the_table_of_digits_is_that_of_its_comparison():
     table = found["tables"]["class:5"]
     curve = control_curve(table, found["tasks"]["class:5"]["controls"])
     where = beside_curve(table, curve)
-    lines = (RESULTS / "digits.md").read_text().splitlines()
-    rows = {
-        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in lines if line[:2] == "| "
-    }
-    assert rows.keys() - {""} == table.keys()
+    rows = rows_by_name("digits")
+    assert rows.keys() == table.keys()
     columns = [("forget_test_accuracy", 3), ("retain_test_accuracy", 3), ("js_to_retrained", 3), ("agreement", 3)]
     for name, row in table.items():
         cells = [
@@ -440,18 +442,11 @@ def test_the_plain_words_on_methods_are_those_of_the_files():
 CIFAR10 = "cifar10/comparison.json"
 
 
-def cifar10_rows():
-    """By name; of two tables with a row "original", that of the first."""
-    lines = (RESULTS / "cifar10.md").read_text().splitlines()
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line[:2] == "| "]
-    return {name: cells for name, *cells in reversed(rows)}
-
-
 def test_the_table_of_cifar10_is_that_of_its_comparison():
     found = load(CIFAR10)
     table = found["tables"]["class:5"]
     where = beside_curve(table, control_curve(table, found["tasks"]["class:5"]["controls"]))
-    rows = cifar10_rows()
+    rows = rows_by_name("cifar10")
     keys = ("forget_test_accuracy", "retain_test_accuracy", "js_to_retrained", "agreement", "probe_z", "probe_below_z")
     for name, row in table.items():
         cells = ["–" if row["mean"][key] is None else f"{row['mean'][key]:.3f}" for key in keys]
@@ -486,7 +481,7 @@ def test_the_answers_on_cifar10_give_the_accuracies_and_agreements_of_the_table(
 def test_the_curves_on_cifar10_are_the_stored_ones():
     curves = load("cifar10/training.json")
     retrained = np.mean([curves[f"retrained_{number}"]["train_accuracy"] for number in range(3)], axis=0)
-    rows = cifar10_rows()
+    rows = rows_by_name("cifar10")
     assert rows["retrained models, mean"] == [f"{value:.3f}" for value in retrained]
     stored = curves["original"]["train_accuracy"]
     lines = [line for line in (RESULTS / "cifar10.md").read_text().splitlines() if line.startswith("| original |")]

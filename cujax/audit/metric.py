@@ -62,7 +62,7 @@ class MetricContext:
     @property
     def task(self) -> Task:
         """The task: "class" or "samples"."""
-        return "class" if self.split.is_class_task else "samples"
+        return self.split.task
 
     def once[Value](self, key: Hashable, compute: Callable[[], Value]) -> Value:
         """The result of `compute`, which is called only the first time that this key is requested."""

@@ -25,6 +25,9 @@ ON_ANSWERS: dict[Word, str] = {
     "not_judged": "no fault in the answers",
 }
 
+# By what the verdicts of a comparison are based on.
+TABLE_WORDS: dict[str, dict[Word, str]] = {"answers": ON_ANSWERS, "standard": IN_TABLES}
+
 FAMILIES: dict[Family, str] = {
     "answers": "Answers",
     "attack": "Attacker",

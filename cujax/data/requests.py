@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -70,6 +71,11 @@ class Split:
     def is_class_task(self) -> bool:
         """Whether the request is for whole classes, not for samples of retained classes."""
         return bool(self.forgotten_classes)
+
+    @property
+    def task(self) -> Literal["class", "samples"]:
+        """What is forgotten, as settings and key metrics name it."""
+        return "class" if self.is_class_task else "samples"
 
     def divided(self, labels: np.ndarray) -> "tuple[Split, ...]":
         """One split for whole classes and one for samples of retained classes; usually only this split.

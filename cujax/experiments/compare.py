@@ -11,20 +11,19 @@ from etils import epath
 
 from cujax._ranges import ProportionAboveZero, Seed
 from cujax.audit.key_metrics import Task
-from cujax.audit.verdict import Word
-from cujax.audit.verdict_words import IN_TABLES, ON_ANSWERS
+from cujax.audit.verdict_words import TABLE_WORDS
 from cujax.data.images import Source
-from cujax.data.requests import ForgetClass, ForgetClasses, Request, Split
+from cujax.data.requests import Request, Split
 from cujax.experiments.change import parameter_change
 from cujax.experiments.checks import check_seeds_differ
 from cujax.experiments.comparison_references import References, VerdictReads
 from cujax.experiments.identity import describe
 from cujax.experiments.jobs import Unit, failure, work_through
-from cujax.experiments.request_words import describe_request, parse_request, request_in_words
+from cujax.experiments.request_words import describe_request, request_in_words
 from cujax.experiments.sweep import ReadySweep, SeveralRuns, Sweep, slug
 from cujax.experiments.tune import read_settings
 from cujax.methods.base import Method
-from cujax.methods.registry import chosen_methods, make_method
+from cujax.methods.registry import chosen_methods, make_method, method_names
 from cujax.methods.retrain import Retrain, RetrainShort
 from cujax.methods.traits import published_settings, reproduction_settings
 from cujax.progress import Progress, silent
@@ -204,15 +203,11 @@ class ComparisonRun(ReadySweep):
             cell = self._cell(task, name, method, seed)
             gap = cell["row"]["mean_gap"]
             self.cells.notify(
-                f"[{number}/{total}] {title}: {self._words[cell['verdict']['word']]}, mean gap "
+                f"[{number}/{total}] {title}: {TABLE_WORDS[self.comparison.audit][cell['verdict']['word']]}, mean gap "
                 f"{'–' if gap is None else f'{gap:.4f}'}, {cell['cost']['seconds']:.1f} s, {cell['stop']['rule']}"
             )
 
         return Unit(title, folder, _RECORD, self._has_record(folder), compute, needs)
-
-    @property
-    def _words(self) -> Mapping[Word, str]:
-        return ON_ANSWERS if self.comparison.audit == "answers" else IN_TABLES
 
     def _folder(self, task: _Task, name: str, method: Method, seed: int) -> epath.Path:
         return self.cells.folder(self.cells.cell(task.request, method, seed), slug(task.word), name)
@@ -282,12 +277,6 @@ def prepare_comparison(
         if settings["request"] in found:
             raise ValueError(f"two files of settings are for {settings['request']}; give one a request.")
         found[settings["request"]] = settings
-    if comparison.protocol is not None:
-        classes = [word for word in comparison.requests if isinstance(parse_request(word), ForgetClass | ForgetClasses)]
-        if classes:
-            raise ValueError(
-                f"protocol gap4 is for samples, but {', '.join(classes)} names whole classes; leave one of them out."
-            )
     if not comparison.requests:
         raise ValueError("there is no request to compare methods on; give --requests class:5, for example.")
     cells = Sweep(comparison, progress, notify, interruption or Interruption(), given_source=source)
@@ -300,12 +289,13 @@ def prepare_comparison(
     unasked = sorted(found.keys() - set(words))
     if unasked:
         raise ValueError(f"settings are given for {', '.join(unasked)}; the requests are {', '.join(words)}.")
-    tasks = [
-        _task(
-            word, cells, _with_settings(kinds, word, found.get(word)) | controls if given is None else given, found.get(word)
-        )
-        for word in words
-    ]
+    tasks = [_task(word, cells, kinds, controls, given, found.get(word)) for word in words]
+    if comparison.protocol is not None:
+        classes = [task.word for task in tasks if task.split.is_class_task]
+        if classes:
+            raise ValueError(
+                f"protocol gap4 is for samples, but {', '.join(classes)} names whole classes; leave one of them out."
+            )
     return ComparisonRun(cells, comparison, tasks)
 
 
@@ -315,31 +305,35 @@ def _control_name(share: float) -> str:
 
 def _kinds(words: Sequence[str]) -> dict[str, type[Method]]:
     """The methods that words such as "scrub" and "scrub@published" name, by word; all of them where there are none."""
-    if not any("@" in word for word in words):
-        return chosen_methods(words)
     wrong = [word for word in words if "@" in word and word.partition("@")[2] not in _SETTINGS]
     if wrong:
         raise ValueError(f"{', '.join(wrong)}: after @ stands one of {', '.join(_SETTINGS)}.")
-    return {word: kind for word in words for kind in chosen_methods((word.partition("@")[0],)).values()}
+    return {word: kind for word in words or method_names() for kind in chosen_methods((word.partition("@")[0],)).values()}
 
 
-def _with_settings(kinds: Mapping[str, type[Method]], request: str, found: dict[str, Any] | None) -> dict[str, Method]:
+def _with_settings(
+    kinds: Mapping[str, type[Method]], request: str, task: Task, found: dict[str, Any] | None
+) -> dict[str, Method]:
     """Each method with the settings that its word names, else those that were tuned, else its defaults."""
     chosen = found["methods"] if found else {}
-    of_class = isinstance(parse_request(request), ForgetClass | ForgetClasses)
     methods = {}
     for word, kind in kinds.items():
         name, _, which = word.partition("@")
-        settings = (
-            _SETTINGS[which](kind, "class" if of_class else "samples") if which else chosen.get(name, {}).get("settings", {})
-        )
+        settings = _SETTINGS[which](kind, task) if which else chosen.get(name, {}).get("settings", {})
         if settings is None:
             raise ValueError(f"{word}: {name} has no reproduction for {request}; leave @{which} out, or tune it.")
         methods[word] = make_method(kind, name, settings)
     return methods
 
 
-def _task(word: str, cells: Sweep, candidates: Mapping[str, Method], found: dict[str, Any] | None) -> _Task:
+def _task(
+    word: str,
+    cells: Sweep,
+    kinds: Mapping[str, type[Method]],
+    controls: Mapping[str, Method],
+    given: Mapping[str, Method] | None,
+    found: dict[str, Any] | None,
+) -> _Task:
     request = cells.request(word)
     split = cells.split(request)
     if found is not None and found["forget_digest"] != split.digest:
@@ -347,8 +341,10 @@ def _task(word: str, cells: Sweep, candidates: Mapping[str, Method], found: dict
             f"the settings for {word} were found for other samples (digest {found['forget_digest'][:12]}) than it names "
             f"here ({split.digest[:12]}); tune on the same data."
         )
+    if given is None:
+        given = _with_settings(kinds, word, split.task, found) | dict(controls)
     methods, left_out = {}, {}
-    for name, method in candidates.items():
+    for name, method in given.items():
         try:
             cells.check_fits(method, split)
         except ValueError as reason:

@@ -222,7 +222,7 @@ class TuningRun(ReadySweep):
         tuning, kind = self.tuning, self.methods[name]
         space = search_space_of(kind)
         assert space is not None  # prepare_tuning excluded the others
-        first = tried_first(kind, "class" if self._split.is_class_task else "samples")
+        first = tried_first(kind, self._split.task)
 
         def settings(earlier: Sequence[Trial], number: int) -> dict[str, Any]:
             if number < len(first):

@@ -66,9 +66,9 @@ def trade_off_figure(found: dict[str, Any], word: str, key: str) -> Figure:
     return figure
 
 
-def is_on_answers(found: dict[str, Any]) -> bool:
-    """Whether verdicts are on answers alone, as in all comparisons before there was a choice."""
-    return bool(found["setup"].get("audit", "answers") == "answers")
+def basis(found: dict[str, Any]) -> str:
+    """What the verdicts are based on: "answers" alone, as in all comparisons before there was a choice, or "standard"."""
+    return str(found["setup"].get("audit", "answers"))
 
 
 def trade_off_caption(found: dict[str, Any], word: str, key: str) -> str:
@@ -82,7 +82,7 @@ def trade_off_caption(found: dict[str, Any], word: str, key: str) -> str:
         if None not in (original[key], retrained[key])
         else ""
     )
-    subject = f"{'The answers of ' * is_on_answers(found)}{len(clear)} of {len(methods)} methods"
+    subject = f"{'The answers of ' * (basis(found) == 'answers')}{len(clear)} of {len(methods)} methods"
     return (
         f"{accuracies}{subject} show no fault in any seed"
         f"{': ' * bool(clear)}{', '.join(clear)}. A point is the mean of a method over seeds, with bars of one standard "

@@ -15,9 +15,9 @@ from rich.table import Table
 from tabulate import tabulate as text_table
 
 from cujax.audit.verdict import ORDER
-from cujax.audit.verdict_words import IN_TABLES, ON_ANSWERS
+from cujax.audit.verdict_words import TABLE_WORDS
 from cujax.experiments.request_words import class_labels, parse_request, request_title
-from cujax.reports.comparison_figures import cost_caption, cost_figure, is_on_answers, trade_off_caption, trade_off_figure
+from cujax.reports.comparison_figures import basis, cost_caption, cost_figure, trade_off_caption, trade_off_figure
 from cujax.reports.control_curve import control_caption, control_curve, control_figure, control_remarks
 from cujax.reports.gap4 import gap4
 from cujax.reports.glossary import glossary
@@ -186,13 +186,13 @@ def _shown(table: dict[str, Any]) -> list[tuple[str, str, int]]:
 
 
 def _verdict_heading(found: dict[str, Any]) -> str:
-    return "verdict on answers" if is_on_answers(found) else "verdict"
+    return "verdict on answers" if basis(found) == "answers" else "verdict"
 
 
 def _verdicts(row: dict[str, Any], found: dict[str, Any]) -> str:
     """Such as "hidden" or, where seeds differ, "hidden 2, distinguishable 1"."""
     counts = sorted(row.get("verdicts", {}).items(), key=lambda entry: -ORDER.index(entry[0]))
-    names = ON_ANSWERS if is_on_answers(found) else IN_TABLES
+    names = TABLE_WORDS[basis(found)]
     return ", ".join(names[word] + f" {count}" * (len(counts) > 1) for word, count in counts) or "–"
 
 
@@ -287,8 +287,8 @@ def _preamble(found: dict[str, Any]) -> str:
         f"Mean ± standard deviation over {len(found['seeds'])} seeds; the retrained row is over the {n} retrained models of "
         f"each seed. The aim is the retrained models' figure, not the best one. Mean gap: mean absolute difference of "
         "forget, retain and test accuracy to the retrained models' mean; of a retrained model, to the mean of the others. "
-        f"{_ALONE if is_on_answers(found) else _WHOLE} Methods are ranked by it, then by retained test accuracy, then by "
-        f"operations. Seconds are without compilation, on {found['device']}. {CAVEAT}"
+        f"{_ALONE if basis(found) == 'answers' else _WHOLE} Methods are ranked by it, then by retained test accuracy, "
+        f"then by operations. Seconds are without compilation, on {found['device']}. {CAVEAT}"
     )
 
 

@@ -51,7 +51,7 @@ def report_on_parts(
         work = audit(part)
         findings = None if work is None else work.findings(original, unlearned, method)
         retrained = run.retrained() if work is None else work.retrained()
-        folder = directory if len(parts) == 1 else directory / ("class" if part.split.is_class_task else "samples")
+        folder = directory if len(parts) == 1 else directory / part.split.task
         report = report_on(part, original, retrained, unlearned, folder, findings, unlearned_path)
         reports.append((folder, report))
     folder, report = reports[0]
