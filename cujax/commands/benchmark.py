@@ -5,7 +5,8 @@
       --retain-batch-size 32 --rounds 5 --steps 2                            # the paper's network, on a CPU
 
 "bare" is a hand-written training step; "loop" is the step with everything around it. Times within a run alternate and can
-be compared with each other. Times of two runs can be compared only on an otherwise idle machine (--compare).
+be compared with each other; times of two runs only on an otherwise idle machine (--compare). --versus torch also times the
+same network and losses in PyTorch.
 """
 
 import json

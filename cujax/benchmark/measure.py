@@ -4,24 +4,22 @@ The measurements alternate in one process, so that other work on the machine aff
 """
 
 import functools
-import json
 import math
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from rich.table import Table
 
 from cujax._ranges import Count, Pixels, Positive, check_fields
 from cujax.batch import Batch, Examples
+from cujax.benchmark.pytorch import Counterpart, check_versus
 from cujax.data.batches import (
     DeviceImages,
     FlatRows,
@@ -35,7 +33,7 @@ from cujax.data.batches import (
 from cujax.data.decoding import ImageFiles
 from cujax.methods.contrastive import ContrastiveUnlearning
 from cujax.model import Model, PyTree
-from cujax.networks.registry import make_network
+from cujax.networks.registry import MODULES, make_network
 from cujax.progress import Progress, silent
 from cujax.step import UnlearnState, make_unlearn_step
 from cujax.training.loop import Phase, Stepper
@@ -57,6 +55,7 @@ class Benchmark:
         rounds: How often each step is timed.
         steps: Steps per round.
         peak_tflops: The device's peak, in 10^12 operations per second; by default measured with a large matrix product.
+        versus: "torch" also times the same network, batch and losses in PyTorch, channels last (extra [torch]).
     """
 
     network: str = "cnn"
@@ -69,9 +68,12 @@ class Benchmark:
     rounds: Count = 15
     steps: Count = 10
     peak_tflops: Positive | None = None
+    versus: Literal["torch"] | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.versus is not None:
+            check_versus(self.network, self.dtype)
 
     @property
     def samples(self) -> int:
@@ -88,9 +90,9 @@ def measure(benchmark: Benchmark, progress: Progress = silent) -> dict[str, Any]
 
     Returns:
         `device`, `settings`, `parameters`, `peak_tflops`; for each row of `steps` (forward, bare, training, unlearning,
-        training loop, unlearning loop) `ms` and `ms_least` per step, `images_per_second`, `compile_seconds`, `gflop`,
-        `share_of_peak`, `memory_mib`; `ratios`; `pipeline`, in images per second; `peak_memory_mib` of the device, if it
-        reports it.
+        training loop, unlearning loop, and those of PyTorch if requested) `ms` and `ms_least` per step,
+        `images_per_second`, `compile_seconds`, `gflop`, `share_of_peak`, `memory_mib`; `ratios`; `pipeline`, in images per
+        second; `peak_memory_mib` of the device, if it reports it.
 
     Raises:
         ValueError: if the network is unknown or does not take such images.
@@ -116,9 +118,13 @@ def measure(benchmark: Benchmark, progress: Progress = silent) -> dict[str, Any]
         name: _repeat(step, start, batch if name == "unlearning" else everything, benchmark.steps)
         for name, (step, _) in compiled.items()
     }
-    loops = _loops(benchmark, images, train, unlearn, start)
-    for name, loop in loops.items():
-        timed[name] = loop
+    timed |= _loops(benchmark, images, train, unlearn, start)
+    if benchmark.versus is not None:
+        pytorch = Counterpart(MODULES[benchmark.network](benchmark.num_classes), variables, batch, config)
+        for name, examples in (("training", everything), ("unlearning", batch)):
+            _, metrics = compiled[name][0](jax.tree.map(jnp.copy, start), examples)
+            pytorch.check_same(name, float(metrics["loss"]), float(metrics["gradient_norm"]))
+            timed[f"PyTorch {name}"] = _repeat_pytorch(pytorch, name, benchmark.steps)
     peak = benchmark.peak_tflops or _matrix_peak(benchmark.dtype)
     seconds: dict[str, list[float]] = {name: [] for name in timed}
     with progress("timing", benchmark.rounds + 1) as advance:
@@ -156,7 +162,10 @@ def measure(benchmark: Benchmark, progress: Progress = silent) -> dict[str, Any]
                 ("training loop", "training"),
                 ("unlearning loop", "unlearning"),
                 ("training loop", "bare"),
+                ("training", "PyTorch training"),
+                ("unlearning", "PyTorch unlearning"),
             )
+            if other in seconds
         },
         "pipeline": _pipeline(benchmark, images),
         "peak_memory_mib": _device_peak(),
@@ -216,6 +225,17 @@ def _repeat(step: Callable, start: UnlearnState, examples: Any, steps: int) -> _
         for _ in range(steps):
             state, result = step(state, examples)
         jax.block_until_ready((state, result))
+
+    return run
+
+
+def _repeat_pytorch(pytorch: Counterpart, name: str, steps: int) -> _Timed:
+    step = pytorch.step(name)
+
+    def run() -> None:
+        for _ in range(steps):
+            step()
+        pytorch.synchronize()
 
     return run
 
@@ -306,64 +326,3 @@ def _device_peak() -> float | None:
     statistics_of_device = jax.devices()[0].memory_stats() or {}
     peak = statistics_of_device.get("peak_bytes_in_use")
     return None if peak is None else peak / 2**20
-
-
-def tables(figures: dict[str, Any], earlier: dict[str, Any] | None = None) -> list[Table]:
-    """The figures as tables; with an earlier run, also the ratio of this run's times to that run's."""
-    settings = figures["settings"]
-    title = (
-        f"{settings['network']}, {settings['dtype']}, {settings['forget_batch_size']} + {settings['retain_batch_size']} "
-        f"images of {settings['image_size']}x{settings['image_size']}x{settings['channels']}, "
-        f"{figures['parameters']:,} parameters; {figures['device']}, peak {figures['peak_tflops']:.2f} TFLOP/s"
-    )
-    steps = Table(title=title)
-    headings = {"ms": "ms", "ms_least": "least", "images_per_second": "images/s", "gflop": "GFLOP"}
-    headings |= {"share_of_peak": "of peak", "memory_mib": "MiB", "compile_seconds": "compile s"}
-    steps.add_column("a step", no_wrap=True)
-    for heading in headings.values():
-        steps.add_column(heading, justify="right")
-    for name, row in figures["steps"].items():
-        steps.add_row(name, *(_shown(row.get(key)) for key in headings))
-    rest = Table()
-    rest.add_column("ratio of times, and rates")
-    rest.add_column("", justify="right")
-    for name, value in figures["ratios"].items():
-        rest.add_row(name, f"{value:.3f}")
-    for name, row in (earlier or {"steps": {}})["steps"].items():
-        rest.add_row(f"{name}, time / earlier", f"{figures['steps'][name]['ms'] / row['ms']:.3f}")
-    for name, value in figures["pipeline"].items():
-        rest.add_row(f"images/s {name}", f"{value:,.0f}")
-    if figures["peak_memory_mib"] is not None:
-        rest.add_row("peak memory of the device, MiB", f"{figures['peak_memory_mib']:,.0f}")
-    return [steps, rest]
-
-
-def _shown(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def read_earlier(path: Path, figures_of: Benchmark) -> dict[str, Any]:
-    """Reads the figures of an earlier run.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-        ValueError: if it does not contain such figures, or those of other settings.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; an earlier run writes it with --json {path}.")
-    try:
-        earlier = json.loads(path.read_text("utf-8"))
-        differing = {
-            name: (earlier["settings"][name], value)
-            for name, value in asdict(figures_of).items()
-            if name not in ("rounds", "steps", "peak_tflops") and earlier["settings"][name] != value
-        }
-        complete = all(row["ms"] > 0 for row in earlier["steps"].values())
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} contains no figures of this benchmark ({error!r}).") from error
-    if differing or not complete:
-        told = ", ".join(f"{name} {there} there, {here} now" for name, (there, here) in differing.items())
-        raise ValueError(f"{path} was measured with other settings: {told}. Compare runs with the same settings.")
-    return earlier
