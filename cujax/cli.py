@@ -21,6 +21,7 @@ from cujax.data.images import Source
 from cujax.data.requests import ForgetClass, ForgetWhere
 from cujax.experiments.cluster import Command
 from cujax.experiments.config import Experiment, Setup
+from cujax.experiments.default_jobs import default_jobs
 from cujax.experiments.division import check_division, divide, is_divided, prepare_devices
 from cujax.experiments.jobs import Unit, failures
 from cujax.experiments.run import prepare
@@ -29,6 +30,7 @@ from cujax.experiments.user_files import load_python_file
 from cujax.experiments.workers import end_with_starter, once_each, started_since
 from cujax.methods.registry import find_method, method_names
 from cujax.methods.traits import method_name
+from cujax.model import Model
 from cujax.progress import bar, silent
 from cujax.sharding import MultihostError, is_first_host, start_multihost, unused_accelerator
 from cujax.storage.preemption import Interruption, Preempted
@@ -220,6 +222,9 @@ class Prepared(Protocol):
     @property
     def source(self) -> Source: ...
 
+    @property
+    def model(self) -> Model: ...
+
 
 def main[Ready: Prepared](
     work: Callable[[Ready], int | None],
@@ -278,6 +283,14 @@ def main[Ready: Prepared](
             for image in ready.source.skipped:
                 tell(f"left out: {image}")
             models = [] if divided is None else list(divided(ready))
+            if units is not None and experiment.jobs is None and divided is None and not is_child:
+                models = list(units(ready))
+                jobs, seconds = default_jobs(experiment, ready.model, ready.source, models)
+                if jobs > 1:
+                    divided, tell, experiment = units, once_each(notify), replace(experiment, jobs=jobs)
+                    notify(f"{jobs} processes share about {seconds / 60:.0f} minutes of work; --jobs 1 for a single one.")
+                else:
+                    models = []
             check_division(experiment, models)
         except (ValueError, OSError, MultihostError) as error:
             notify(f"error: {error}")

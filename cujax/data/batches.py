@@ -224,6 +224,8 @@ def _is_rows(node: Any) -> bool:
 
 def _filled(rows: Rows, multiple: int) -> Rows:
     n_more = -len(rows.indices) % multiple
+    if not n_more:
+        return rows
     return Rows(
         np.concatenate([rows.indices, np.resize(rows.indices, n_more)]),
         np.concatenate([rows.mask, np.zeros(n_more, bool)]),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
+from cujax.data.decoding import ImageFiles
 from cujax.data.images import Data, Source
 from cujax.data.requests import Split
 from cujax.experiments.config import Experiment, Setup
@@ -56,6 +57,19 @@ def check_seeds_differ(seeds: Sequence[int]) -> None:
     """Raises ValueError if a seed is given more than once."""
     if len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds must differ, but are {seeds}.")
+
+
+def check_models_at_once(setup: Setup, source: Source) -> None:
+    """Raises ValueError if several models are to be trained in one step, but cannot be."""
+    if (setup.models_at_once or 1) == 1:
+        return
+    if data_mesh() is not None:
+        raise ValueError(f"models_at_once is {setup.models_at_once}, but a step is spread over all devices; leave it out.")
+    if isinstance(source.train.images, ImageFiles):
+        raise ValueError(
+            f"models_at_once is {setup.models_at_once}, but the images are read from disk, batch by batch; leave it out, or "
+            "raise --data.memory-gb so that they fit in memory."
+        )
 
 
 def check_num_classes(model: Model, like: Variables, source: Source) -> None:

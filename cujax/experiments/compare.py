@@ -17,6 +17,7 @@ from cujax.data.requests import Request, Split
 from cujax.experiments.change import parameter_change
 from cujax.experiments.checks import check_seeds_differ
 from cujax.experiments.comparison_references import References, VerdictReads
+from cujax.experiments.division import is_divided
 from cujax.experiments.identity import describe
 from cujax.experiments.jobs import Unit, failure, work_through
 from cujax.experiments.request_words import describe_request, request_in_words
@@ -152,7 +153,7 @@ class ComparisonRun(ReadySweep):
             reference_rows[str(seed)] = reference
             for name, method in task.methods.items():
                 if "failed" in reference:
-                    cells[name][str(seed)] = {"failed": "there are no retrained models to hold it against"}
+                    cells[name][str(seed)] = {"failed": "there are no retrained models to compare it with"}
                 else:
                     cells[name][str(seed)] = self._found(units[self._folder(task, name, method, seed), _RECORD])
         return {
@@ -182,9 +183,15 @@ class ComparisonRun(ReadySweep):
         def unit(number: int) -> Unit:
             title, name = f"{task.word}, retrained {number}, seed {seed}", f"retrained_{number}"
             kept = (folder / "checkpoints" / name).exists
-            return Unit(title, folder, name, kept, lambda: self._references(task, seed).run.retrained_model(number), needs)
+            return Unit(title, folder, name, kept, lambda: self._retrain(task, seed, number), needs)
 
         return tuple(map(unit, range(self.comparison.retrained)))
+
+    def _retrain(self, task: _Task, seed: int, number: int) -> None:
+        run = self._references(task, seed).run
+        if not is_divided(self.comparison):
+            run.retrain_together()
+        run.retrained_model(number)
 
     def _reference_unit(self, task: _Task, seed: int, needs: tuple[Unit, ...]) -> Unit:
         folder = self._folder(task, "retrained", Retrain(), seed)

@@ -60,6 +60,8 @@ class Setup:
         original: Checkpoint to start from, either an original or an earlier unlearned model; if not given, one is trained.
         tensorboard: Also write metrics as TensorBoard events (extra [tensorboard]).
         steps_per_call: The maximum number of steps in one compiled call; by default 1 on a CPU and 128 on an accelerator.
+        models_at_once: How many retrained models take each training step together, in one compiled call; by default one on
+            a CPU, where more are slower, and as many as fit in the memory of a single GPU or TPU (docs/scaling.md).
         profile: Folder for a profile of the computation, to view in TensorBoard or at ui.perfetto.dev.
         multihost: Compute together with the other hosts that run this same command (docs/tpu.md).
         save_seconds: Save the progress of an unfinished model in the background after this many seconds; None disables
@@ -68,8 +70,8 @@ class Setup:
         deterministic: On a GPU, use only operations that give the same bits each time; they are slower. On other devices,
             all operations do.
         hashed_ids: Store the SHA-256 of each forgotten id in checkpoints instead of the id.
-        jobs: How many processes on this machine share the models, each with its share of the cores; one if not given. Each
-            process reads the data, needs its own memory, and takes some seconds to start (docs/scaling.md).
+        jobs: How many processes on this machine share the models, each with its share of the cores. By default, long work
+            on a CPU is shared between its cores, and one process computes anything else (docs/scaling.md).
         worker: Only compute models that no other process computes, on this or other machines that share the folder, and end
             without tables and reports; the same command without --worker writes them.
         cluster: Compute the models on a Dask cluster, given as tcp://HOST:PORT of its scheduler (extra [cluster]).
@@ -90,6 +92,7 @@ class Setup:
     original: str | None = None
     tensorboard: bool = False
     steps_per_call: Count | None = None
+    models_at_once: Count | None = field(default=None, metadata=_NOT_DESCRIBED)
     profile: str | None = None
     multihost: bool = False
     save_seconds: NotNegative | None = 15.0
@@ -116,6 +119,11 @@ class Setup:
         several = [name for name in ("worker", "cluster") if getattr(self, name)] + ["jobs"] * ((self.jobs or 1) > 1)
         if "cluster" in several and len(several) > 1:
             raise ValueError(f"cluster is {self.cluster}, whose workers compute; leave out --worker and --jobs.")
+        if several and (self.models_at_once or 1) > 1:
+            raise ValueError(
+                f"models_at_once is {self.models_at_once}, but with --{several[0]} each process trains one model at a time; "
+                "leave one of them out."
+            )
         for name in ("multihost", "profile"):
             if several and getattr(self, name):
                 raise ValueError(f"{name} is of one command that computes alone; leave out --{several[0]}.")

@@ -1,6 +1,9 @@
 """A folder of models, each made once: models on disk are loaded, and unfinished ones resume from their progress."""
 
-from collections.abc import Callable
+import contextlib
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from etils import epath
@@ -19,6 +22,8 @@ from cujax.training.resume import ResumePoint
 
 # Makes a model: its arrays, and the record for its checkpoint.
 Make = Callable[[MetricsWriter, ResumePoint], tuple[Variables, Metadata]]
+# Makes the models with these names.
+MakeTogether = Callable[[Sequence[str], MetricsWriter, ResumePoint], Sequence[tuple[Variables, Metadata]]]
 
 
 @dataclass
@@ -68,24 +73,64 @@ class ModelStore:
         return found
 
     def _made(self, name: str, make: Make) -> Checkpoint:
-        path, progress = self.directory / "checkpoints" / name, self.directory / "progress" / name
-        metrics = self.directory / "metrics" / f"{name}.jsonl"
+        with self._resumable(name, self.identity) as (log, resume_point):
+            saved = self._save(name, *make(log, resume_point))
+            resume_point.remove()
+        return saved
+
+    def together(self, names: Sequence[str], at_once: int, make: MakeTogether) -> None:
+        """Makes those that no process has begun, several in one go; each is then stored as `once` stores it.
+
+        If one of them diverges, none is stored, and `once` makes them one by one.
+        """
+        fresh = [name for name in names if not (self.has(name) or (self.directory / "progress" / name).exists())]
+        for group in itertools.batched(fresh, at_once):
+            if len(group) > 1:
+                self._make_together(group, make)
+
+    def _make_together(self, group: Sequence[str], make: MakeTogether) -> None:
+        self.check_there()
+        with contextlib.ExitStack() as locks:
+            for name in group:
+                locks.enter_context(alone(self.directory, name))
+            if any(self.has(name) for name in group):  # another process was faster
+                return
+            identity = hashlib.sha256("\n".join([self.identity, *group]).encode()).hexdigest()
+            with self._resumable(f"{group[0]}_to_{group[-1]}", identity) as (log, resume_point):
+                try:
+                    made = make(group, log, resume_point)
+                except FloatingPointError as error:
+                    self.notify(f"{error} The models are trained one by one.")
+                else:
+                    for name, (variables, metadata) in zip(group, made, strict=True):
+                        self._in_memory[name] = self._save(name, variables, metadata)
+                resume_point.remove()
+
+    @contextlib.contextmanager
+    def _resumable(self, name: str, identity: str) -> Iterator[tuple[MetricsWriter, ProgressCheckpointer]]:
+        """The metrics and the progress of what is made under a name; interruptions wait until its end."""
+        progress, metrics = self.directory / "progress" / name, self.directory / "metrics" / f"{name}.jsonl"
         if is_first_host():
-            remove_leftovers(path.parent, name)
             remove_leftovers(progress)
         kept = ProgressCheckpointer(
             progress,
             metrics,
-            self.identity,
+            identity,
             steps=self.setup.save_steps,
             seconds=self.setup.save_seconds,
             interruption=self.interruption,
             notify=self.notify,
         )
-        with self.interruption.postponed(), kept as resume_point:
-            with MetricsWriter(metrics, self.setup.tensorboard, resume_point.metrics_bytes) as log:
-                variables, metadata = make(log, resume_point)
-            self.check_there()
-            saved = save_checkpoint(path, variables, metadata)
-            resume_point.remove()
-        return saved
+        with (
+            self.interruption.postponed(),
+            kept as resume_point,
+            MetricsWriter(metrics, self.setup.tensorboard, resume_point.metrics_bytes) as log,
+        ):
+            yield log, resume_point
+
+    def _save(self, name: str, variables: Variables, metadata: Metadata) -> Checkpoint:
+        path = self.directory / "checkpoints" / name
+        if is_first_host():
+            remove_leftovers(path.parent, name)
+        self.check_there()
+        return save_checkpoint(path, variables, metadata)

@@ -6,7 +6,7 @@ They are stored in one folder per recipe and split, so that all audits of the sp
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -79,6 +79,10 @@ class ReferenceModels:
 
     def retrained(self, count: int) -> list[Checkpoint]:
         """Models trained without the forget set, each with its own initialisation and order."""
+        unseen = self.run.split.forget.ids.tolist()
+        keys = {f"retrained_{number}": _key(number) for number in range(count)}
+        metadata_of = partial(self._metadata, "retrained", unseen)
+        self.run.from_scratch.train_together(self.store, keys, self.run.split.retain.indices, metadata_of)
         return [self.retrained_model(number) for number in range(count)]
 
     def retrained_model(self, number: int) -> Checkpoint:
@@ -142,7 +146,7 @@ class ReferenceModels:
 
     def _trained(self, name: str, indices: np.ndarray, unseen_ids: list[str], fold: int) -> Checkpoint:
         def make(log: MetricsWriter, resume_point: ResumePoint) -> tuple[Variables, Metadata]:
-            trained = self.run.train(name, indices, jax.random.fold_in(jax.random.key(0), 2 + fold), log, resume_point)
+            trained = self.run.from_scratch.train(name, indices, _key(fold), log, resume_point)
             return trained.variables, self._metadata("retrained", unseen_ids, {"cost": asdict(trained.cost)})
 
         return self.store.once(name, make)
@@ -168,3 +172,7 @@ class ReferenceModels:
             lineage=lineage,
             record=record,
         )
+
+
+def _key(fold: int) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(0), 2 + fold)

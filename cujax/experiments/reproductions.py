@@ -16,6 +16,7 @@ from cujax.experiments.user_files import load_python_file
 from cujax.methods.base import Method
 from cujax.methods.registry import find_method, make_method
 from cujax.methods.traits import reproduction_settings
+from cujax.model import Model
 from cujax.progress import Progress, silent
 from cujax.storage.preemption import Interruption
 from cujax.storage.workdir import Notify
@@ -107,6 +108,11 @@ class ReadyRepetition:
     def source(self) -> Source:
         """The data."""
         return next(iter(self.runs.values())).source
+
+    @property
+    def model(self) -> Model:
+        """The network of all runs."""
+        return next(iter(self.runs.values())).model
 
     def figures(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Name and figures of each method, one after the other; stored results are read."""

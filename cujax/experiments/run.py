@@ -7,7 +7,7 @@ same command resumes where a killed one stopped, and a finished one only shows i
 import contextlib
 import json
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -29,8 +29,15 @@ from cujax.data.requests import (
 )
 from cujax.data.sources import load_source
 from cujax.experiments.case import Candidate, Case
-from cujax.experiments.checks import check_batch_sizes, check_extras, check_num_classes, check_trained_on
+from cujax.experiments.checks import (
+    check_batch_sizes,
+    check_extras,
+    check_models_at_once,
+    check_num_classes,
+    check_trained_on,
+)
 from cujax.experiments.config import Experiment, Setup
+from cujax.experiments.from_scratch import FromScratch
 from cujax.experiments.identity import describe, digest_of, identity, normalised
 from cujax.experiments.model_store import ModelStore
 from cujax.experiments.request_words import describe_request
@@ -57,7 +64,6 @@ from cujax.storage.preemption import Interruption
 from cujax.storage.workdir import Notify, claim
 from cujax.training.predict import Predictions
 from cujax.training.resume import ResumePoint
-from cujax.training.supervised import Trained, Trainer
 
 
 @dataclass
@@ -138,7 +144,13 @@ class Run:
 
     def retrained(self) -> list[Checkpoint]:
         """Models trained without the forget set, each with its own initialisation and order."""
+        self.retrain_together()
         return [self.retrained_model(number) for number in range(self.experiment.retrained)]
+
+    def retrain_together(self) -> None:
+        """Trains those of the retrained models that can take each step together (`Setup.models_at_once`)."""
+        keys = {f"retrained_{number}": self._key(2 + number) for number in range(self.experiment.retrained)}
+        self.from_scratch.train_together(self.store, keys, self.split.retain.indices, partial(self._metadata, "retrained"))
 
     def retrained_model(self, number: int) -> Checkpoint:
         """One of them."""
@@ -255,19 +267,16 @@ class Run:
 
     def _trained(self, kind: Kind, name: str, indices: np.ndarray, fold: int) -> Checkpoint:
         def make(log: MetricsWriter, resume_point: ResumePoint) -> tuple[Variables, Metadata]:
-            trained = self.train(name, indices, self._key(fold), log, resume_point)
+            trained = self.from_scratch.train(name, indices, self._key(fold), log, resume_point)
             return trained.variables, self._metadata(kind, {"cost": asdict(trained.cost)})
 
         return self.store.once(name, make)
 
-    def train(
-        self, name: str, indices: np.ndarray, key: jax.Array, log: MetricsWriter, resume_point: ResumePoint
-    ) -> Trained:
-        """A fresh network, trained with the experiment's recipe on some training images."""
-        recipe, steps_per_call = self.experiment.training, self.experiment.steps_per_call
-        trainer = Trainer(recipe, self.train_images, self.progress, log, steps_per_call, resume_point)
+    @property
+    def from_scratch(self) -> FromScratch:
+        """Trains networks with the experiment's recipe."""
         frozen = self.given_original.variables if self.given_original else None
-        return trainer.train(self.model, indices, key, description=f"training {name}", frozen=frozen)
+        return FromScratch(self.experiment, self.model, self.train_images, frozen, self.progress)
 
     def _metadata(self, kind: Kind, record: dict[str, Any]) -> Metadata:
         ids = list(self.given_original.metadata.forgotten_ids) if self.given_original else []
@@ -361,6 +370,7 @@ def _prepare(
     check_held_out(source, split, needs_validation=experiment.validation_rows == "tenth")
     check_fits(experiment.method, split, model, like)
     check_batch_sizes(experiment, split, trains_original=given is None)
+    check_models_at_once(experiment, source)
     run = Run(experiment, source, split, model, given, progress, notify, interruption)
     run.claim_workdir(shared=shared)
     if len(split.copies):

@@ -165,6 +165,11 @@ class ReadySweep:
         """The data."""
         return self.cells.source
 
+    @property
+    def model(self) -> Model:
+        """The network of all runs."""
+        return self.cells.model
+
 
 def slug(word: str) -> str:
     """A word such as "class:5" or "ids:lists/mine.txt" as a name for a folder."""

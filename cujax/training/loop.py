@@ -62,9 +62,14 @@ class NotFiniteError(FloatingPointError):
 _STEPS_PER_CALL_ON_ACCELERATORS = 128
 
 
-@functools.partial(jax.jit, static_argnames="prepare", donate_argnames="state")
+@functools.partial(jax.jit, static_argnames=("prepare", "together"), donate_argnames="state")
 def _advance(
-    prepare: Callable[..., Any], step: Callable[..., Any], state: UnlearnState, arrays: DeviceImages, index_batches: Any
+    prepare: Callable[..., Any],
+    step: Callable[..., Any],
+    state: UnlearnState,
+    arrays: DeviceImages,
+    index_batches: Any,
+    together: bool = False,
 ) -> tuple[UnlearnState, Metrics]:
     """One step for each of the index batches, which are stacked along a leading axis; so are the metrics."""
 
@@ -73,9 +78,10 @@ def _advance(
         result: tuple[UnlearnState, Metrics] = step(state, prepare(arrays, index_batch, key))
         return result
 
+    take = jax.vmap(one) if together else one
     if _length(index_batches) > 1:
-        return jax.lax.scan(one, state, index_batches)
-    state, metrics = one(state, jax.tree.map(lambda leaf: leaf[0], index_batches))
+        return jax.lax.scan(take, state, index_batches)
+    state, metrics = take(state, jax.tree.map(lambda leaf: leaf[0], index_batches))
     return state, jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], metrics)
 
 
@@ -91,11 +97,13 @@ class Phase(NamedTuple):
             compilation.
         prepare: `prepare(arrays, index_batch, key)` returns the examples that the step takes; compiled together with it.
         batches: Index batches, all of the same shape.
+        together: Whether the state and each index batch are stacks with a leading axis of models, which all take the step.
     """
 
     step: Callable[..., tuple[UnlearnState, Metrics]]
     prepare: Callable[..., Any]
     batches: Iterable[Any]
+    together: bool = False
 
 
 class _StepCost(NamedTuple):
@@ -133,6 +141,8 @@ class Stepper:
     ) -> UnlearnState:
         """Runs one step per batch. Metrics are read one call late, so that the device need not wait for the host.
 
+        Metrics of a stack of models are lists with a value for each; the cost is that of all of them.
+
         Args:
             state: The state before the first step; it is donated.
             phase: The phase to run.
@@ -158,7 +168,7 @@ class Stepper:
             compiling = time.perf_counter()
             cost = self._step_cost(phase, state, arrays, index_batches)
             started += time.perf_counter() - compiling
-            state, metrics = _advance(phase.prepare, phase.step, state, arrays, index_batches)
+            state, metrics = _advance(phase.prepare, phase.step, state, arrays, index_batches, phase.together)
             if pending is not None:
                 self._read(*pending)
             pending = metrics, cost
@@ -207,15 +217,16 @@ class Stepper:
 
     def _step_cost(self, phase: Phase, state: UnlearnState, arrays: DeviceImages, index_batches: Any) -> _StepCost:
         """The cost of one step; a new step is compiled ahead of the call, so that compilation is not timed."""
-        signature = (phase.prepare, jax.tree.structure(phase.step), *(leaf.shape for leaf in jax.tree.leaves(index_batches)))
+        shapes = (leaf.shape for leaf in jax.tree.leaves(index_batches))
+        signature = (phase.prepare, jax.tree.structure(phase.step), phase.together, *shapes)
         if signature not in self._compiled:
             jax.block_until_ready(state.params)
-            lowered = _advance.lower(phase.prepare, phase.step, state, arrays, index_batches)
+            lowered = _advance.lower(phase.prepare, phase.step, state, arrays, index_batches, phase.together)
             lowered.compile()
             single = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), index_batches)
             # The compiler counts the body of a loop once, however often it runs: count a step outside of one.
             if _length(index_batches) > 1:
-                lowered = _advance.lower(phase.prepare, phase.step, state, arrays, single)
+                lowered = _advance.lower(phase.prepare, phase.step, state, arrays, single, phase.together)
             samples = sum(leaf.size for leaf in jax.tree.leaves(single) if np.issubdtype(leaf.dtype, np.integer))
             self._compiled[signature] = _StepCost(samples, flops_of(lowered))
         return self._compiled[signature]
@@ -223,14 +234,14 @@ class Stepper:
     def _read(self, stacked: Metrics, step_cost: _StepCost) -> None:
         metrics = jax.device_get(stacked)
         for position in range(_length(metrics)):
-            values = {name: value[position].item() for name, value in metrics.items()}
+            values = {name: value[position].tolist() for name, value in metrics.items()}
             before = self.cost
             flops = None
             if step_cost.flops is not None and (before.flops is not None or not before.steps):
                 flops = (before.flops or 0.0) + step_cost.flops
             self.cost = Cost(before.seconds, before.steps + 1, before.samples + step_cost.samples, flops)
             self.log({"step": self.steps, **values})
-            if not values["finite"]:
+            if not np.all(values["finite"]):
                 raise NotFiniteError(
                     f"the loss or a gradient was not finite at step {self.steps} (loss {values['loss']}).", self.cost
                 )
@@ -245,3 +256,12 @@ def flops_of(lowered: jax.stages.Lowered) -> float | None:
     """Floating-point operations as counted by the compiler; None if it does not count them."""
     analysis = lowered.cost_analysis()
     return None if not analysis else analysis.get("flops")
+
+
+def memory_of_step(state: UnlearnState, phase: Phase, images: DeviceImages) -> int:
+    """Bytes that a phase's step takes on the device beside the images: the state before and after, and temporary arrays."""
+    index_batches = jax.tree.map(lambda leaf: np.asarray(leaf)[None], next(iter(phase.batches)))
+    compiled = _advance.lower(phase.prepare, phase.step, state, images, index_batches, phase.together).compile()
+    analysis = compiled.memory_analysis()
+    own: int = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    return 2 * own + (0 if analysis is None else int(analysis.temp_size_in_bytes))

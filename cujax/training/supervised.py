@@ -1,6 +1,7 @@
 """Supervised training of the original model, and of models retrained without the forget set, with one recipe."""
 
 import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
@@ -10,11 +11,12 @@ import numpy as np
 import optax
 
 from cujax._ranges import Count, NotNegative, Positive, ProportionBelowOne, check_fields
-from cujax.batch import Examples
+from cujax.batch import Examples, Rows
 from cujax.data.batches import (
     Augmentation,
     DeviceImages,
     ImageSet,
+    StreamedImages,
     batches_of_all,
     check_augmentation,
     input_shapes,
@@ -24,7 +26,7 @@ from cujax.losses import cross_entropy
 from cujax.model import Model, PyTree, Variables
 from cujax.progress import Progress, silent
 from cujax.step import Metrics, Step, UnlearnState, accuracy, update
-from cujax.training.loop import NOTHING_YET, Cost, Log, NotFiniteError, Phase, Stepper
+from cujax.training.loop import NOTHING_YET, Cost, Log, NotFiniteError, Phase, Stepper, memory_of_step
 from cujax.training.resume import NO_RESUME_POINT, Position, ResumePoint
 
 OptimizerName = Literal["adamw", "sgd", "adam"]
@@ -107,6 +109,18 @@ def epochs_at(recipe: Training, share: float) -> int:
 TrainingRecipe = Training
 
 
+# The rest is for what the compiler does not count: fragmentation, and metrics on their way to the host.
+_SHARE_OF_FREE_MEMORY = 0.7
+
+
+def free_memory() -> int | None:
+    """Bytes that are free on the first device; None for a CPU, and if the device does not report them."""
+    statistics = None if jax.default_backend() == "cpu" else jax.local_devices()[0].memory_stats()
+    if not statistics or "bytes_limit" not in statistics:
+        return None
+    return int(statistics["bytes_limit"] - statistics.get("bytes_in_use", 0))
+
+
 def make_train_step(model: Model, tx: optax.GradientTransformation) -> Step:
     """The pure supervised update: `step(state, examples) -> (state, metrics)`, on the masked cross-entropy."""
     return jax.tree_util.Partial(_TrainStep(model, tx))
@@ -185,6 +199,70 @@ class Trainer:
                 initialisation.
             FloatingPointError: if the loss becomes non-finite.
         """
+        tx = self._optimizer(model, indices, description, frozen)
+        state, order_key = self._start(model, tx, key, frozen)
+
+        def batches(epoch: int) -> Iterator[Rows]:
+            return batches_of_all(indices, self.recipe.batch_size, jax.random.fold_in(order_key, epoch))
+
+        state, cost = self._fit(state, make_train_step(model, tx), batches, description)
+        return Trained(Variables(state.params, state.model_state), cost)
+
+    def train_together(
+        self,
+        model: Model,
+        indices: np.ndarray,
+        keys: Sequence[jax.Array],
+        *,
+        description: str = "training",
+        frozen: Variables | None = None,
+    ) -> list[Trained]:
+        """As `train` with each of the keys, but all models take each step in one compiled call; equal up to rounding.
+
+        The log receives one record per step, in which each metric is a list with a value per model. The cost of all is
+        divided equally.
+
+        Raises:
+            ValueError: as `train`, and if the images are read from disk.
+            FloatingPointError: if the loss of one of them becomes non-finite.
+        """
+        if isinstance(self.images, StreamedImages):
+            raise ValueError("images that are read from disk are drawn for one model at a time; train the models in turn.")
+        tx = self._optimizer(model, indices, description, frozen)
+        states, order_keys = zip(*(self._start(model, tx, key, frozen) for key in keys), strict=True)
+
+        def batches(epoch: int) -> Iterator[Rows]:
+            each = (batches_of_all(indices, self.recipe.batch_size, jax.random.fold_in(key, epoch)) for key in order_keys)
+            for rows in zip(*each, strict=True):
+                yield jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+        stacked, cost = self._fit(stacked, make_train_step(model, tx), batches, description, together=True)
+        n = len(keys)
+        share = Cost(cost.seconds / n, cost.steps, cost.samples // n, None if cost.flops is None else cost.flops / n)
+        own = (jax.tree.map(lambda leaf, number=number: leaf[number], stacked) for number in range(n))
+        return [Trained(Variables(state.params, state.model_state), share) for state in own]
+
+    def models_at_once(self, model: Model, indices: np.ndarray, key: jax.Array, frozen: Variables | None = None) -> int:
+        """How many models `train_together` can hold on the device.
+
+        One on a CPU, where models in turn are faster; one, too, if a model is spread over several devices, or if the device
+        does not report its memory.
+        """
+        images = self.images
+        if isinstance(images, StreamedImages) or images.mesh is not None or (free := free_memory()) is None:
+            return 1
+        tx = self._optimizer(model, indices, "training", frozen)
+        state, order_key = self._start(model, tx, key, frozen)
+        batches = batches_of_all(indices, self.recipe.batch_size, order_key)
+        phase = Phase(make_train_step(model, tx), preprocess, batches)
+        needed = memory_of_step(state, phase, replace(images, augmentation=self.recipe.augmentation))
+        return max(1, int(_SHARE_OF_FREE_MEMORY * free / needed))
+
+    def _optimizer(
+        self, model: Model, indices: np.ndarray, description: str, frozen: Variables | None
+    ) -> optax.GradientTransformation:
+        """The recipe's optimiser for some images, after checks."""
         recipe = self.recipe
         are_images = not isinstance(self.images, DeviceImages) or self.images.are_images
         check_augmentation(recipe.augmentation, are_images=are_images)
@@ -198,13 +276,29 @@ class Trainer:
                 f"{description}: the network freezes parameters (trainable=...), which would stay at a random "
                 "initialisation. Give the original that has them (--original), or train all of the network."
             )
+        return recipe.make_optimizer(recipe.epochs * -(-len(indices) // recipe.batch_size))
+
+    def _start(
+        self, model: Model, tx: optax.GradientTransformation, key: jax.Array, frozen: Variables | None
+    ) -> tuple[UnlearnState, jax.Array]:
+        """The state of a fresh network, and the key of its order of images."""
         init_key, state_key, order_key = jax.random.split(key, 3)
-        tx = recipe.make_optimizer(recipe.epochs * -(-len(indices) // recipe.batch_size))
         fresh = fresh_variables(model, self.images, init_key)
         start = fresh if frozen is None else model.keep_frozen_variables(fresh, frozen)
-        state = UnlearnState.create(*start, tx, state_key)
+        return UnlearnState.create(*start, tx, state_key), order_key
+
+    def _fit(
+        self,
+        state: UnlearnState,
+        step: Step,
+        batches: Callable[[int], Iterator[Rows]],
+        description: str,
+        *,
+        together: bool = False,
+    ) -> tuple[UnlearnState, Cost]:
+        """The state after all epochs, and the cost."""
+        recipe = self.recipe
         images = replace(self.images, augmentation=recipe.augmentation)
-        step = make_train_step(model, tx)
         position, cost = Position(), NOTHING_YET
         kept = self.resume_point.resume({"state": state})
         if kept is not None:
@@ -220,14 +314,13 @@ class Trainer:
             if position.passes:
                 advance(position.passes)
             for epoch in range(position.passes, recipe.epochs):
-                batches = batches_of_all(indices, recipe.batch_size, jax.random.fold_in(order_key, epoch))
                 skip = position.batches if epoch == position.passes else 0
                 try:
-                    phase = Phase(step, preprocess, batches)
+                    phase = Phase(step, preprocess, batches(epoch), together)
                     state = stepper.run(state, phase, skip=skip, keep=functools.partial(keep, epoch))
                 except NotFiniteError as error:
                     raise FloatingPointError(
                         f"{description} diverged: {error} Lower training.learning_rate, now {recipe.learning_rate}."
                     ) from error
                 advance()
-        return Trained(Variables(state.params, state.model_state), stepper.cost)
+        return state, stepper.cost

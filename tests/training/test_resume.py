@@ -118,6 +118,29 @@ def test_training_goes_on_from_every_position_to_the_same_bits(model, steps_per_
         assert without_seconds(again.cost) == without_seconds(whole.cost)
 
 
+@pytest.mark.parametrize(("model", "steps_per_call"), [(LINEAR, 1), (LINEAR, 4), (SMALL_CNN, 1)])
+def test_models_trained_together_are_those_trained_in_turn_and_go_on_to_the_same_bits(model, steps_per_call):
+    recipe = Training(epochs=3, batch_size=8, learning_rate=0.01, augmentation="crop_flip")
+    keys = [jax.random.key(number) for number in range(3)]
+
+    def trainer(log, **options):
+        return Trainer(recipe, IMAGES, log=log, steps_per_call=steps_per_call, **options)
+
+    records = []
+    kept = Kept(records)
+    together = trainer(records.append, resume_point=kept).train_together(model, np.arange(45), keys)
+    for number, (key, one) in enumerate(zip(keys, together, strict=True)):
+        own = []
+        alone = trainer(own.append).train(model, np.arange(45), key)
+        chex.assert_trees_all_close(one.variables, alone.variables, rtol=1e-4, atol=1e-5)
+        assert (one.cost.steps, one.cost.samples) == (alone.cost.steps, alone.cost.samples)
+        assert one.cost.flops == pytest.approx(alone.cost.flops, rel=0.2)
+        np.testing.assert_allclose([r["loss"][number] for r in records], [r["loss"] for r in own], rtol=1e-4, atol=1e-5)
+    for state in kept.states[:: len(kept.states) - 2]:
+        again = trainer(lambda record: None, resume_point=Kept([], state)).train_together(model, np.arange(45), keys)
+        chex.assert_trees_all_equal([one.variables for one in again], [one.variables for one in together])
+
+
 @functools.cache
 def original():
     recipe = Training(epochs=20, batch_size=8, learning_rate=0.01)

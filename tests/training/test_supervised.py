@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cujax.adapters import from_function, from_linen
-from cujax.data.batches import DeviceImages, batches_of_all, to_device
+from cujax.data.batches import DeviceImages, StreamedImages, batches_of_all, to_device
 from cujax.data.images import Data
 from cujax.data.sources import load_source
 from cujax.networks.cnn import CNN
@@ -193,3 +193,25 @@ def test_a_small_network_diverges_at_a_huge_learning_rate_and_says_so():
 def test_impossible_recipes_are_refused(wrong):
     with pytest.raises(ValueError, match=f"training.{next(iter(wrong))}"):
         Training(**wrong)
+
+
+def test_memory_decides_how_many_models_are_trained_at_once(monkeypatch):
+    images, key, trainer = make_images(), jax.random.key(0), Trainer(Training(batch_size=8), make_images())
+    assert trainer.models_at_once(LINEAR, np.arange(20), key) == 1  # on a CPU
+    found = []
+    for free in (0, 10**4, 10**5, 10**6):
+        monkeypatch.setattr("cujax.training.supervised.free_memory", lambda free=free: free)
+        found.append(trainer.models_at_once(LINEAR, np.arange(20), key))
+    assert found[0] == 1
+    assert found[3] == pytest.approx(10 * found[2], rel=0.2)
+    assert 10**5 / found[2] > 3 * 4 * 12  # the weights and both moments of 12 numbers
+    assert dataclasses.replace(trainer, images=streamed_of(images)).models_at_once(LINEAR, np.arange(20), key) == 1
+
+
+def streamed_of(images):
+    return StreamedImages(None, np.asarray(images.labels), images.mean, images.std)
+
+
+def test_images_on_disk_are_not_trained_on_together():
+    with pytest.raises(ValueError, match="drawn for one model at a time; train the models in turn"):
+        Trainer(Training(), streamed_of(make_images())).train_together(LINEAR, np.arange(20), [jax.random.key(0)])
