@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cujax.audit.verdict import ORDER
 from cujax.audit.verdict_words import IN_TABLES, ON_ANSWERS
 from cujax.experiments.reproductions import reached
 from cujax.reports.control_curve import beside_curve, control_curve
@@ -440,21 +441,46 @@ def test_the_plain_words_on_methods_are_those_of_the_files():
 
 
 CIFAR10 = "cifar10/comparison.json"
+# Headings of the tables of comparisons: metric and decimals.
+COLUMNS = {
+    "class (test)": ("forget_test_accuracy", 3),
+    "retained (test)": ("retain_test_accuracy", 3),
+    "samples (train)": ("forget_train_accuracy", 3),
+    "test": ("test_accuracy", 3),
+    "loss AUC": ("mia_loss_auc", 3),
+    "JS": ("js_to_retrained", 3),
+    "agreement": ("agreement", 3),
+    "mean gap": ("mean_gap", 4),
+    "probe, embedding": ("probe_z", 3),
+    "probe, below it": ("probe_below_z", 3),
+    "steps to relearn": ("relearning_steps", 0),
+}
 
 
-def test_the_table_of_cifar10_is_that_of_its_comparison():
-    found = load(CIFAR10)
-    table = found["tables"]["class:5"]
-    where = beside_curve(table, control_curve(table, found["tasks"]["class:5"]["controls"]))
-    rows = rows_by_name("cifar10")
-    keys = ("forget_test_accuracy", "retain_test_accuracy", "js_to_retrained", "agreement", "probe_z", "probe_below_z")
-    for name, row in table.items():
-        cells = ["–" if row["mean"][key] is None else f"{row['mean'][key]:.3f}" for key in keys]
-        cells.append(f"{row['mean']['relearning_steps']:.0f}")
-        ratio = row["mean"]["flops_ratio"]
-        cells.append("1.00" if name == "retrained" else "–" if ratio is None else f"{1 / ratio:.2f}")
-        cells.append(", ".join(IN_TABLES[word] for word in row.get("verdicts", {})) or "–")
-        assert rows[name] == [*cells, where.get(name, "–")], name
+@pytest.mark.parametrize(
+    ("page", "number", "path", "word"),
+    [
+        ("cifar10", 0, CIFAR10, "class:5"),
+    ],
+)
+def test_the_tables_of_comparisons_are_those_of_their_files(page, number, path, word):
+    found = load(path)
+    table = found["tables"][word]
+    where = beside_curve(table, control_curve(table, found["tasks"][word]["controls"]))
+    heading, rows = list(tables(page))[number]
+    assert heading[-3:] == ["operations", "verdict", "beside the control"]
+    assert {row[0] for row in rows} == set(table)
+    for name, *cells in rows:
+        mean = table[name]["mean"]
+        expected = []
+        for key, digits in (COLUMNS[column] for column in heading[1:-3]):
+            expected.append("–" if mean.get(key) is None else f"{mean[key]:.{digits}f}")
+        ratio = mean["flops_ratio"]
+        expected.append("1.00" if name == "retrained" else "–" if ratio is None else f"{1 / ratio:.2f}")
+        verdicts = sorted(table[name].get("verdicts", {}).items(), key=lambda item: -ORDER.index(item[0]))
+        several = len(verdicts) > 1
+        expected.append(", ".join(IN_TABLES[one] + f" {count}" * several for one, count in verdicts) or "–")
+        assert cells == [*expected, where.get(name, "–")], name
 
 
 def test_the_answers_on_cifar10_give_the_accuracies_and_agreements_of_the_table():

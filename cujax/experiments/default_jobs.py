@@ -14,8 +14,8 @@ from cujax.model import Model, abstract_variables
 from cujax.storage.locks import has_locks
 from cujax.training.loop import flops_of
 
-# Measured on two cores: what one of them computes in a second, and what a step takes beside that.
-_FLOPS_PER_SECOND = 2e10
+# What a core was measured to compute in a second, and what a step takes beside that.
+_FLOPS_PER_SECOND = 4e10
 _SECONDS_PER_STEP = 2e-3
 # Below this much work, the start of the processes (5 to 10 s each) takes more than they save.
 LEAST_SECONDS = 240.0

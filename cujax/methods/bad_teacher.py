@@ -44,7 +44,7 @@ class BadTeacher(Descent):
         "retain_share": LogUniform(0.1, 1.0),
         "max_passes": LogUniform(1, 10),
     }
-    reproduction: ClassVar[Reproduction] = {"class": {"learning_rate": 0.004, "retain_share": 1.0, "max_passes": 4}}
+    reproduction: ClassVar[Reproduction] = {"class": {"learning_rate": 0.008, "retain_share": 1.0, "max_passes": 4}}
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """Unlearns `split.forget` from `original`."""

@@ -20,7 +20,7 @@ from cujax.training.supervised import fresh_variables
 
 _SEARCH_SPACE: SearchSpace = {
     "optimizer": OPTIMIZERS,
-    "learning_rate": ByOptimizer(sgd=LogUniform(1e-5, 1e-3), adamw=LogUniform(1e-6, 1e-4)),
+    "learning_rate": ByOptimizer(sgd=LogUniform(1e-5, 1e-3), adamw=LogUniform(1e-5, 1e-3)),
     "max_passes": LogUniform(2, 20),
 }
 
@@ -42,7 +42,7 @@ class BoundaryShrink(Descent):
     bound: NotNegative = 0.1
 
     search_space: ClassVar[SearchSpace] = _SEARCH_SPACE
-    reproduction: ClassVar[Reproduction] = {"class": {"learning_rate": 0.003}}
+    reproduction: ClassVar[Reproduction] = {"class": {"optimizer": "adamw", "learning_rate": 5e-4, "max_passes": 10}}
 
     def check(self, split: Split) -> None:
         """Raises ValueError if a sample has no other class to go to."""

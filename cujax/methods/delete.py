@@ -33,7 +33,7 @@ class Delete(Descent):
         "batch_size": Choice((64, 128)),
         "max_passes": LogUniform(2, 20),
     }
-    reproduction: ClassVar[Reproduction] = {"class": {"learning_rate": 0.02, "batch_size": 64, "max_passes": 2}}
+    reproduction: ClassVar[Reproduction] = {"class": {"optimizer": "adamw", "learning_rate": 6e-4, "max_passes": 4}}
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """Unlearns `split.forget` from `original`; the retain set is not used."""
