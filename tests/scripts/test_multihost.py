@@ -11,7 +11,6 @@ import chex
 import numpy as np
 import pytest
 from many_devices import assert_same, on_one_device
-from test_scripts import COMPILATIONS
 
 from cujax import load_checkpoint
 from cujax.cli import parse
@@ -29,9 +28,7 @@ QUICK = [
 
 
 def start(command, *, folder, devices, process=None, n_processes=2, port=None):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
-    environment |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
-    environment |= COMPILATIONS
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
     environment["PYTHONPATH"] = str(ROOT)
     if process is not None:
         environment |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": str(n_processes)}
