@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[2]
 # SGD: Adam divides by gradients near zero, which turns their rounding into steps of full size. Even so a whole run is
 # compared more loosely than its first steps: sooner or later rounding decides on which side of zero a ReLU lies.
 QUICK = [
-    "--training.optimizer", "sgd", "--training.learning-rate", "0.05", "--training.epochs", "4",
-    "--data.limit", "600", "--method.max-passes", "2", "--retrained", "0", "--audit", "quick",
+    "--training.optimizer", "sgd", "--training.learning-rate", "0.05", "--training.epochs", "3",
+    "--data.limit", "400", "--method.max-passes", "2", "--retrained", "0", "--audit", "quick",
 ]  # fmt: skip
 
 
