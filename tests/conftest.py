@@ -24,29 +24,24 @@ hypothesis.settings.load_profile("tests")
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-
-
-# Folders and modules whose tests mostly compile: there XLA leaves out most optimisations, which halves their time.
-MOSTLY_COMPILE = {
-    "methods",
-    "networks",
-    "one_call",
-    "test_benchmark",
-    "test_docs",
-    "test_embedding_queue",
-    "test_freezing",
-    "test_linen_as_people_have_it",
-    "test_model",
-    "test_nnx_as_people_have_it",
-    "test_optimizers",
-    "test_pmap",
-    "test_scripts",
-    "test_sharding",
-    "test_step",
+# Of this process, and of those that tests start. Tests mostly compile: XLA leaves out most optimisations, which halves their
+# time, but for the modules below.
+COMPILATIONS = {
+    "jax_compilation_cache_dir": str(Path(__file__).parents[1] / ".jax_cache"),
+    "jax_persistent_cache_min_compile_time_secs": 0.1,
+    "jax_disable_most_optimizations": True,
 }
-TRAIN = {"test_base", "test_torch_weights"}
+for name, value in COMPILATIONS.items():
+    jax.config.update(name, value)
+    os.environ[name.upper()] = str(value)
+# They train for long; the last compares bits of programs that only optimisation makes equal.
+OPTIMISED = {
+    "experiments/test_audit",
+    "experiments/test_reproductions",
+    "methods/test_base",
+    "networks/test_torch_weights",
+    "tests/test_labels",
+}
 
 
 # Modules that take longest. They begin first, so that no worker waits for another at the end.
@@ -66,6 +61,12 @@ LONGEST = {
     "test_run",
     "test_run_report",
     "test_resume",
+    "test_campaign",
+    "test_package",
+    "test_parts",
+    "test_pmap",
+    "test_reproductions",
+    "test_sharding",
 }
 # Whole scripts in processes of their own, several hosts, whole audits.
 SLOW = {"test_audit", "test_division", "test_multihost", "test_scripts", "test_torture"}
@@ -80,14 +81,12 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _compile_quickly(request):
-    names = {request.path.stem, request.path.parent.name}
-    if not names & MOSTLY_COMPILE or names & TRAIN:
-        yield
-        return
-    jax.config.update("jax_disable_most_optimizations", True)
+def _optimise(request):
+    if f"{request.path.parent.name}/{request.path.stem}" in OPTIMISED:
+        jax.config.update("jax_disable_most_optimizations", False)
+        jax.clear_caches()  # of programs that other modules compiled
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from etils.epath import backend, gpath
 from orbax.checkpoint import v1 as ocp
 
 from cujax import ContrastiveUnlearning, load_checkpoint
+from cujax.data.images import Data
 from cujax.experiments.config import Experiment
 from cujax.experiments.run import prepare
 from cujax.reports.run_report import report_on
@@ -48,7 +49,7 @@ def bucket(tmp_path, monkeypatch):
 def run(workdir, **changes):
     method = ContrastiveUnlearning(max_passes=1)
     # A slow machine would save progress beside the computation, and leave its empty folder.
-    quick = {"training": Training(epochs=1), "retrained": 0, "save_seconds": None}
+    quick = {"data": Data(limit=300), "training": Training(epochs=1), "retrained": 0, "save_seconds": None}
     return prepare(Experiment(workdir=workdir, method=method, **quick, **changes))
 
 

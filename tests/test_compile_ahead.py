@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,21 @@ def test_an_unknown_slice_is_refused_with_those_that_there_are(topology):
         compile_ahead(CompileAhead(topology))
 
 
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """Runs the script in this process, for what ends before anything is compiled: its status and what it said."""
+
+    def run(*arguments):
+        for name in ("JAX_PLATFORMS", "TPU_SKIP_MDS_QUERY", "ALLOW_MULTIPLE_LIBTPU_LOAD"):
+            monkeypatch.setenv(name, "")  # the script sets them; they are restored after the test
+        monkeypatch.setattr(sys, "argv", ["compile_ahead.py", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(ROOT / "scripts" / "compile_ahead.py"), run_name="__main__")
+        return ended.value.code, capsys.readouterr().err
+
+    return run
+
+
 def compiled(tmp_path, *arguments):
     """What the script finds, in a process of its own: this one has asked for eight CPUs."""
     out = tmp_path / "figures.json"
@@ -62,18 +78,18 @@ has_compiler = pytest.mark.skipif(
 )
 
 
-def test_a_folder_in_place_of_the_file_is_refused_before_anything_is_compiled(tmp_path):
-    done, _ = compiled(tmp_path, "--json", str(tmp_path))
-    assert done.returncode == 2
-    assert f"json {tmp_path} is a folder; give a file." in done.stderr
+def test_a_folder_in_place_of_the_file_is_refused_before_anything_is_compiled(tmp_path, here):
+    status, said = here("--json", str(tmp_path))
+    assert status == 2
+    assert f"json {tmp_path} is a folder; give a file." in said
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="the TPU compiler is installed")
-def test_without_the_compiler_the_error_names_the_extra(tmp_path):
-    done, figures = compiled(tmp_path, "--network", "cnn")
-    assert done.returncode == 1
-    assert "uv run --extra tpu scripts/compile_ahead.py" in done.stderr
-    assert figures is None
+def test_without_the_compiler_the_error_names_the_extra(tmp_path, here):
+    status, said = here("--json", str(tmp_path / "figures.json"), "--network", "cnn")
+    assert status == 1
+    assert "uv run --extra tpu scripts/compile_ahead.py" in said
+    assert not (tmp_path / "figures.json").exists()
 
 
 @has_compiler

@@ -194,7 +194,7 @@ def test_images_read_from_disk_are_each_devices_own_and_the_same(tmp_path):
 @pytest.fixture(scope="module")
 def digits():
     """Digits and a small network with BatchNorm."""
-    source = load_source(Data("digits"))
+    source = load_source(Data("digits", limit=600))
     model = from_linen(ResNet(10, stage_sizes=(1,), width=8))
     return source, model
 
@@ -214,7 +214,7 @@ def test_a_whole_run_ends_alike_on_one_device_and_on_eight(digits, request_):
         else:
             original = fresh_variables(model, images, jax.random.key(0))
         result = method(model, original, split, key=jax.random.key(1), loop=Loop(images))
-        runs.append((original, result, predict(model, result.variables, images, split.validation.indices[:77])))
+        runs.append((original, result, predict(model, result.variables, images, split.retain.indices[:77])))
     (original, one, seen), (original_there, eight, seen_there) = runs
     for check, there in zip(one.history.checks, eight.history.checks, strict=True):
         # One sample more or less: rounding may decide on which side of zero a ReLU lies.

@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory):
     return Comparison(
-        data=Data("digits"),
+        data=Data("digits", limit=400),
         training=Training(epochs=1),
         retrained=2,
         requests=("class:5", "random:0.1"),
@@ -138,7 +138,8 @@ def run_script(*arguments):
 
 
 def test_the_script_writes_all_tables_and_its_status_tells_of_failures(tmp_path, monkeypatch, capsys):
-    quick = "--training.epochs", "2", "--retrained", "1", "--workdir", str(tmp_path / "run")
+    quick = "--data.limit", "300", "--training.epochs", "2", "--retrained", "1", "--controls", "0.5"
+    quick += "--workdir", str(tmp_path / "run")
     assert run_script(*quick, "--methods", "mask_logit") == 0
     assert "mask_logit" in capsys.readouterr().out
     written = {path.suffix for path in (tmp_path / "run").glob("comparison.*")}
@@ -264,11 +265,12 @@ def test_the_same_figures_are_in_every_format(made_up, tmp_path):
     assert [row["verdict"] for row in rows[2:]] == ["hidden", "hidden 1, distinguishable 1", "not forgotten", "damaged"]
     assert re.search(r"^\| good +\| ", as_markdown(found), re.MULTILINE)
     assert "0.0300 ± 0.0141" in as_markdown(found)
-    assert "0.0300 ± 0.0141" in as_html(found)
-    assert "&lt;made up&gt;" in as_html(found)
-    assert "<made up>" not in as_html(found)
+    page = as_html(found)
+    assert "0.0300 ± 0.0141" in page
+    assert "&lt;made up&gt;" in page
+    assert "<made up>" not in page
     assert r"0.0300 $\pm$ 0.0141" in as_latex(found)
-    assert as_html(found).count("data:image/svg+xml;base64,") == 2
+    assert page.count("data:image/svg+xml;base64,") == 2
     paths = write_comparison(tmp_path, found)
     assert json.loads(paths[0].read_text())["tables"] == found["tables"]
 

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -28,17 +29,34 @@ def trial(*, drop=0.0, unforgotten=0.0, steps=10):
     return Trial({"learning_rate": 0.01, "max_passes": 3}, 0.0, 0.0, drop, unforgotten, steps, 1.0, "stop_rule")
 
 
+TUNING = Tuning(
+    data=Data("digits", limit=400),
+    training=Training(epochs=3),
+    methods=("fine_tune", "contrastive"),
+    request="class:5",
+    trials=2,
+    seeds=(0,),
+)
+
+
 @pytest.fixture
 def tuning(tmp_path):
-    return Tuning(
-        data=Data("digits"),
-        training=Training(epochs=3),
-        methods=("fine_tune", "contrastive"),
-        request="class:5",
-        trials=2,
-        seeds=(0,),
-        workdir=str(tmp_path / "tuned"),
-    )
+    return dataclasses.replace(TUNING, workdir=str(tmp_path / "tuned"))
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory):
+    """The folder of one method's tuning with one trial."""
+    folder = tmp_path_factory.mktemp("once") / "tuned"
+    prepare_tuning(dataclasses.replace(TUNING, trials=1, methods=("fine_tune",), workdir=str(folder))).run()
+    return folder
+
+
+@pytest.fixture
+def tuned(once, tuning):
+    """That tuning in a folder of its own, where all is computed."""
+    shutil.copytree(once, tuning.workdir)
+    return prepare_tuning(dataclasses.replace(tuning, trials=1, methods=("fine_tune",)))
 
 
 def test_what_harms_never_wins_then_what_forgets_most_then_what_keeps_the_rest_then_the_fewest_steps():
@@ -206,16 +224,15 @@ def test_a_class_without_validation_images_is_refused(tuning):
         prepare_tuning(dataclasses.replace(tuning, data=Data("digits", limit=50), request="class:1"))
 
 
-def test_a_trial_is_what_the_method_does_when_it_is_run(tuning):
-    ready = prepare_tuning(dataclasses.replace(tuning, trials=1, methods=("fine_tune",)))
-    path, found = ready.run()
+def test_a_trial_is_what_the_method_does_when_it_is_run(tuned):
+    path, found = tuned.run()
     short, one = found["methods"]["fine_tune"]["trials"]
     assert (short["share"], one["share"]) == (1 / 3, 1.0)
     assert short["steps"] == pytest.approx(one["steps"] * 4 / 10), "4 of 10 passes"
-    (folder,) = (ready.workdir / "tuning" / "class-5").iterdir()
+    (folder,) = (tuned.workdir / "tuning" / "class-5").iterdir()
     assert folder == path.parent
-    experiment = ready.cells.experiment(ForgetClass(5), FineTune(), 0)
-    history = ready.cells.prepare(experiment, "again").unlearned().metadata.record
+    experiment = tuned.cells.experiment(ForgetClass(5), FineTune(), 0)
+    history = tuned.cells.prepare(experiment, "again").unlearned().metadata.record
     assert one["steps"] == history["cost"]["steps"]
     assert one["forget_accuracy"] <= history["checks"][-1]["forget_accuracy"]
     assert one["retain_drop"] == pytest.approx(
@@ -271,7 +288,8 @@ def test_a_missing_file_of_settings_is_named(tmp_path):
 
 
 def test_the_script_says_what_was_chosen_and_where(tmp_path, capsys):
-    arguments = "--training.epochs", "1", "--trials", "1", "--methods", "fine_tune", "--workdir", str(tmp_path / "run")
+    arguments = "--data.limit", "300", "--training.epochs", "1", "--trials", "1", "--methods", "fine_tune"
+    arguments += "--workdir", str(tmp_path / "run")
     assert commands.run("tune", arguments) == 0
     printed = capsys.readouterr().out
     assert "published settings" in printed
@@ -299,17 +317,16 @@ def test_a_method_that_raises_is_recorded_and_the_others_go_on(tuning, monkeypat
 
 
 @pytest.mark.parametrize("text", ["", "{}", "null", "[1]", '{"cujax": {}, "content": []}'])
-def test_damaged_trials_are_refused_with_the_file(tuning, text):
-    run = prepare_tuning(dataclasses.replace(tuning, trials=1, methods=("fine_tune",)))
-    path, _ = run.run()
+def test_damaged_trials_are_refused_with_the_file(tuned, text):
+    path, _ = tuned.run()
     stored = path.parent / "fine_tune-halton.json"
     stored.write_text(text)
     with pytest.raises(ValueError, match=f"{stored}.*delete"):
-        run.run()
+        tuned.run()
 
 
-def test_a_changed_digit_in_settings_is_refused(tuning):
-    path, _ = prepare_tuning(dataclasses.replace(tuning, trials=1, methods=("fine_tune",))).run()
+def test_a_changed_digit_in_settings_is_refused(tuned):
+    path, _ = tuned.run()
     text = path.read_text()
     path.write_text(text.replace('"trials": 1', '"trials": 7', 1))
     with pytest.raises(ValueError, match=f"{path} does not match its digest"):

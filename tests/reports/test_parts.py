@@ -88,6 +88,7 @@ def test_each_part_has_a_report_and_the_worse_one_names_the_verdict(mixed, tmp_p
 def test_a_run_without_validation_ends_in_a_report(tmp_path, request_):
     run = prepare(
         Experiment(
+            data=Data("digits", limit=400),
             forget=request_,
             validation=False,
             training=Training(epochs=3),

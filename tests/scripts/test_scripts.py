@@ -16,10 +16,6 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 ROOT = Path(__file__).parents[2]
-COMPILATIONS = {
-    "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-}
 KEYS = {
     "forget_train_accuracy", "forget_test_accuracy", "retain_train_accuracy", "retain_test_accuracy", "test_accuracy",
     "mia_loss_auc", "mia_confidence", "js_to_retrained",
@@ -28,9 +24,7 @@ QUICK = ["--data.limit", "700", "--training.epochs", "3", "--method.max-passes",
 
 
 def script(name, *arguments, cwd, **variables):
-    # They compile more than they compute, and faster without most optimisations.
-    quick = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    environment = os.environ | COMPILATIONS | quick | variables
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"} | variables
     environment = {name: value for name, value in environment.items() if value is not None}
     command = [sys.executable, "-W", "error", str(ROOT / "scripts" / f"{name}.py"), *arguments]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cujax.data.images import Data
 from cujax.data.requests import ForgetClass, ForgetIds, ForgetRandom
 from cujax.experiments.config import Experiment
 from cujax.experiments.run import prepare
@@ -28,6 +29,7 @@ def chain(tmp_path_factory):
     """Three runs, each starting from the model that the one before unlearned."""
     folder = tmp_path_factory.mktemp("chain")
     first = Experiment(
+        data=Data(limit=700),
         training=Training(epochs=4),
         method=ContrastiveUnlearning(max_passes=5),
         forget=ForgetRandom(count=40, seed=3),
