@@ -27,6 +27,7 @@ wide because 144 noisy validation samples scatter by 0.04.
 from cujax.data.images import Data
 from cujax.data.requests import ForgetRandom
 from cujax.experiments.config import Experiment
+from cujax.methods import MarginMatching
 from cujax.training.supervised import Training
 
 CONFIG = Experiment(
@@ -34,6 +35,7 @@ CONFIG = Experiment(
     network="small_cnn",
     training=Training(epochs=60),
     forget=ForgetRandom(fraction=0.1),
+    method=MarginMatching(),
     retrained=8,
     retain_tolerance=0.15,
     workdir="runs/digits_sample",

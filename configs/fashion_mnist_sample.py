@@ -19,6 +19,7 @@ the loss of the samples is higher than that of samples never seen.
 from cujax.data.images import Data
 from cujax.data.requests import ForgetRandom
 from cujax.experiments.config import Experiment
+from cujax.methods import MarginMatching
 from cujax.training.supervised import Training
 
 CONFIG = Experiment(
@@ -26,6 +27,7 @@ CONFIG = Experiment(
     network="cnn",
     training=Training(epochs=20),
     forget=ForgetRandom(fraction=0.1),
+    method=MarginMatching(),
     retrained=8,
     workdir="runs/fashion_mnist_sample",
 )

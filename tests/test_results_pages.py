@@ -461,6 +461,7 @@ COLUMNS = {
     ("page", "number", "path", "word"),
     [
         ("cifar10", 0, CIFAR10, "class:5"),
+        ("fashion_mnist_class", 0, "fashion_mnist_class/comparison.json", "class:5"),
     ],
 )
 def test_the_tables_of_comparisons_are_those_of_their_files(page, number, path, word):
@@ -481,6 +482,24 @@ def test_the_tables_of_comparisons_are_those_of_their_files(page, number, path, 
         several = len(verdicts) > 1
         expected.append(", ".join(IN_TABLES[one] + f" {count}" * several for one, count in verdicts) or "–")
         assert cells == [*expected, where.get(name, "–")], name
+
+
+def test_the_sentences_on_the_class_of_fashion_mnist_are_those_of_its_comparison():
+    table = load("fashion_mnist_class/comparison.json")["tables"]["class:5"]
+    methods = {name: row for name, row in table.items() if row.get("verdicts") and "retrain_" not in name}
+    passing = {name: row["verdicts"].get("no_trace", 0) for name, row in table.items() if row.get("verdicts")}
+    assert {name for name in methods if passing[name]} == {"deep_contrastive"}
+    assert passing["deep_contrastive"] == 1
+    assert passing["retrain_short_40"] == passing["retrain_short_60"] == 2
+    assert set(table["retrain_short_10"]["verdicts"]) == {"damaged"}
+    hiding = [table[f"{name}@reproduction"]["mean"] for name in ("neg_grad_plus", "scrub", "contrastive")]
+    probes = [row["probe_below_z"] for row in hiding]
+    assert (f"{min(probes):.3f}", f"{max(probes):.3f}") == ("0.882", "0.958")
+    assert min(probes) == hiding[0]["probe_below_z"]
+    assert all(row["retain_test_accuracy"] > table["retrained"]["mean"]["retain_test_accuracy"] - 0.0015 for row in hiding)
+    found = load("fashion_mnist_class/comparison.json")
+    where = beside_curve(table, control_curve(table, found["tasks"]["class:5"]["controls"]))
+    assert "below" not in where.values()
 
 
 def test_the_answers_on_cifar10_give_the_accuracies_and_agreements_of_the_table():

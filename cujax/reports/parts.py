@@ -8,7 +8,7 @@ from typing import Any
 
 from etils.epath import Path
 
-from cujax.audit.verdict import is_worse
+from cujax.audit.verdict import ORDER, Word, is_worse
 from cujax.experiments.audit import Audit
 from cujax.experiments.run import Run
 from cujax.methods.base import Method
@@ -54,13 +54,18 @@ def report_on_parts(
         folder = directory if len(parts) == 1 else directory / part.split.task
         report = report_on(part, original, retrained, unlearned, folder, findings, unlearned_path)
         reports.append((folder, report))
-    folder, report = reports[0]
-    for other_folder, other in reports[1:]:
-        if report["verdict"] is not None and is_worse(other["verdict"]["word"], report["verdict"]["word"]):
-            folder, report = other_folder, other
+    folder, report = max(reports, key=lambda made: _badness(made[1], run.experiment.require))
     if len(parts) > 1 and is_first_host():
         for name in ("report.json", "report.html"):
             write_whole(directory / name, (folder / name).read_text("utf-8"))
         if report["verdict"] is not None:
             save_verdict(unlearned_path or run.unlearned_path, unlearned.digest, report["verdict"])
     return report
+
+
+def _badness(report: dict[str, Any], require: Word | None) -> tuple[bool, int]:
+    """Orders the parts: whether the verdict falls short of what is required, then the order of verdicts."""
+    if report["verdict"] is None:
+        return False, 0
+    word = report["verdict"]["word"]
+    return require is not None and is_worse(word, require), ORDER.index(word)

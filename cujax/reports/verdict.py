@@ -16,6 +16,11 @@ _NEXT = {
     "distinguishable": "compare other methods on the same request: cujax compare",
     "no_trace": "examine it in more depth: cujax audit --level full attacks the method over 16 shadow models",
 }
+_NEXT_FOR_SAMPLES = {
+    "damaged": "lower the learning rate or the method's unlearning weight, or try method:margin_matching",
+    "hidden": "the features still contain it: try method:margin_matching, or method:retrain for certainty",
+    "distinguishable": "try method:margin_matching, or compare methods on the same request: cujax compare",
+}
 
 
 def exit_status(verdict: dict[str, Any] | None, require: Word | None) -> int:
@@ -94,7 +99,7 @@ def _required_samples(verdict: Verdict) -> int | None:
 
 def _next_step(verdict: Verdict, findings: Findings) -> str:
     if verdict.word != "not_judged":
-        return _NEXT[verdict.word]
+        return (_NEXT | _NEXT_FOR_SAMPLES if verdict.task == "samples" else _NEXT)[verdict.word]
     if len(findings.models["retrained"]) >= FEWEST_FOR_NO_TRACE:
         return "request more samples, or examine it in more depth: cujax audit --level full"
     seconds = findings.seconds_to_judge

@@ -122,13 +122,36 @@ def pretended(audit, folder, variables, **record):
     return save_checkpoint(folder / "checkpoint", variables, metadata)
 
 
+def findings_of(audit, folder, variables, **record):
+    return audit.findings(audit.run.original(), pretended(audit, folder, variables, **record), None)
+
+
+@pytest.fixture(scope="module")
+def of_the_original(class_audit, tmp_path_factory):
+    return findings_of(class_audit, tmp_path_factory.mktemp("original"), class_audit.run.original().variables)
+
+
+@pytest.fixture(scope="module")
+def of_the_mask(class_audit, tmp_path_factory):
+    variables = class_audit.run.original().variables
+    return findings_of(class_audit, tmp_path_factory.mktemp("mask"), variables, masked_classes=[5])
+
+
+@pytest.fixture(scope="module")
+def of_another(class_audit, tmp_path_factory):
+    """Of a further retrained model."""
+    folder = tmp_path_factory.mktemp("another")
+    fresh = dataclasses.replace(class_audit.run.experiment, seed=9, retrained=1, workdir=str(folder / "fresh"))
+    (retrained,) = prepare(fresh).retrained()
+    return findings_of(class_audit, folder, retrained.variables)
+
+
 # What the retrained models' range holds only where the class is gone from the network, not from its answers alone.
 DEEP = {"probe_z", "nearest_class_mean", "class_inference_auc", "relearning_ratio"}
 
 
-def test_an_original_returned_unchanged_is_flagged_by_every_family(class_audit, tmp_path):
-    original = class_audit.run.original()
-    findings = class_audit.findings(original, pretended(class_audit, tmp_path, original.variables), None)
+def test_an_original_returned_unchanged_is_flagged_by_every_family(of_the_original):
+    findings = of_the_original
     families = {by_key(findings)[key].family for key in flagged(findings)}
     assert {"accuracy", "membership", "class inference", "distance", "representation", "relearning"} <= families
     assert {"forget_train_accuracy", "forget_test_accuracy", "mean_gap", "residual_knowledge", *DEEP} <= flagged(findings)
@@ -138,10 +161,8 @@ def test_an_original_returned_unchanged_is_flagged_by_every_family(class_audit, 
     assert {"not_forgotten", "hidden", "distinguishable"} <= set(findings.verdict.faults)
 
 
-def test_masked_logits_are_flagged_by_what_lies_beneath_them(class_audit, tmp_path):
-    original = class_audit.run.original()
-    masked = pretended(class_audit, tmp_path, original.variables, masked_classes=[5])
-    findings = class_audit.findings(original, masked, None)
+def test_masked_logits_are_flagged_by_what_lies_beneath_them(of_the_mask):
+    findings = of_the_mask
     assert not {"forget_train_accuracy", "forget_test_accuracy", "retain_test_accuracy"} & flagged(findings)
     assert flagged(findings) >= DEEP
     assert findings.verdict.word == "hidden"
@@ -154,16 +175,14 @@ def test_a_last_layer_turned_away_from_the_class_is_flagged_by_the_features(clas
     params = jax.tree.map(jnp.array, original.variables.params)
     params["head"]["kernel"] = params["head"]["kernel"].at[:, 5].multiply(-1)
     turned = original.variables._replace(params=params)
-    findings = class_audit.findings(original, pretended(class_audit, tmp_path, turned), None)
+    findings = findings_of(class_audit, tmp_path, turned)
     assert "forget_test_accuracy" not in flagged(findings)
     assert flagged(findings) >= DEEP - {"relearning_ratio"}
     assert findings.verdict.word == "hidden"
 
 
-def test_another_retrained_model_is_within_the_spread_of_retrained_models(class_audit, tmp_path):
-    fresh = dataclasses.replace(class_audit.run.experiment, seed=9, retrained=1, workdir=str(tmp_path / "fresh"))
-    (retrained,) = prepare(fresh).retrained()
-    findings = class_audit.findings(class_audit.run.original(), pretended(class_audit, tmp_path, retrained.variables), None)
+def test_another_retrained_model_is_within_the_spread_of_retrained_models(of_another):
+    findings = of_another
     compared = [found for found in findings.metrics if found.retrained and isinstance(found.values["unlearned"], Estimate)]
     assert len(compared) > 25
     # A further one of six exchangeable models lies outside the bare range of five in one of three metrics.
@@ -339,19 +358,10 @@ def test_a_full_audit_of_samples(sample_findings, tmp_path):
     check_the_report_holds_every_metric_and_says_what_is_missing(sample_findings)
 
 
-def test_closer_looks_show_the_original_and_the_mask_and_not_another_retrained_model(class_audit, tmp_path):
-    original = class_audit.run.original()
-    fresh = dataclasses.replace(class_audit.run.experiment, seed=9, retrained=1, workdir=str(tmp_path / "fresh"))
-    (retrained,) = prepare(fresh).retrained()
-    found = {}
-    for name, variables, record in (
-        ("original", original.variables, {}),
-        ("masked", original.variables, {"masked_classes": [5]}),
-        ("retrained", retrained.variables, {}),
-    ):
-        (tmp_path / name).mkdir()
-        model = pretended(class_audit, tmp_path / name, variables, **record)
-        found[name] = by_key(class_audit.findings(original, model, None))
+def test_closer_looks_show_the_original_and_the_mask_and_not_another_retrained_model(
+    of_the_original, of_the_mask, of_another
+):
+    found = {"original": by_key(of_the_original), "masked": by_key(of_the_mask), "retrained": by_key(of_another)}
     for name in ("original", "masked"):
         values = {key: metric.values["unlearned"] for key, metric in found[name].items()}
         assert values["accuracy_from_retain"].value > 0.5

@@ -15,7 +15,7 @@ from cujax.experiments.audit import Audit
 from cujax.experiments.config import Experiment
 from cujax.experiments.run import prepare
 from cujax.methods import ContrastiveUnlearning
-from cujax.reports.parts import report_on_parts
+from cujax.reports.parts import _badness, report_on_parts
 from cujax.storage.verdicts import load_verdict
 from cujax.training.supervised import Training
 
@@ -81,6 +81,22 @@ def test_each_part_has_a_report_and_the_worse_one_names_the_verdict(mixed, tmp_p
     assert json.loads((run.workdir / "report.json").read_text())["verdict"]["word"] == report["verdict"]["word"] == worst
     kept = load_verdict(run.workdir / "checkpoints" / "unlearned", run.unlearned().digest)
     assert kept["word"] == worst
+
+
+@pytest.mark.parametrize(
+    ("words", "require", "expected"),
+    [
+        (("not_judged", "hidden"), None, 1),
+        (("hidden", "not_judged"), None, 0),
+        (("not_judged", "no_trace"), None, 0),
+        (("hidden", "not_judged"), "hidden", 1),
+        (("damaged", "not_judged"), "hidden", 0),
+        ((None, None), None, 0),
+    ],
+)
+def test_a_known_fault_is_worse_than_no_judgement_unless_a_requirement_is_missed(words, require, expected):
+    reports = [{"verdict": None if word is None else {"word": word}} for word in words]
+    assert max(range(2), key=lambda number: _badness(reports[number], require)) == expected
 
 
 @pytest.mark.slow

@@ -76,6 +76,13 @@ def test_reasons_and_trust_call_metrics_by_their_headings():
     assert "original's accuracy of it" in trust(named)
 
 
+def test_the_next_step_is_a_method_for_the_task():
+    found = findings(CASES["hidden"])
+    assert "method:deep_contrastive" in report(found)["verdict"]["next_step"]
+    of_samples = dataclasses.replace(found, verdict=dataclasses.replace(found.verdict, task="samples"))
+    assert "method:margin_matching" in report(of_samples)["verdict"]["next_step"]
+
+
 def test_with_too_few_models_the_next_step_is_how_to_judge():
     made = report(findings({}, retrained=5))
     assert made["verdict"]["word"] == "not_judged"
