@@ -20,7 +20,7 @@ assert "jax" not in sys.modules
 import jax, flax, flax.linen
 from flax import nnx
 import jax._src.xla_bridge as bridge
-heavy = {"tensorflow", "tensorflow_datasets", "orbax.checkpoint", "matplotlib", "sklearn", "tyro"} & set(sys.modules)
+heavy = {"tensorflow", "tensorflow_datasets", "orbax.checkpoint", "matplotlib", "sklearn.base", "scipy.stats", "tyro"} & set(sys.modules)
 assert not heavy, heavy
 assert all(getattr(cujax, name) is not None for name in cujax.__all__)
 assert not bridge.backends_are_initialized()
@@ -29,6 +29,26 @@ assert not bridge.backends_are_initialized()
 
 def test_importing_starts_no_device_and_loads_nothing_heavy():
     finished = subprocess.run([sys.executable, "-c", CHECK], capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+
+
+FLAGS = """
+import contextlib, io, sys
+from cujax.commands import COMMANDS, run
+for command in COMMANDS:
+    for flags in (["--help"], ["--no-such-flag", "1"]):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            try:
+                run(command, flags)
+            except SystemExit:
+                pass
+    heavy = {"tensorflow_datasets", "orbax.checkpoint", "grain", "matplotlib", "sklearn.base", "scipy.stats", "jinja2"}
+    assert not heavy & set(sys.modules), (command, heavy & set(sys.modules))
+"""
+
+
+def test_flags_are_read_before_anything_heavy_is_loaded():
+    finished = subprocess.run([sys.executable, "-c", FLAGS], capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
 
 

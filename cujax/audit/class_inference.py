@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 
+import lazy_loader
 import numpy as np
 from scipy.special import softmax
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from cujax.audit.evidence import Evidence
 from cujax.audit.intervals import Estimate, NotAvailable, area, mean_over_models
 from cujax.audit.metric import Metric, MetricContext
+
+# Loaded when first used: importing it takes as long as JAX.
+sklearn = lazy_loader.load("sklearn")
 
 _FEWEST = 10
 
@@ -56,7 +57,8 @@ def class_inference(
 
     known = np.concatenate([read(answers, learned) for answers in (original_logits, *known_reference_logits)])
     knew = np.repeat([1, 0], [len(learned), len(learned) * len(known_reference_logits)])
-    attack = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000)).fit(known, knew)
+    regression = sklearn.linear_model.LogisticRegression(class_weight="balanced", max_iter=1000)
+    attack = sklearn.pipeline.make_pipeline(sklearn.preprocessing.StandardScaler(), regression).fit(known, knew)
     references = [attack.decision_function(read(answers, judged)) for answers in reference_logits]
     return attack.decision_function(read(logits, judged)), np.stack(references)
 

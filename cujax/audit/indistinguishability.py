@@ -3,7 +3,7 @@
 import itertools
 
 import numpy as np
-from scipy.stats import entropy
+import scipy
 
 _BINS = 20
 _CLIP = 100.0
@@ -77,7 +77,7 @@ def klom(unlearned: np.ndarray, references: np.ndarray) -> np.ndarray:
             continue
         edges = np.histogram_bin_edges(both, _BINS)
         p, q = (np.histogram(values, edges)[0] / len(values) for values in (u, o))
-        divergences[sample] = entropy(np.where(p > 0, p, _EMPTY), np.where(q > 0, q, _EMPTY))
+        divergences[sample] = scipy.stats.entropy(np.where(p > 0, p, _EMPTY), np.where(q > 0, q, _EMPTY))
     return divergences
 
 

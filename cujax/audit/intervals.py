@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import lazy_loader
 import numpy as np
-from scipy.stats import binomtest, bootstrap, t
-from sklearn.metrics import roc_auc_score
+import scipy
+
+# Loaded when first used: importing it takes as long as JAX.
+sklearn = lazy_loader.load("sklearn")
 
 CONFIDENCE = 0.95
 FEWEST = 10
@@ -50,7 +53,7 @@ def share(successes: np.ndarray) -> Estimate:
         raise NotAvailable("there are no such samples")
 
     def interval() -> tuple[float, float]:
-        found = binomtest(int(np.sum(successes)), len(successes)).proportion_ci(CONFIDENCE, "wilson")
+        found = scipy.stats.binomtest(int(np.sum(successes)), len(successes)).proportion_ci(CONFIDENCE, "wilson")
         return float(found.low), float(found.high)
 
     return Estimate(float(np.mean(successes)), interval, len(successes))
@@ -90,7 +93,9 @@ def mean_over_models(values: np.ndarray, n: int | None = None, *, within: tuple[
     def interval() -> tuple[float, float]:
         if len(values) < 2:
             raise NotAvailable("one model has no interval over models")
-        half = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+        half = float(
+            scipy.stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
+        )
         lowest, highest = within or (-np.inf, np.inf)
         middle = float(np.mean(values))
         return max(middle - half, float(lowest)), min(middle + half, float(highest))
@@ -114,7 +119,7 @@ def area(members: np.ndarray, others: np.ndarray, seed: int = 0) -> Estimate:
     if not (np.isfinite(members).all() and np.isfinite(others).all()):
         raise NotAvailable("scores are not all finite, so no threshold on them means anything")
     scores = np.concatenate([members, others])
-    value = roc_auc_score(np.repeat([1, 0], [len(members), len(others)]), scores)
+    value = sklearn.metrics.roc_auc_score(np.repeat([1, 0], [len(members), len(others)]), scores)
     places = np.unique(scores, return_inverse=True)[1]
     sides = places[: len(members)], places[len(members) :]
     return Estimate(float(value), lambda: _bootstrap(sides, _areas, seed), len(members))
@@ -144,7 +149,7 @@ def _bootstrap(samples: tuple[np.ndarray, ...], statistic: Callable, seed: int) 
     fewest = min(map(len, samples))
     if fewest < FEWEST:
         raise NotAvailable(f"there are only {fewest} of them, and a bootstrap of fewer than {FEWEST} tells nothing")
-    found = bootstrap(
+    found = scipy.stats.bootstrap(
         samples,
         statistic,
         n_resamples=_RESAMPLES,

@@ -2,12 +2,15 @@
 
 from typing import NamedTuple
 
+import lazy_loader
 import numpy as np
+import scipy
 from scipy.special import logsumexp
-from scipy.stats import norm
-from sklearn.metrics import roc_auc_score, roc_curve
 
 from cujax.training.predict import Predictions
+
+# Loaded when first used: importing it takes as long as JAX.
+sklearn = lazy_loader.load("sklearn")
 
 _LOW_FPR = 0.01
 _FEWEST_A_SIDE = 2
@@ -67,7 +70,7 @@ class LikelihoodAttack(NamedTuple):
         """
         if self.is_one_sided:
             raise ValueError(f"with {self.is_member.shape[1]} samples a model has seen all of them or none: no curve")
-        return np.array([roc_auc_score(*pair) for pair in zip(self.is_member, self.scores, strict=True)])
+        return np.array([sklearn.metrics.roc_auc_score(*pair) for pair in zip(self.is_member, self.scores, strict=True)])
 
     def accuracies(self) -> np.ndarray:
         """Share of samples of each target model whose side the sign of the score gives correctly, `[N]`."""
@@ -76,7 +79,7 @@ class LikelihoodAttack(NamedTuple):
     def curve(self, targets: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """False and true positive rates over the samples of all targets together, or of some."""
         rows = slice(None) if targets is None else targets
-        false_positives, true_positives, _ = roc_curve(
+        false_positives, true_positives, _ = sklearn.metrics.roc_curve(
             self.is_member[rows].ravel(), self.scores[rows].ravel(), drop_intermediate=False
         )
         return false_positives, true_positives
@@ -122,6 +125,6 @@ def likelihood_attack(phi: np.ndarray, is_member: np.ndarray) -> LikelihoodAttac
             means = np.where(on_side, phi[others], 0.0).sum(axis=0) / count
             residuals = np.where(on_side, phi[others] - means, 0.0)
             deviation = np.sqrt(np.sum(residuals**2) / np.sum(count - 1))
-            ratio += sign * norm.logpdf(phi[target], means, max(deviation, 1e-6))
+            ratio += sign * scipy.stats.norm.logpdf(phi[target], means, max(deviation, 1e-6))
         scores[target] = ratio
     return LikelihoodAttack(scores, is_member)

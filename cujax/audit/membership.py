@@ -6,21 +6,22 @@ The attacks read one number per sample, such as its loss or confidence, and are 
 import functools
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+import lazy_loader
 import numpy as np
 from scipy.special import entr, log_softmax, logsumexp
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedKFold, cross_val_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVC
 
 from cujax.audit.evidence import Evidence
 from cujax.audit.intervals import Estimate, NotAvailable, area, share
 from cujax.audit.metric import Metric, MetricContext
 from cujax.training.predict import Predictions, correct, sample_losses
+
+if TYPE_CHECKING:
+    from sklearn.svm import SVC
+
+# Loaded when first used: importing it takes as long as JAX.
+sklearn = lazy_loader.load("sklearn")
 
 # What the trained attacks read, with its display name.
 _FEATURES = {
@@ -60,7 +61,7 @@ def loss_attack_auc(forget_losses: np.ndarray, held_out_losses: np.ndarray) -> f
     """
     _check_losses(forget_losses, held_out_losses, at_least=1)
     is_member = np.repeat([1, 0], [len(forget_losses), len(held_out_losses)])
-    return float(roc_auc_score(is_member, -np.concatenate([forget_losses, held_out_losses])))
+    return float(sklearn.metrics.roc_auc_score(is_member, -np.concatenate([forget_losses, held_out_losses])))
 
 
 def loss_attack_accuracy(forget_losses: np.ndarray, held_out_losses: np.ndarray, seed: int = 0) -> float:
@@ -80,9 +81,13 @@ def loss_attack_accuracy(forget_losses: np.ndarray, held_out_losses: np.ndarray,
     rng = np.random.default_rng(seed)
     n = min(len(forget_losses), len(held_out_losses))
     sides = [rng.choice(losses, size=n, replace=False) for losses in (forget_losses, held_out_losses)]
-    attack = make_pipeline(StandardScaler(), LogisticRegression())
-    folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
-    return float(cross_val_score(attack, np.concatenate(sides)[:, None], np.repeat([1, 0], n), cv=folds).mean())
+    attack = sklearn.pipeline.make_pipeline(
+        sklearn.preprocessing.StandardScaler(), sklearn.linear_model.LogisticRegression()
+    )
+    folds = sklearn.model_selection.StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
+    member = np.repeat([1, 0], n)
+    scores = sklearn.model_selection.cross_val_score(attack, np.concatenate(sides)[:, None], member, cv=folds)
+    return float(scores.mean())
 
 
 def _check_losses(forget_losses: np.ndarray, held_out_losses: np.ndarray, at_least: int) -> None:
@@ -123,10 +128,10 @@ def trained_attack(retain: np.ndarray, test: np.ndarray, forget: np.ndarray, see
     """
     rng = np.random.default_rng(seed)
 
-    def fitted(unseen: np.ndarray) -> SVC:
+    def fitted(unseen: np.ndarray) -> "SVC":
         n = min(len(retain), len(unseen), _SVC_SAMPLES_A_SIDE)
         sides = [rng.choice(values, size=n, replace=False) for values in (retain, unseen)]
-        return SVC(C=3, kernel="rbf", gamma="auto").fit(np.concatenate(sides)[:, None], np.repeat([1, 0], n))
+        return sklearn.svm.SVC(C=3, kernel="rbf", gamma="auto").fit(np.concatenate(sides)[:, None], np.repeat([1, 0], n))
 
     is_member = fitted(test).predict(forget[:, None]).astype(bool)
     scores, other_scores = np.full(len(forget), np.nan), np.full(len(test), np.nan)

@@ -2,12 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+import lazy_loader
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from cujax.audit.evidence import Evidence
@@ -15,6 +13,12 @@ from cujax.audit.intervals import Estimate, NotAvailable, mean, share
 from cujax.audit.metric import Metric, MetricContext, not_looked_at
 from cujax.data.requests import Split
 from cujax.training.predict import Predictions
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
+
+# Loaded when first used: importing it takes as long as JAX.
+sklearn = lazy_loader.load("sklearn")
 
 
 def class_means(predictions: Predictions) -> dict[int, np.ndarray]:
@@ -62,7 +66,7 @@ def linear_probe(
     return fitted_probe(features, labels).predict(held_out_features) == held_out_labels
 
 
-def fitted_probe(features: np.ndarray, labels: np.ndarray, class_weight: Literal["balanced"] | None = None) -> Pipeline:
+def fitted_probe(features: np.ndarray, labels: np.ndarray, class_weight: Literal["balanced"] | None = None) -> "Pipeline":
     """A logistic regression on standardised features, on one thread: more threads spin while other work uses the cores.
 
     Args:
@@ -70,9 +74,9 @@ def fitted_probe(features: np.ndarray, labels: np.ndarray, class_weight: Literal
         labels: `[n]`.
         class_weight: "balanced" weights all classes equally, None all samples.
     """
-    regression = LogisticRegression(C=0.1, tol=1e-3, max_iter=1000, class_weight=class_weight)
+    regression = sklearn.linear_model.LogisticRegression(C=0.1, tol=1e-3, max_iter=1000, class_weight=class_weight)
     with threadpool_limits(1):
-        return make_pipeline(StandardScaler(), regression).fit(features, labels)
+        return sklearn.pipeline.make_pipeline(sklearn.preprocessing.StandardScaler(), regression).fit(features, labels)
 
 
 def linear_cka(features: np.ndarray, other_features: np.ndarray) -> float:

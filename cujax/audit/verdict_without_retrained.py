@@ -9,8 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import scipy
 from scipy.special import ndtr
-from scipy.stats import binom, hypergeom
 
 from cujax.audit.key_metrics import Family, Task
 from cujax.audit.verdict import FAULTS, HALF_WAY, INFORMATIVE, LARGEST_LOSS, LEVEL, Verdict, Word, holm
@@ -179,7 +179,7 @@ def _answers(known: Alone, task: Task, missing: dict[str, str]) -> list[_Test]:
         missing["forget_accuracy"] = "was not measured before and after"
         return []
     if task == "class":
-        p = float(binom.sf(after.count - 1, after.n, CLASS_MARGIN))
+        p = float(scipy.stats.binom.sf(after.count - 1, after.n, CLASS_MARGIN))
         words = f"accuracy on the class is {after.value:.3f} (before: {before.value:.3f}; never seen: about 0)"
         return [_Test("answers", "not_forgotten", p, after.count >= 2, words)]
     if held_out is None:
@@ -242,4 +242,4 @@ def _arcsine(share: float) -> float:
 def _fisher(higher: Share, lower: Share) -> float:
     """One-sided exact p-value of the first share being at least this much higher if both are the same."""
     right = higher.count + lower.count
-    return float(hypergeom.sf(higher.count - 1, higher.n + lower.n, right, higher.n))
+    return float(scipy.stats.hypergeom.sf(higher.count - 1, higher.n + lower.n, right, higher.n))

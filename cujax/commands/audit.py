@@ -27,13 +27,14 @@ from cujax.experiments.audit import LEVELS, Audit, method_of
 from cujax.experiments.jobs import Unit
 from cujax.experiments.run import Run
 from cujax.experiments.units import audit_units
-from cujax.reports.parts import report_on_parts
 from cujax.reports.verdict import exit_status
 from cujax.storage.checkpoints import Checkpoint, load_checkpoint
 
 
 def audit(run: Run, level: str, oracles: str, unlearned: str | None) -> int:
     """Examines the models, compares them with retrained models, writes the report, and returns the exit status."""
+    from cujax.reports.parts import report_on_parts  # after the flags: pictures are slow to import
+
     try:
         work = Audit(run, level, epath.Path(oracles).expanduser())
     except ValueError as error:

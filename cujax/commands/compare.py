@@ -13,11 +13,12 @@ from rich.console import Console
 from cujax import cli
 from cujax.cli import notify, parse_setup
 from cujax.experiments.compare import Comparison, ComparisonRun, prepare_comparison
-from cujax.reports.comparison_report import tabulate, terminal_table, write_comparison
 
 
 def compare(run: ComparisonRun) -> None:
     """Computes the cells, writes the tables, prints the shortest of them, and fails if a cell did."""
+    from cujax.reports.comparison_report import tabulate, terminal_table, write_comparison  # after the flags: it is slow
+
     found = tabulate(run.run())
     paths = write_comparison(run.workdir, found)
     for word in found["tables"]:

@@ -15,12 +15,13 @@ from cujax.experiments.audit import Audit
 from cujax.experiments.jobs import Unit
 from cujax.experiments.run import Run
 from cujax.experiments.units import audit_units, run_units
-from cujax.reports.parts import report_on_parts
 from cujax.reports.verdict import exit_status
 
 
 def unlearn(run: Run) -> int:
     """Original, retrained and unlearned model, each saved as soon as it is complete; the audit; then the report."""
+    from cujax.reports.parts import report_on_parts  # after the flags: pictures are slow to import
+
     original, _, unlearned = run.original(), run.retrained(), run.unlearned()
     method = run.experiment.method
     report = report_on_parts(run, original, unlearned, run.workdir, audit=Audit.asked_for, method=method)

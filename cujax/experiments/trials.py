@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Self, cast
 
 import numpy as np
-from scipy.stats import qmc
+import scipy
 
 from cujax.methods.base import Method
 from cujax.methods.search_space import SearchSpace, places_of, settings_at
@@ -128,7 +128,7 @@ def draw(space: SearchSpace, earlier: Sequence[Trial], *, sampler: str, seed: in
         number: Number of the trial, from 0.
     """
     if sampler == "halton":
-        points = qmc.Halton(len(space), rng=np.random.default_rng(seed)).random(number + 1)
+        points = scipy.stats.qmc.Halton(len(space), rng=np.random.default_rng(seed)).random(number + 1)
         return settings_at(space, dict(zip(space, map(float, points[-1]), strict=True)))
     import optuna
 

@@ -12,8 +12,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jax.flatten_util import ravel_pytree
-from scipy.sparse.linalg import LinearOperator, cg
 
 from cujax._ranges import Count, Positive, ProportionBelowOne, check_fields
 from cujax.batch import Examples
@@ -83,8 +83,8 @@ def _solve(sums: GradientSums, difference: PyTree, drawn: np.ndarray) -> PyTree:
         total = sums.over(drawn, fisher_product, unravel(jnp.asarray(vector, jnp.float32)))
         return vector + np.asarray(ravel_pytree(total)[0]) / len(drawn)
 
-    matrix = LinearOperator((flat.size, flat.size), matvec=product, dtype=np.float32)
-    solution, missing = cg(matrix, np.asarray(flat), rtol=_TOLERANCE, maxiter=_MOST_PRODUCTS)
+    matrix = scipy.sparse.linalg.LinearOperator((flat.size, flat.size), matvec=product, dtype=np.float32)
+    solution, missing = scipy.sparse.linalg.cg(matrix, np.asarray(flat), rtol=_TOLERANCE, maxiter=_MOST_PRODUCTS)
     if missing:
         raise NotFiniteError(
             f"conjugate gradients have not converged after {_MOST_PRODUCTS} products with the Hessian.", sums.cost

@@ -9,9 +9,8 @@ from typing import Annotated
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jax.flatten_util import ravel_pytree
-from scipy.spatial import KDTree
-from scipy.stats import rankdata
 
 from cujax._ranges import Count, Positive, ProportionBelowOne, ProportionBetween, Range, check_fields
 from cujax.batch import Examples
@@ -230,18 +229,18 @@ def conditional_dependence(target: np.ndarray, features: np.ndarray, given: np.n
         given: `[m, q]`; q may be 0.
     """
     m = len(target)
-    ranks = rankdata(target, "max")
+    ranks = scipy.stats.rankdata(target, "max")
     nearest = np.minimum(ranks, ranks[_nearest_other(np.concatenate([given, features], axis=1))])
     if given.shape[1]:
         before = np.minimum(ranks, ranks[_nearest_other(given)])
         above, below = np.sum(nearest - before), np.sum(ranks - before)
     else:
-        from_above = rankdata(-target, "max")
+        from_above = scipy.stats.rankdata(-target, "max")
         above, below = np.sum(m * nearest - from_above**2), np.sum(from_above * (m - from_above))
     return float(above / below) if below else 0.0
 
 
 def _nearest_other(points: np.ndarray) -> np.ndarray:
     """The nearest other row to each row."""
-    _, rows = KDTree(points).query(points, k=2)
+    _, rows = scipy.spatial.KDTree(points).query(points, k=2)
     return np.asarray(np.where(rows[:, 0] == np.arange(len(points)), rows[:, 1], rows[:, 0]))

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from scipy.stats import rankdata
+import scipy
 
 from cujax.registry import Registry
 from cujax.training.predict import Predictions, nearest_class_mean, sample_losses
@@ -103,7 +103,7 @@ class LossRule:
         forget, held_out = sample_losses(observation.forget), sample_losses(observation.held_out)
         if not len(forget) or not len(held_out):
             return None
-        ranks = rankdata(np.concatenate([held_out, forget]))[len(held_out) :]
+        ranks = scipy.stats.rankdata(np.concatenate([held_out, forget]))[len(held_out) :]
         lower = len(held_out) - (ranks.sum() / len(forget) - (len(forget) + 1) / 2)
         area = float(lower / len(held_out))
         reason = f"the loss of the forget set is no lower than that of held-out samples (AUC {area:.3f})"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import jax
 import numpy as np
-from scipy.spatial.distance import cdist
+import scipy
 from scipy.special import log_softmax
 
 from cujax.batch import Rows
@@ -154,4 +154,4 @@ def nearest_class_mean(
     """
     classes = np.unique(labels)
     means = np.stack([features[labels == label].mean(axis=0) for label in classes])
-    return np.asarray(classes[cdist(held_out_features, means).argmin(axis=1)] == held_out_labels)
+    return np.asarray(classes[scipy.spatial.distance.cdist(held_out_features, means).argmin(axis=1)] == held_out_labels)
