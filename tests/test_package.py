@@ -20,8 +20,8 @@ assert "jax" not in sys.modules
 import jax, flax, flax.linen
 from flax import nnx
 import jax._src.xla_bridge as bridge
-heavy = {"tensorflow", "tensorflow_datasets", "orbax.checkpoint", "matplotlib", "sklearn.base", "scipy.stats", "tyro"} & set(sys.modules)
-assert not heavy, heavy
+heavy = {"tensorflow", "tensorflow_datasets", "orbax.checkpoint", "matplotlib", "sklearn.base", "scipy.stats", "tyro"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
 assert all(getattr(cujax, name) is not None for name in cujax.__all__)
 assert not bridge.backends_are_initialized()
 """

@@ -503,6 +503,22 @@ def test_the_sentences_on_the_class_of_fashion_mnist_are_those_of_its_comparison
     assert "below" not in where.values()
 
 
+def test_the_first_table_of_the_readme_is_that_of_the_comparisons():
+    lines = (RESULTS.parents[1] / "README.md").read_text("utf-8").splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("| forgotten | by |"))
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start + 2 : start + 8]]
+    rows = [("fashion_mnist_class", "class:5", name) for name in ("contrastive@reproduction", "deep_contrastive")]
+    rows += [("fashion_mnist_class", "class:5", "retrain_short_40")]
+    rows += [("fashion_mnist_sample", "random:0.1", name) for name in ("contrastive", "margin_matching", "retrain_short_40")]
+    for (folder, word, name), (_, _, verdict, retained, operations) in zip(rows, cells, strict=True):
+        table = load(f"{folder}/comparison.json")["tables"][word]
+        mean, key = table[name]["mean"], "retain_test_accuracy"
+        verdicts = sorted(table[name]["verdicts"].items(), key=lambda item: -ORDER.index(item[0]))
+        assert verdict == ", ".join(IN_TABLES[one] + f" {count}" * (len(verdicts) > 1) for one, count in verdicts), name
+        assert retained == f"{mean[key]:.3f} ({table['retrained']['mean'][key]:.3f})", name
+        assert operations == f"{1 / mean['flops_ratio']:.2f}", name
+
+
 def test_the_sentences_on_samples_are_those_of_their_comparison():
     table = load("fashion_mnist_sample/comparison.json")["tables"]["random:0.1"]
     assert table["margin_matching"]["verdicts"] == {"no_trace": 2, "not_forgotten": 1}
