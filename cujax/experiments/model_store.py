@@ -129,8 +129,8 @@ class ModelStore:
             yield log, resume_point
 
     def _save(self, name: str, variables: Variables, metadata: Metadata) -> Checkpoint:
+        self.check_there()
         path = self.directory / "checkpoints" / name
         if is_first_host():
             remove_leftovers(path.parent, name)
-        self.check_there()
         return save_checkpoint(path, variables, metadata)

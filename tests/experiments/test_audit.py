@@ -207,7 +207,7 @@ def test_no_oracle_is_trained_or_looked_into_twice(class_audit, class_findings, 
 
     again = Audit(prepare(class_audit.run.experiment), "standard", class_audit.root)
     for name in (
-        "cujax.experiments.run.Trainer.train",
+        "cujax.experiments.from_scratch.Trainer.train",
         "cujax.experiments.look.relearn",
         "cujax.experiments.look.linear_probe",
     ):

@@ -44,7 +44,7 @@ def test_the_folder_is_continued_without_computing_anything(workdir, monkeypatch
     def never(*arguments, **keywords):
         raise AssertionError("a model that is there was computed again")
 
-    monkeypatch.setattr("cujax.experiments.run.Run.train", never)
+    monkeypatch.setattr("cujax.experiments.from_scratch.FromScratch.train", never)
     monkeypatch.setattr("cujax.experiments.run.Run.unlearn", never)
     run = prepare(experiment(workdir))
     assert [run.original().metadata.kind, run.retrained()[0].metadata.kind, run.unlearned().metadata.kind] == [
