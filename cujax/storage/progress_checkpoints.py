@@ -56,6 +56,7 @@ class ProgressCheckpointer:
         self._writing: Future[None] | None = None
         self._kept_at, self._kept_steps, self._steps = time.monotonic(), 0, 0
         self._runs = 0
+        self._claimed = (self._directory.parents[1] / "config.json").exists()
         self._found = self._newest()
 
     def _newest(self) -> tuple[Path, dict[str, jax.Array], dict[str, Any]] | None:
@@ -154,7 +155,8 @@ class ProgressCheckpointer:
     def _check_home(self) -> None:
         """Raises FileNotFoundError if the folder of the run no longer exists."""
         home = self._directory.parents[1]
-        if not home.exists():
+        # A write that was under way may have made an empty folder again.
+        if not home.exists() or (self._claimed and not (home / "config.json").exists()):
             raise gone(home)
 
     def raise_if_interrupted(self) -> None:
