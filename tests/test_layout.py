@@ -27,10 +27,14 @@ def test_no_module_imports_a_script():
 
 
 def test_no_module_imports_another_of_cujax_inside_a_function():
-    """Such an import would hide a cycle. Other packages may be imported where they are needed: they are slow to load."""
+    """Such an import would hide a cycle. Other packages may be imported where they are needed: they are slow to load.
+
+    Nothing imports a command, so a command may import reports, and with them pictures, after its flags are read.
+    """
     found = [
         (path.name, function.name)
         for path in MODULES
+        if path.parent.name != "commands"
         for function in ast.walk(ast.parse(path.read_text("utf-8")))
         if isinstance(function, ast.FunctionDef)
         for node in ast.walk(function)
