@@ -282,15 +282,12 @@ def main[Ready: Prepared](
             ready = prepare(experiment, show, tell, interruption)
             for image in ready.source.skipped:
                 tell(f"left out: {image}")
-            models = [] if divided is None else list(divided(ready))
-            if units is not None and experiment.jobs is None and divided is None and not is_child:
-                models = list(units(ready))
-                jobs, seconds = default_jobs(experiment, ready.model, ready.source, models)
+            if units is not None and experiment.jobs is None and divided is None:
+                jobs, seconds = default_jobs(experiment, ready.model, ready.source, units(ready))
                 if jobs > 1:
                     divided, tell, experiment = units, once_each(notify), replace(experiment, jobs=jobs)
                     notify(f"{jobs} processes share about {seconds / 60:.0f} minutes of work; --jobs 1 for a single one.")
-                else:
-                    models = []
+            models = [] if divided is None else list(divided(ready))
             check_division(experiment, models)
         except (ValueError, OSError, MultihostError) as error:
             notify(f"error: {error}")

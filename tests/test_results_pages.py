@@ -457,6 +457,12 @@ COLUMNS = {
 }
 
 
+def in_words(row):
+    """The verdicts of a row with the number of seeds of each, the worst first."""
+    verdicts = sorted(row.get("verdicts", {}).items(), key=lambda item: -ORDER.index(item[0]))
+    return ", ".join(IN_TABLES[word] + f" {count}" * (len(verdicts) > 1) for word, count in verdicts) or "–"
+
+
 @pytest.mark.parametrize(
     ("page", "number", "path", "word"),
     [
@@ -479,9 +485,7 @@ def test_the_tables_of_comparisons_are_those_of_their_files(page, number, path, 
             expected.append("–" if mean.get(key) is None else f"{mean[key]:.{digits}f}")
         ratio = mean["flops_ratio"]
         expected.append("1.00" if name == "retrained" else "–" if ratio is None else f"{1 / ratio:.2f}")
-        verdicts = sorted(table[name].get("verdicts", {}).items(), key=lambda item: -ORDER.index(item[0]))
-        several = len(verdicts) > 1
-        expected.append(", ".join(IN_TABLES[one] + f" {count}" * several for one, count in verdicts) or "–")
+        expected.append(in_words(table[name]))
         assert cells == [*expected, where.get(name, "–")], name
 
 
@@ -513,8 +517,7 @@ def test_the_first_table_of_the_readme_is_that_of_the_comparisons():
     for (folder, word, name), (_, _, verdict, retained, operations) in zip(rows, cells, strict=True):
         table = load(f"{folder}/comparison.json")["tables"][word]
         mean, key = table[name]["mean"], "retain_test_accuracy"
-        verdicts = sorted(table[name]["verdicts"].items(), key=lambda item: -ORDER.index(item[0]))
-        assert verdict == ", ".join(IN_TABLES[one] + f" {count}" * (len(verdicts) > 1) for one, count in verdicts), name
+        assert verdict == in_words(table[name]), name
         assert retained == f"{mean[key]:.3f} ({table['retrained']['mean'][key]:.3f})", name
         assert operations == f"{1 / mean['flops_ratio']:.2f}", name
 

@@ -4,7 +4,6 @@ It starts from the same parameters and takes the same batch. Before anything is 
 """
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ import jax
 import numpy as np
 
 from cujax.batch import Batch
+from cujax.experiments.workers import own_cores
 from cujax.methods.contrastive import ContrastiveUnlearning
 from cujax.model import PyTree, Variables
 from cujax.networks.cnn import CNN
@@ -52,7 +52,7 @@ class Counterpart:
         self._torch = torch
         self._device = torch.device("cuda" if jax.default_backend() == "gpu" else "cpu")
         if self._device.type == "cpu":
-            torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+            torch.set_num_threads(len(own_cores()))
         self._forward = _Forward(torch.nn.functional, module)
         self._start = variables
         self._config = config

@@ -23,7 +23,7 @@ _BYTES_PER_PROCESS = 2 * 2**30
 
 
 def default_jobs(setup: Setup, model: Model, source: Source, units: Sequence[Unit]) -> tuple[int, float]:
-    """The number of processes for a command, and the estimated seconds of its work on one core.
+    """The number of processes for a command, and the estimated seconds of its work on one core if there are several.
 
     One on an accelerator, in a bucket, and where the work is short; otherwise as many as there are cores, memory for
     processes, and at least two models for each.
@@ -38,9 +38,11 @@ def default_jobs(setup: Setup, model: Model, source: Source, units: Sequence[Uni
     alone = setup.multihost or setup.profile is not None or (setup.models_at_once or 1) > 1
     if alone or jax.default_backend() != "cpu" or not all(has_locks(unit.folder) for unit in missing):
         return 1, 0.0
-    seconds = len(missing) * training_seconds(setup, model, source)
     most = min(len(own_cores()), len(missing) // 2, available_memory() // _BYTES_PER_PROCESS)
-    return (max(most, 1) if seconds >= LEAST_SECONDS else 1), seconds
+    if most < 2:
+        return 1, 0.0
+    seconds = len(missing) * training_seconds(setup, model, source)
+    return (most if seconds >= LEAST_SECONDS else 1), seconds
 
 
 def training_seconds(setup: Setup, model: Model, source: Source) -> float:

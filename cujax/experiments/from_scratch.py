@@ -1,7 +1,9 @@
 """Networks that are trained from scratch with an experiment's recipe, one by one or several in one compiled step."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -26,14 +28,14 @@ class FromScratch:
     Attributes:
         setup: The setup.
         model: The network.
-        images: The training images.
+        images: Returns the training images.
         frozen: The arrays that frozen parameters are taken from, if the network freezes some.
         progress: Shows progress.
     """
 
     setup: Setup
     model: Model
-    images: ImageSet
+    images: Callable[[], ImageSet]
     frozen: Variables | None
     progress: Progress
 
@@ -59,8 +61,8 @@ class FromScratch:
             indices: Training images.
             metadata_of: The metadata of a model with this record.
         """
-        missing = [name for name in keys if not store.has(name)]
-        if len(missing) < 2:
+        fresh = store.not_begun(keys)
+        if len(fresh) < 2:
             return
 
         def make(names: Sequence[str], log: MetricsWriter, resume_point: ResumePoint) -> list[tuple[Variables, Metadata]]:
@@ -74,13 +76,19 @@ class FromScratch:
             )
             return [(one.variables, metadata_of({"cost": asdict(one.cost)})) for one in trained]
 
-        trainer = self._trainer(lambda record: None, NO_RESUME_POINT)
-        at_once = self.setup.models_at_once or trainer.models_at_once(self.model, indices, keys[missing[0]], self.frozen)
-        store.together(missing, at_once, make)
+        for group in itertools.batched(fresh, self._at_once):
+            if len(group) > 1:
+                store.together(group, make)
+
+    @cached_property
+    def _at_once(self) -> int:
+        if self.setup.models_at_once is not None:
+            return self.setup.models_at_once
+        return self._trainer(lambda record: None, NO_RESUME_POINT).models_at_once(self.model, self.frozen)
 
     def _trainer(self, log: Log, resume_point: ResumePoint) -> Trainer:
         setup = self.setup
-        return Trainer(setup.training, self.images, self.progress, log, setup.steps_per_call, resume_point)
+        return Trainer(setup.training, self.images(), self.progress, log, setup.steps_per_call, resume_point)
 
 
 def _by_model(record: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -1,9 +1,7 @@
 """A folder of models, each made once: models on disk are loaded, and unfinished ones resume from their progress."""
 
 import contextlib
-import hashlib
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from etils import epath
@@ -17,7 +15,8 @@ from cujax.storage.metrics_writer import MetricsWriter
 from cujax.storage.orbax import remove_leftovers
 from cujax.storage.preemption import Interruption
 from cujax.storage.progress_checkpoints import ProgressCheckpointer, remove_progress
-from cujax.storage.workdir import Notify, check_there
+from cujax.storage.records import json_digest
+from cujax.storage.workdir import Notify, check_there, is_claimed
 from cujax.training.resume import ResumePoint
 
 # Makes a model: its arrays, and the record for its checkpoint.
@@ -48,7 +47,7 @@ class ModelStore:
     _in_memory: dict[str, Checkpoint] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self._claimed = (self.directory / "config.json").exists()
+        self._claimed = is_claimed(self.directory)
 
     def check_there(self) -> None:
         """Raises OSError if the folder was deleted or moved meanwhile."""
@@ -78,24 +77,22 @@ class ModelStore:
             resume_point.remove()
         return saved
 
-    def together(self, names: Sequence[str], at_once: int, make: MakeTogether) -> None:
-        """Makes those that no process has begun, several in one go; each is then stored as `once` stores it.
+    def not_begun(self, names: Iterable[str]) -> list[str]:
+        """Those of some models that are not on disk, whole or in part."""
+        return [name for name in names if not (self.has(name) or (self.directory / "progress" / name).exists())]
+
+    def together(self, group: Sequence[str], make: MakeTogether) -> None:
+        """Makes several models in one go; each is then stored as `once` stores it.
 
         If one of them diverges, none is stored, and `once` makes them one by one.
         """
-        fresh = [name for name in names if not (self.has(name) or (self.directory / "progress" / name).exists())]
-        for group in itertools.batched(fresh, at_once):
-            if len(group) > 1:
-                self._make_together(group, make)
-
-    def _make_together(self, group: Sequence[str], make: MakeTogether) -> None:
         self.check_there()
         with contextlib.ExitStack() as locks:
             for name in group:
                 locks.enter_context(alone(self.directory, name))
             if any(self.has(name) for name in group):  # another process was faster
                 return
-            identity = hashlib.sha256("\n".join([self.identity, *group]).encode()).hexdigest()
+            identity = json_digest({"identity": self.identity, "models": list(group)})
             with self._resumable(f"{group[0]}_to_{group[-1]}", identity) as (log, resume_point):
                 try:
                     made = make(group, log, resume_point)

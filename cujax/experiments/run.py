@@ -272,11 +272,11 @@ class Run:
 
         return self.store.once(name, make)
 
-    @property
+    @cached_property
     def from_scratch(self) -> FromScratch:
         """Trains networks with the experiment's recipe."""
         frozen = self.given_original.variables if self.given_original else None
-        return FromScratch(self.experiment, self.model, self.train_images, frozen, self.progress)
+        return FromScratch(self.experiment, self.model, lambda: self.train_images, frozen, self.progress)
 
     def _metadata(self, kind: Kind, record: dict[str, Any]) -> Metadata:
         ids = list(self.given_original.metadata.forgotten_ids) if self.given_original else []

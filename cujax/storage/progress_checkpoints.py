@@ -15,7 +15,7 @@ from cujax.model import PyTree
 from cujax.sharding import is_first_host
 from cujax.storage.checkpoints import CheckpointError, from_plain, installed_versions, load_progress, save_progress, to_plain
 from cujax.storage.preemption import Interruption
-from cujax.storage.workdir import Notify, gone
+from cujax.storage.workdir import Notify, gone, is_claimed
 
 _KEPT = 2
 _STEPS_ON_SEVERAL_HOSTS = 500
@@ -56,7 +56,7 @@ class ProgressCheckpointer:
         self._writing: Future[None] | None = None
         self._kept_at, self._kept_steps, self._steps = time.monotonic(), 0, 0
         self._runs = 0
-        self._claimed = (self._directory.parents[1] / "config.json").exists()
+        self._claimed = is_claimed(self._directory.parents[1])
         self._found = self._newest()
 
     def _newest(self) -> tuple[Path, dict[str, jax.Array], dict[str, Any]] | None:
@@ -156,7 +156,7 @@ class ProgressCheckpointer:
         """Raises FileNotFoundError if the folder of the run no longer exists."""
         home = self._directory.parents[1]
         # A write that was under way may have made an empty folder again.
-        if not home.exists() or (self._claimed and not (home / "config.json").exists()):
+        if not home.exists() or (self._claimed and not is_claimed(home)):
             raise gone(home)
 
     def raise_if_interrupted(self) -> None:

@@ -58,10 +58,14 @@ def lock(workdir: PathLike[str]) -> FileLock | None:
     return taken
 
 
+def is_claimed(workdir: PathLike[str]) -> bool:
+    """Whether a folder belongs to a run."""
+    return (Path(workdir) / _CONFIG).is_file()
+
+
 def check_there(workdir: PathLike[str]) -> None:
     """Raises OSError if a claimed folder no longer exists."""
-    path = Path(workdir)
-    if "://" not in str(path) and not (path / _CONFIG).is_file():
+    if "://" not in str(workdir) and not is_claimed(workdir):
         raise gone(workdir)
 
 

@@ -243,7 +243,7 @@ class Trainer:
         own = (jax.tree.map(lambda leaf, number=number: leaf[number], stacked) for number in range(n))
         return [Trained(Variables(state.params, state.model_state), share) for state in own]
 
-    def models_at_once(self, model: Model, indices: np.ndarray, key: jax.Array, frozen: Variables | None = None) -> int:
+    def models_at_once(self, model: Model, frozen: Variables | None = None) -> int:
         """How many models `train_together` can hold on the device.
 
         One on a CPU, where models in turn are faster; one, too, if a model is spread over several devices, or if the device
@@ -252,10 +252,10 @@ class Trainer:
         images = self.images
         if isinstance(images, StreamedImages) or images.mesh is not None or (free := free_memory()) is None:
             return 1
+        indices = np.arange(self.recipe.batch_size)
         tx = self._optimizer(model, indices, "training", frozen)
-        state, order_key = self._start(model, tx, key, frozen)
-        batches = batches_of_all(indices, self.recipe.batch_size, order_key)
-        phase = Phase(make_train_step(model, tx), preprocess, batches)
+        state, _ = self._start(model, tx, jax.random.key(0), frozen)
+        phase = Phase(make_train_step(model, tx), preprocess, batches_of_all(indices, self.recipe.batch_size))
         needed = memory_of_step(state, phase, replace(images, augmentation=self.recipe.augmentation))
         return max(1, int(_SHARE_OF_FREE_MEMORY * free / needed))
 

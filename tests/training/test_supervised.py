@@ -196,16 +196,16 @@ def test_impossible_recipes_are_refused(wrong):
 
 
 def test_memory_decides_how_many_models_are_trained_at_once(monkeypatch):
-    images, key, trainer = make_images(), jax.random.key(0), Trainer(Training(batch_size=8), make_images())
-    assert trainer.models_at_once(LINEAR, np.arange(20), key) == 1  # on a CPU
+    images, trainer = make_images(), Trainer(Training(batch_size=8), make_images())
+    assert trainer.models_at_once(LINEAR) == 1  # on a CPU
     found = []
     for free in (0, 10**4, 10**5, 10**6):
         monkeypatch.setattr("cujax.training.supervised.free_memory", lambda free=free: free)
-        found.append(trainer.models_at_once(LINEAR, np.arange(20), key))
+        found.append(trainer.models_at_once(LINEAR))
     assert found[0] == 1
     assert found[3] == pytest.approx(10 * found[2], rel=0.2)
     assert 10**5 / found[2] > 3 * 4 * 12  # the weights and both moments of 12 numbers
-    assert dataclasses.replace(trainer, images=streamed_of(images)).models_at_once(LINEAR, np.arange(20), key) == 1
+    assert dataclasses.replace(trainer, images=streamed_of(images)).models_at_once(LINEAR) == 1
 
 
 def streamed_of(images):
