@@ -114,6 +114,7 @@ def test_digests_are_those_of_0_1(experiment, described):
         {"original": "elsewhere"},
         {"tensorboard": True},
         {"steps_per_call": 4},
+        {"models_at_once": 2},
         {"profile": "elsewhere"},
         {"multihost": True},
         {"save_seconds": None},
@@ -147,7 +148,7 @@ def test_everything_else_is_part_of_it():
     digests = {digest_of(identity(Experiment(**{name: value}))) for name, value in CHANGES.items()}
     assert len(digests - {digest_of(identity(Experiment()))}) == len(CHANGES)
     elsewhere = {"workdir", "retrained", "original", "tensorboard", "steps_per_call", "profile", "multihost"}
-    elsewhere |= {"save_seconds", "save_steps", "stop_rule", "audit", "require", "requested_by", "ticket"}
+    elsewhere |= {"models_at_once", "save_seconds", "save_steps", "stop_rule", "audit", "require", "requested_by", "ticket"}
     elsewhere |= {"validation_ids", "hashed_ids", "jobs", "worker", "cluster"}
     assert {field.name for field in dataclasses.fields(Experiment)} == set(CHANGES) | elsewhere
 
