@@ -80,6 +80,12 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.stem not in LONGEST | SLOW)
 
 
+def _mappings() -> int:
+    """Mappings of this process's memory. Linux allows 65,530; each compiled program takes some; beyond them XLA crashes."""
+    maps = Path("/proc/self/maps")
+    return maps.read_bytes().count(b"\n") if maps.exists() else 0
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _optimise(request):
     if f"{request.path.parent.name}/{request.path.stem}" in OPTIMISED:
@@ -87,6 +93,8 @@ def _optimise(request):
         jax.clear_caches()  # of programs that other modules compiled
     yield
     jax.config.update("jax_disable_most_optimizations", True)
+    if _mappings() > 20_000:
+        jax.clear_caches()
 
 
 @pytest.fixture
