@@ -66,6 +66,7 @@ class Split:
     absent_classes: tuple[int, ...]
     retained_classes: tuple[int, ...] = ()
     copies: Part = field(default_factory=lambda: Part(np.array([], np.int32), np.array([], str)))
+    copies_in_test: Part = field(default_factory=lambda: Part(np.array([], np.int32), np.array([], str)))
 
     @property
     def is_class_task(self) -> bool:
@@ -150,7 +151,8 @@ def make_split(
     is_forget[_resolve(request, source, available, is_validation, is_previous)] = True
     if not is_forget.any():
         raise ValueError(f"{request} selects no training image of {source.name}; there is nothing to forget.")
-    copies = _copies(train, is_forget, available & ~is_forget)
+    requested = train.pixel_digests[is_forget]
+    copies = _copies(train, requested, available & ~is_forget)
     if len(copies) and request.copies == "refuse":
         raise ValueError(
             f"{len(copies)} images that would be retained have the same pixels as one in the request, such as "
@@ -180,17 +182,22 @@ def make_split(
         absent_classes=tuple(absent.tolist()),
         retained_classes=tuple(np.unique(train.labels[is_retain]).tolist()),
         copies=Part(copies, train.ids[copies]),
+        copies_in_test=part(source.test, _is_copy(source.test, requested)),
     )
 
 
-def _copies(train: Images, is_forget: np.ndarray, is_other: np.ndarray) -> np.ndarray:
-    """The rows of other images with the same pixels as one in the request, `[k]` int32, ascending.
+def _copies(images: Images, requested: np.ndarray, is_other: np.ndarray) -> np.ndarray:
+    """The rows of other images with the same pixels as one in the request, `[k]` int32, ascending."""
+    return np.flatnonzero(is_other & _is_copy(images, requested)).astype(np.int32)
+
+
+def _is_copy(images: Images, requested: np.ndarray) -> np.ndarray:
+    """`[n]` bool: the images with one of the requested digests.
 
     Images of a single colour are not copies of each other: they show nothing that could belong to a person.
     """
-    digests = train.pixel_digests
-    is_copy = is_other & (digests != "") & np.isin(digests, digests[is_forget])
-    return np.flatnonzero(is_copy).astype(np.int32)
+    digests = images.pixel_digests
+    return (digests != "") & np.isin(digests, requested)
 
 
 def _resolve(

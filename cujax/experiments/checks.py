@@ -1,15 +1,16 @@
 """Checks of a setup before anything is computed, in addition to those of data, storage and methods."""
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 from cujax.data.decoding import ImageFiles
 from cujax.data.images import Data, Source
-from cujax.data.requests import Split
+from cujax.data.requests import Part, Request, Split
 from cujax.experiments.config import Experiment, Setup
 from cujax.experiments.identity import normalised
+from cujax.experiments.request_words import describe_request
 from cujax.model import Model, Variables, abstract_outputs
 from cujax.sharding import check_batch_size, data_mesh
 from cujax.storage.checkpoints import Checkpoint
@@ -125,3 +126,39 @@ def check_batch_sizes(experiment: Experiment, split: Split, *, trains_original: 
             f"training.batch_size is {experiment.training.batch_size}, but there are only {smallest} images to train on; "
             f"make it at most {smallest}."
         )
+
+
+def check_one_task(request: Request, split: Split, source: Source) -> None:
+    """Raises ValueError if a request is for whole classes and for samples of others at once."""
+    parts = split.divided(source.train.labels)
+    if len(parts) == 1:
+        return
+    classes, samples = parts
+    names = ", ".join(f"{label} ({source.class_names[label]!r})" for label in classes.forgotten_classes)
+    raise ValueError(
+        f"{describe_request(request)} names all of {names} and {len(samples.forget)} samples of other classes. Settings and "
+        "verdicts for classes and for samples differ, so compare and tune take one of them: give the classes and a list of "
+        "the samples as two requests. unlearn takes both and judges each."
+    )
+
+
+def remarks(experiment: Experiment, split: Split, given: Checkpoint | None) -> Iterator[str]:
+    """What users should know of a request, or of an original that they brought, before anything is computed."""
+    if len(split.copies):
+        how = "are forgotten with them" if experiment.forget.copies == "with" else "are kept and trained on"
+        yield f"{len(split.copies)} images have the same pixels as one in the request and {how}: {_some(split.copies)}."
+    if len(split.copies_in_test):
+        yield (
+            f"{len(split.copies_in_test)} test images have the same pixels as one in the request, and the audit takes them "
+            f"for images that the model has never seen: {_some(split.copies_in_test)}. Remove them from the test images."
+        )
+    if given is not None and not given.metadata.source and experiment.validation_rows == "tenth":
+        yield (
+            f"{experiment.original} does not say what it was trained on. The {len(split.validation)} validation images are "
+            "taken for images that it has not seen. If it has seen them, give --no-validation; if it has not seen others, "
+            "name these with --validation-ids FILE."
+        )
+
+
+def _some(part: Part) -> str:
+    return f"{', '.join(part.ids[:5].tolist())}{', ...' if len(part) > 5 else ''}"

@@ -35,6 +35,7 @@ from cujax.experiments.checks import (
     check_models_at_once,
     check_num_classes,
     check_trained_on,
+    remarks,
 )
 from cujax.experiments.config import Experiment, Setup
 from cujax.experiments.from_scratch import FromScratch
@@ -373,12 +374,8 @@ def _prepare(
     check_models_at_once(experiment, source)
     run = Run(experiment, source, split, model, given, progress, notify, interruption)
     run.claim_workdir(shared=shared)
-    if len(split.copies):
-        how = "are forgotten with them" if experiment.forget.copies == "with" else "are kept and trained on"
-        notify(
-            f"{len(split.copies)} images have the same pixels as one in the request and {how}: "
-            f"{', '.join(split.copies.ids[:5].tolist())}{', ...' if len(split.copies) > 5 else ''}."
-        )
+    for remark in remarks(experiment, split, given):
+        notify(remark)
     return run
 
 

@@ -11,7 +11,7 @@ from etils import epath
 from cujax.data.images import Source
 from cujax.data.requests import ForgetRandom, Request, Split, make_split, with_numbers
 from cujax.data.sources import load_source
-from cujax.experiments.checks import check_extras
+from cujax.experiments.checks import check_extras, check_one_task
 from cujax.experiments.config import Experiment, Setup
 from cujax.experiments.identity import digest_of, identity
 from cujax.experiments.jobs import Unit
@@ -116,8 +116,14 @@ class Sweep:
         return () if given is None else given.metadata.forgotten_ids
 
     def split(self, request: Request) -> Split:
-        """The split of the runs of a request."""
-        return make_split(self.source, request, self.previously_forgotten_ids, self.setup.validation_rows)
+        """The split of the runs of a request.
+
+        Raises:
+            ValueError: if it names whole classes and samples of others, which are never judged as one.
+        """
+        split = make_split(self.source, request, self.previously_forgotten_ids, self.setup.validation_rows)
+        check_one_task(request, split, self.source)
+        return split
 
     def request(self, word: str) -> Request:
         """The request that a word describes, with classes given by number."""

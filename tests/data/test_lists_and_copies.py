@@ -203,6 +203,28 @@ def test_copies_are_refused_by_default_except_for_a_random_draw(with_copies, tmp
     assert len(make_split(with_copies, ForgetRandom(count=40)).forget) > 40
 
 
+@pytest.mark.parametrize("copies", ["keep", "with", "refuse"])
+def test_copies_among_the_test_images_are_named(copies, tmp_path):
+    copied = np.array([3, 7, 11])
+    test_images = np.concatenate([RNG.integers(0, 256, (8, 6, 6), dtype=np.uint8), PIXELS[copied]])
+    labels = np.arange(N) % 4
+    np.savez(
+        tmp_path / "tested.npz",
+        images=PIXELS,
+        labels=labels,
+        ids=IDS,
+        test_images=test_images,
+        test_labels=np.arange(len(test_images)) % 4,
+    )
+    source = load_source(Data(str(tmp_path / "tested.npz")))
+    split = make_split(source, ForgetClass(3, copies=copies))
+    forgotten = set(split.forget.ids.tolist())
+    expected = [8 + place for place, row in enumerate(copied) if IDS[row] in forgotten]
+    assert expected
+    assert split.copies_in_test.indices.tolist() == expected
+    assert len(split.test) == len(test_images)
+
+
 def test_copies_in_streamed_folders_are_found(tmp_path):
     root = tmp_path / "pets"
     folder(root)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -341,6 +342,20 @@ def test_an_original_that_has_seen_every_image_can_forget_any(experiment, tmp_pa
     assert "no sample is held out" in record["stop_reason"]
     assert record["stop_rule"] == "max_passes"
     assert len(run.retrained()) == experiment.retrained
+
+
+def test_an_original_that_does_not_say_what_it_has_seen_is_remarked_on(experiment, tmp_path):
+    (tmp_path / "unseen.txt").write_text("\n".join(prepare(experiment).split.retain.ids[:20].tolist()))
+    save_checkpoint(tmp_path / "brought", prepare(experiment).original().variables, Metadata("original"))
+
+    def told(name, **changes) -> str:
+        remarks = []
+        prepare(elsewhere(experiment, name, original=str(tmp_path / "brought"), **changes), notify=remarks.append)
+        return " ".join(remarks)
+
+    assert re.search(r"does not say what it was trained on.*--no-validation.*--validation-ids FILE", told("tenth"))
+    assert "trained on" not in told("none", validation=False)
+    assert "trained on" not in told("named", validation_ids=str(tmp_path / "unseen.txt"))
 
 
 def test_a_class_without_validation_still_ends_by_the_rule(experiment):

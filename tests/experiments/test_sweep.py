@@ -22,6 +22,17 @@ GIVEN = Path(__file__).parents[1] / "fixtures" / "workdir_0_1" / "checkpoints" /
 SHARED = {"data": Data(limit=200), "training": Training(epochs=1, batch_size=32), "original": str(GIVEN)}
 
 
+def test_whole_classes_and_samples_of_others_are_not_compared_or_tuned_as_one(tmp_path):
+    parts = prepare(Experiment(**SHARED, workdir=str(tmp_path / "run"), forget=ForgetClass(5))).split
+    (tmp_path / "list.txt").write_text("\n".join([*parts.forget.ids.tolist(), *parts.retain.ids[:6].tolist()]))
+    word = f"ids:{tmp_path / 'list.txt'}"
+    with pytest.raises(ValueError, match=r"all of 5 \('5'\) and 6 samples of other classes.*two requests"):
+        prepare_comparison(Comparison(**SHARED, workdir=str(tmp_path / "c"), requests=(word,), methods=("fine_tune",)))
+    with pytest.raises(ValueError, match=r"all of 5 \('5'\) and 6 samples of other classes.*two requests"):
+        prepare_tuning(Tuning(**SHARED, workdir=str(tmp_path / "t"), request=word, methods=("fine_tune",)))
+    assert not list(tmp_path.glob("[ct]/**/*original*"))
+
+
 @pytest.mark.parametrize("request_", [ForgetClass(5), ForgetRandom(count=12)], ids=["class", "samples"])
 def test_a_chained_comparison_and_tuning_have_the_split_of_the_run(request_, tmp_path):
     run = prepare(Experiment(**SHARED, workdir=str(tmp_path / "run"), forget=request_))
