@@ -1,9 +1,12 @@
 """Checks of a setup before anything is computed, in addition to those of data, storage and methods."""
 
 import importlib.util
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+
+import numpy as np
 
 from cujax.data.decoding import ImageFiles
 from cujax.data.images import Data, Source
@@ -11,9 +14,13 @@ from cujax.data.requests import Part, Request, Split
 from cujax.experiments.config import Experiment, Setup
 from cujax.experiments.identity import normalised
 from cujax.experiments.request_words import describe_request
+from cujax.methods.retrain import Retrain
 from cujax.model import Model, Variables, abstract_outputs
 from cujax.sharding import check_batch_size, data_mesh
 from cujax.storage.checkpoints import Checkpoint
+
+# With fewer errors to spare, a run that harms nothing may be ended by chance.
+_FEW_ERRORS = 3
 
 
 def check_extras(setup: Setup) -> None:
@@ -142,7 +149,7 @@ def check_one_task(request: Request, split: Split, source: Source) -> None:
     )
 
 
-def remarks(experiment: Experiment, split: Split, given: Checkpoint | None) -> Iterator[str]:
+def remarks(experiment: Experiment, source: Source, split: Split, given: Checkpoint | None) -> Iterator[str]:
     """What users should know of a request, or of an original that they brought, before anything is computed."""
     if len(split.copies):
         how = "are forgotten with them" if experiment.forget.copies == "with" else "are kept and trained on"
@@ -157,6 +164,15 @@ def remarks(experiment: Experiment, split: Split, given: Checkpoint | None) -> I
             f"{experiment.original} does not say what it was trained on. The {len(split.validation)} validation images are "
             "taken for images that it has not seen. If it has seen them, give --no-validation; if it has not seen others, "
             "name these with --validation-ids FILE."
+        )
+    labels = source.train.labels[split.validation.indices]
+    retained = int(np.isin(labels, split.retained_classes).sum())
+    errors = math.floor(experiment.retain_tolerance * retained + 1e-9)
+    if retained > 0 and errors < _FEW_ERRORS and not isinstance(experiment.method, Retrain):
+        yield (
+            f"retain_tolerance {experiment.retain_tolerance:g} allows {errors} more errors on the {retained} validation "
+            "samples of retained classes, so chance may end the run before anything is forgotten. If it does, raise it with "
+            f"--retain-tolerance {min(1.0, math.ceil(20 * _FEW_ERRORS / retained) / 20):g}."
         )
 
 

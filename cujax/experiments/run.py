@@ -374,7 +374,7 @@ def _prepare(
     check_models_at_once(experiment, source)
     run = Run(experiment, source, split, model, given, progress, notify, interruption)
     run.claim_workdir(shared=shared)
-    for remark in remarks(experiment, split, given):
+    for remark in remarks(experiment, source, split, given):
         notify(remark)
     return run
 

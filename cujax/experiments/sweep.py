@@ -18,6 +18,7 @@ from cujax.experiments.jobs import Unit
 from cujax.experiments.request_words import parse_request
 from cujax.experiments.run import Run, load_given_original, prepare
 from cujax.experiments.user_files import abstract_arrays, build_model, network_for
+from cujax.experiments.workers import once_each
 from cujax.methods.base import Method, check_fits
 from cujax.methods.retrain import Retrain
 from cujax.model import Model, Variables
@@ -64,6 +65,11 @@ class Sweep:
         check_extras(self.setup)
         given = self.given_source
         self.source: Source = load_source(self.setup.data, self.progress) if given is None else given
+
+    @cached_property
+    def notify_once(self) -> Notify:
+        """Shows what many runs remark on their common input only once."""
+        return once_each(self.notify)
 
     @property
     def workdir(self) -> epath.Path:
@@ -148,7 +154,7 @@ class Sweep:
     def prepare(self, experiment: Experiment, *names: str) -> Run:
         """A run in its folder, checked like any other."""
         experiment = replace(experiment, workdir=str(self.folder(experiment, *names)))
-        return prepare(experiment, self.progress, self.notify, self.interruption, source=self.source, shared=True)
+        return prepare(experiment, self.progress, self.notify_once, self.interruption, source=self.source, shared=True)
 
     def _experiment(self, request: Request, method: Method, seed: int, **changes: Any) -> Experiment:
         unused = _OF_UNLEARNING if isinstance(method, Retrain) else {}

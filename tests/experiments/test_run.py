@@ -358,6 +358,16 @@ def test_an_original_that_does_not_say_what_it_has_seen_is_remarked_on(experimen
     assert "trained on" not in told("named", validation_ids=str(tmp_path / "unseen.txt"))
 
 
+@pytest.mark.parametrize(("limit", "tolerance", "few"), [(300, 0.05, True), (300, 0.2, False), (1500, 0.05, False)])
+def test_a_tolerance_of_few_errors_is_remarked_on(experiment, limit, tolerance, few):
+    remarks = []
+    small = elsewhere(experiment, "small", data=Data(limit=limit), retain_tolerance=tolerance)
+    split = prepare(small, notify=remarks.append).split
+    retained = int(np.isin(prepare(small).source.train.labels[split.validation.indices], split.retained_classes).sum())
+    assert (tolerance * retained < 3) == few
+    assert any(f"on the {retained} validation samples of retained classes" in remark for remark in remarks) == few
+
+
 def test_a_class_without_validation_still_ends_by_the_rule(experiment):
     record = prepare(elsewhere(experiment, "none", validation=False, method=MaskLogit())).unlearned().metadata.record
     assert record["stop_rule"] == "stop_rule"
