@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from cujax.data.decoding import ImageFiles
@@ -21,6 +22,8 @@ from cujax.storage.checkpoints import Checkpoint
 
 # With fewer errors to spare, a run that harms nothing may be ended by chance.
 _FEW_ERRORS = 3
+# A standardised column hardly ever has such a value.
+_MANY_DEVIATIONS = 50.0
 
 
 def check_extras(setup: Setup) -> None:
@@ -165,6 +168,12 @@ def remarks(experiment: Experiment, source: Source, split: Split, given: Checkpo
             "taken for images that it has not seen. If it has seen them, give --no-validation; if it has not seen others, "
             "name these with --validation-ids FILE."
         )
+    largest = 0.0 if source.are_images else _largest(source)
+    if largest > _MANY_DEVIATIONS:
+        yield (
+            f"inputs of {source.name} reach {largest:g}, and networks train badly on such values; they are used as given. "
+            "Standardise each column by the mean and the standard deviation of the training samples."
+        )
     labels = source.train.labels[split.validation.indices]
     retained = int(np.isin(labels, split.retained_classes).sum())
     errors = math.floor(experiment.retain_tolerance * retained + 1e-9)
@@ -174,6 +183,12 @@ def remarks(experiment: Experiment, source: Source, split: Split, given: Checkpo
             "samples of retained classes, so chance may end the run before anything is forgotten. If it does, raise it with "
             f"--retain-tolerance {min(1.0, math.ceil(20 * _FEW_ERRORS / retained) / 20):g}."
         )
+
+
+def _largest(source: Source) -> float:
+    """The largest absolute value of the training inputs that are floats; integers may be tokens."""
+    leaves = map(np.asarray, jax.tree.leaves(source.train.images))
+    return max((float(np.abs(leaf).max()) for leaf in leaves if np.issubdtype(leaf.dtype, np.floating)), default=0.0)
 
 
 def _some(part: Part) -> str:

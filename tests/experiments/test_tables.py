@@ -50,3 +50,18 @@ def test_networks_for_images_are_refused_and_nothing_is_augmented(tmp_path):
     run = prepare(experiment(tmp_path, rows, training=Training(batch_size=32, augmentation="crop")), notify=said.append)
     assert run.experiment.training.augmentation == "none"
     assert "there is no augmentation" in said[0]
+
+
+@pytest.mark.parametrize(("scale", "told"), [(1.0, False), (1000.0, True)])
+def test_a_table_that_is_not_standardised_is_remarked_on(tmp_path, scale, told):
+    columns = RNG.normal(size=(150, 5)) * np.array([1, 1, 1, 1, scale])
+    remarks = []
+    trained_on = prepare(experiment(tmp_path, {"inputs": columns}), notify=remarks.append).source.train.images
+    assert any(f"reach {np.abs(trained_on).max():g}" in remark and "Standardise" in remark for remark in remarks) == told
+
+
+def test_tokens_are_not_asked_to_be_standardised(tmp_path):
+    remarks = []
+    tokens = {"inputs/words": RNG.integers(0, 500, size=(150, 5)), "inputs/age": RNG.normal(size=(150, 1))}
+    prepare(experiment(tmp_path, tokens), notify=remarks.append)
+    assert not any("Standardise" in remark for remark in remarks)
