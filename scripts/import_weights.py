@@ -1,8 +1,8 @@
-"""The command `cujax import-weights`, from a checkout."""
+"""The command `cujax import`, from a checkout."""
 
 import sys
 
 from cujax.commands import run
 
 if __name__ == "__main__":
-    sys.exit(run("import-weights", sys.argv[1:]))
+    sys.exit(run("import", sys.argv[1:]))

@@ -16,7 +16,7 @@ import pytest
 import tyro
 
 import cujax
-from cujax.commands import COMMANDS
+from cujax.commands import COMMANDS, MODULES
 from cujax.commands import main as cujax_command
 from cujax.reports.glossary import TERMS
 
@@ -169,4 +169,4 @@ def test_every_page_is_in_the_table_of_contents():
 
 def test_every_command_is_shown_somewhere():
     shown = {program_and_arguments(words)[0] for page in PAGES for words in command_lines(page)}
-    assert {f"scripts/{command.replace('-', '_')}.py" for command in COMMANDS} <= shown
+    assert {f"scripts/{MODULES.get(command, command)}.py" for command in COMMANDS} <= shown

@@ -17,12 +17,15 @@ COMMANDS = {
     "compare": "compare methods with each other and with models retrained from scratch",
     "tune": "choose the settings of methods on validation data",
     "train": "train only the original and the retrained models",
-    "import-weights": "import weights trained with another program as an original",
+    "import": "import weights trained with another program as an original",
+    "export": "write the weights of a checkpoint for other programs",
     "lineage": "show where a checkpoint comes from, and verify it",
     "purge": "remove files that contain forgotten samples or were trained on them",
     "prepare-data": "download and prepare a TFDS data set",
     "benchmark": "time the steps on this machine",
 }
+# The module of this package, and the script, of a command whose name is no module's.
+MODULES = {"import": "import_weights", "export": "export_weights", "prepare-data": "prepare_data"}
 _USAGE = "usage: cujax COMMAND [flags]; cujax COMMAND --help explains its flags"
 
 
@@ -34,7 +37,7 @@ def run(command: str, arguments: Sequence[str]) -> int:
         arguments: Its flags.
     """
     handlers = end_while_importing()
-    module = importlib.import_module(f"cujax.commands.{command.replace('-', '_')}")
+    module = importlib.import_module(f"cujax.commands.{MODULES.get(command, command)}")
     for number, handler in handlers.items():
         signal.signal(number, handler)
     status: int = module.main(list(arguments))

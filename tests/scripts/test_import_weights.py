@@ -1,5 +1,6 @@
 """The script that imports weights: what flax users save, and the comparison with logits of the source."""
 
+import shutil
 from pathlib import Path
 
 import jax
@@ -8,6 +9,7 @@ import pytest
 from flax import serialization
 
 from cujax import export_weights, load_checkpoint
+from cujax.commands import export_weights as export_command
 from cujax.commands import import_weights
 from cujax.networks import make_network
 
@@ -89,3 +91,38 @@ def test_a_reference_network_that_was_exported_is_imported_again(main, capsys):
     )
     for one, other in zip(*map(jax.tree.leaves, (load_checkpoint("original").variables, variables)), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["back.safetensors", "back.msgpack", "back"])
+def test_what_was_imported_is_exported_bit_for_bit_and_comes_in_again(name, main, capsys):
+    Path("net.msgpack").write_bytes(serialization.to_bytes({"params": parameters()}))
+    assert main("net.msgpack", "original", *FLAX) == 0
+    assert export_command.main(["original", name]) == 0
+    assert "4 arrays" in capsys.readouterr().out
+    assert main(name, "again", *FLAX) == 0
+    first, again = load_checkpoint("original"), load_checkpoint("again")
+    for one, other in zip(jax.tree.leaves(first.variables), jax.tree.leaves(again.variables), strict=True):
+        np.testing.assert_array_equal(one, other)
+    before = [path.read_bytes() for path in sorted(Path(name).rglob("*")) if path.is_file()]
+    assert export_command.main(["original", name]) == 2
+    assert "exists" in capsys.readouterr().err
+    assert [path.read_bytes() for path in sorted(Path(name).rglob("*")) if path.is_file()] == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere", "out.msgpack"], "nowhere"),
+        (["original", "out.onnx"], "must end in .safetensors or .msgpack"),
+        (["damaged", "out.msgpack"], "damaged"),
+    ],
+)
+def test_what_cannot_be_exported_is_a_sentence_and_nothing_is_written(arguments, message, main, capsys):
+    Path("net.msgpack").write_bytes(serialization.to_bytes({"params": parameters()}))
+    assert main("net.msgpack", "original", *FLAX) == 0
+    shutil.copytree("original", "damaged")
+    largest = max((path for path in Path("damaged").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-3])
+    assert export_command.main(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not list(Path().glob("out*"))
