@@ -258,6 +258,13 @@ def test_images_kept_in_a_hidden_store_and_linked_to_are_read(tmp_path):
         ("seg_train", "seg_test"),
         ("training_set", "test_set"),
         ("mnist-train", "mnist-test"),
+        ("TrainImages", "TestImages"),
+        ("PetsTRAINSet", "PetsTESTSet"),
+        ("trainimages", "testimages"),
+        ("train", "holdout"),
+        ("train", "HoldOut"),
+        ("train", "held_out"),
+        ("train", "heldout_2"),
     ],
 )
 def test_parts_are_known_by_their_usual_names(tmp_path, train, test):
@@ -286,6 +293,40 @@ def test_parts_by_other_names_are_not_taken_for_classes(tmp_path, parts):
         load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "parts", [("learn", "check"), ("part1", "part2"), ("fold_1", "fold_2", "fold_3"), ("Seen", "Unseen")]
+)
+def test_parts_of_two_classes_by_other_names_are_not_taken_for_classes(tmp_path, parts):
+    for part in parts:
+        classes(tmp_path / part, ["a", "b"])
+    with pytest.raises(ValueError, match=r"look like parts of a data set, not like classes. Name the parts train"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "parts", [("train", "test"), ("Training", "Validation"), ("TrainImages", "TestImages"), ("train", "val", "test")]
+)
+def test_parts_without_class_folders_are_not_taken_for_classes(tmp_path, parts):
+    classes(tmp_path, parts)
+    with pytest.raises(ValueError, match=r"names of parts, .* images must lie in a folder per class: train/CLASS/IMAGE"):
+        load(tmp_path)
+
+
+def test_a_training_part_without_class_folders_beside_a_test_part_with_them_is_refused(tmp_path):
+    classes(tmp_path, ["train"])
+    classes(tmp_path / "test", ["a", "b"])
+    with pytest.raises(ValueError, match="images must lie in a folder per class"):
+        load(tmp_path)
+
+
+def test_of_three_parts_the_one_named_test_is_tested_with_then_the_held_out_one(tmp_path):
+    for part in ("train", "val", "holdout"):
+        classes(tmp_path / part, ["a", "b"])
+    assert {name.split("/")[0] for name in load(tmp_path).test.ids} == {"holdout"}
+    classes(tmp_path / "test", ["a", "b"])
+    assert {name.split("/")[0] for name in load(tmp_path).test.ids} == {"test"}
+
+
 def test_held_out_parts_without_a_training_part_are_refused(tmp_path):
     for part in ("test", "val"):
         classes(tmp_path / part, ["a", "b"])
@@ -304,10 +345,17 @@ def test_a_class_may_be_called_train(tmp_path):
     assert load(classes(tmp_path, ["train", "test", "plane"])).class_names == ("plane", "test", "train")
 
 
+def test_classes_may_be_called_after_the_same_part(tmp_path):
+    assert load(classes(tmp_path, ["test_positive", "test_negative"])).class_names == ("test_negative", "test_positive")
+
+
 def test_classes_may_have_folders_inside(tmp_path):
     for name in ("dog", "cat"):
         classes(tmp_path / name, ["male", "female"])
-    assert load(tmp_path).class_names == ("cat", "dog")
+    source = load(tmp_path)
+    assert source.class_names == ("cat", "dog")
+    (told,) = source.skipped
+    assert told.startswith("4 files or folders, such as cat/female: not a class")
 
 
 def test_one_folder_too_deep_or_too_shallow_is_told_with_the_right_one(tmp_path):
