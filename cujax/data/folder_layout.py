@@ -166,21 +166,30 @@ def _parts(root: Path, left_out: LeftOut) -> tuple[Path, Path | None]:
     return train, test
 
 
-def _words(name: str) -> set[str]:
-    """The words of a name, and neighbouring words as one; what says that it holds images is cut off.
+def words(name: str) -> list[str]:
+    """The words of a name, in lower case.
 
-    >>> sorted(_words("Held_out")), sorted(_words("TrainImages2") & _words("traindata"))
+    >>> words("TrainImages_2"), words("testX")
+    (['train', 'images'], ['test', 'x'])
+    """
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
+    return re.findall(r"[a-z]+", spaced.lower())
+
+
+def _spellings(name: str) -> set[str]:
+    """The words of a name without what says that it holds images, and neighbouring words as one.
+
+    >>> sorted(_spellings("Held_out")), sorted(_spellings("TrainImages2") & _spellings("traindata"))
     (['held', 'heldout', 'out'], ['train'])
     """
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name).lower()
-    words = [re.sub(r"(?<=.)(images?|imgs?|data|set)$", "", word) for word in re.findall(r"[a-z]+", spaced)]
-    return {*words, *map("".join, pairwise(words))}
+    short = [re.sub(r"(?<=.)(images?|imgs?|data|set)$", "", word) for word in words(name)]
+    return {*short, *map("".join, pairwise(short))}
 
 
 def _part_named(name: str) -> str | None:
     """The part of a data set that a folder's name says, if any."""
-    words = _words(name)
-    return next((part for part, names in _PARTS.items() if words & names), None)
+    spellings = _spellings(name)
+    return next((part for part, names in _PARTS.items() if spellings & names), None)
 
 
 def _folders(root: Path) -> Iterator[Path]:
@@ -251,7 +260,7 @@ def _refuse_parts_as_classes(train_root: Path, class_names: Sequence[str], left_
 
 
 def _is_part(name: str) -> bool:
-    return _part_named(name) is not None or bool(_words(name) & _UNCLEAR_PARTS)
+    return _part_named(name) is not None or bool(_spellings(name) & _UNCLEAR_PARTS)
 
 
 def _link_within(path: Path, root: Path) -> str | None:

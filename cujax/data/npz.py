@@ -21,6 +21,7 @@ from cujax.data.images import (
     pixel_statistics,
 )
 from cujax.data.npz_inputs import checked_inputs, finite_float32, holds_inputs
+from cujax.data.npz_names import unread
 from cujax.progress import Progress
 
 
@@ -45,6 +46,7 @@ def _read(data: Data, progress: Progress) -> Source:
             f"{path} cannot be read as plain arrays ({error}). It must be a .npz of number and string arrays; arrays of "
             "Python objects are rejected, because reading them can run code: convert them, ids with .astype(str)."
         ) from error
+    skipped = unread(str(path), arrays)
     others = holds_inputs(arrays)
     if others and "images" in arrays:
         raise ValueError(f"{path} holds images and inputs; give one of the two, and more arrays as inputs/NAME.")
@@ -58,8 +60,9 @@ def _read(data: Data, progress: Progress) -> Source:
     kind = "inputs" if others else "images"
     if has_test and "test_labels" not in arrays:
         raise ValueError(f"{path} holds test_{kind}, but no test_labels.")
-    if not has_test and "test_labels" in arrays:
-        raise ValueError(f"{path} holds test_labels, but no test_{kind}; give both, or neither.")
+    alone = [name for name in ("test_labels", "test_ids", "test_subjects") if name in arrays]
+    if not has_test and alone:
+        raise ValueError(f"{path} holds {alone[0]}, but no test_{kind}; give both, or neither.")
     labels, names = _numbered(where, [arrays[name] for name in ("labels", "test_labels")[: 1 + has_test]])
     everything = _checked_images(where, arrays, "", labels[0], data.layout)
     if has_test:
@@ -99,7 +102,7 @@ def _read(data: Data, progress: Progress) -> Source:
         channels = train.images.shape[3]
         mean, std = np.zeros(channels, np.float32), np.ones(channels, np.float32)
     names = names or tuple(str(label) for label in range(classes))
-    return Source(path.name, content_digest(train, test), train, test, names, mean, std)
+    return Source(path.name, content_digest(train, test), train, test, names, mean, std, skipped=skipped)
 
 
 def _numbered(where: str, parts: list[np.ndarray]) -> tuple[list[np.ndarray], tuple[str, ...]]:

@@ -35,6 +35,62 @@ def test_channels_before_height_and_width_are_refused_and_read_when_told(tmp_pat
         load(tmp_path, {"layout": "nchw"}, images=images.transpose(0, 2, 3, 1))
 
 
+TEST = {"test_images": PIXELS[:8] ^ 1, "test_labels": LABELS[:8]}
+
+
+@pytest.mark.parametrize(
+    ("more", "renamed"),
+    [
+        ({"images_test": PIXELS[:8], "labels_test": LABELS[:8]}, "images_test to test_images, labels_test to test_labels"),
+        ({"x_test": PIXELS[:8]}, "x_test to test_images"),
+        ({"X_test": PIXELS[:8]}, "X_test to test_images"),
+        ({"TestImages": PIXELS[:8]}, "TestImages to test_images"),
+        ({"y_test": LABELS[:8]}, "y_test to test_labels"),
+        ({"image_ids": np.arange(N)}, "image_ids to ids"),
+        ({"id": np.arange(N)}, "id to ids"),
+        ({"Ids": np.arange(N)}, "Ids to ids"),
+        (TEST | {"ids_test": np.arange(8)}, "ids_test to test_ids"),
+        ({"subject": np.arange(N)}, "subject to subjects"),
+    ],
+)
+def test_an_array_with_almost_the_name_of_one_that_is_read_is_refused_with_that_name(tmp_path, more, renamed):
+    with pytest.raises(
+        ValueError, match=rf"mine.npz holds {next(name for name in more if name in renamed)}.*rename {renamed}"
+    ):
+        load(tmp_path, **more)
+
+
+@pytest.mark.parametrize(
+    ("contents", "renamed"),
+    [
+        ({"x_train": PIXELS, "y_train": LABELS}, "x_train to images, y_train to labels"),
+        ({"Images": PIXELS, "Label": LABELS}, "Images to images, Label to labels"),
+        ({"data": PIXELS, "target": LABELS}, "data to images, target to labels"),
+        ({"inputs": PIXELS[:, 0, :, 0], "labels": LABELS, "x_test": PIXELS[:4, 0, :, 0]}, "x_test to test_inputs"),
+    ],
+)
+def test_images_and_labels_by_other_names_are_refused_with_the_names_to_give(tmp_path, contents, renamed):
+    np.savez(tmp_path / "mine.npz", **contents)
+    with pytest.raises(ValueError, match=f"rename {renamed}"):
+        load_source(Data(str(tmp_path / "mine.npz")))
+
+
+@pytest.mark.parametrize("name", ["mean", "names", "class_names", "val_images", "x", "train_images"])
+def test_arrays_that_are_not_read_are_told(tmp_path, name):
+    before, source = load(tmp_path), load(tmp_path, **{name: np.arange(CLASSES)})
+    assert source.version == before.version
+    assert not before.skipped
+    (sentence,) = source.skipped
+    assert sentence.startswith(f"{name} in {tmp_path}")
+    assert ("class_names[labels]" in sentence) == (name == "class_names")
+
+
+@pytest.mark.parametrize("name", ["test_labels", "test_ids", "test_subjects"])
+def test_arrays_of_a_test_part_without_images_are_refused(tmp_path, name):
+    with pytest.raises(ValueError, match=f"holds {name}, but no test_images; give both, or neither"):
+        load(tmp_path, **{name: LABELS})
+
+
 def test_images_whose_last_axis_counts_them_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"last axis counts the 60 labels; give np.moveaxis"):
         load(tmp_path, images=np.moveaxis(PIXELS, 0, -1))
