@@ -172,6 +172,10 @@ def _checked_images(where: str, arrays: dict[str, np.ndarray], prefix: str, labe
     return Images(images, labels, ids, subjects)
 
 
+# More on the last axis, after at most 4 on the first, are pixels of a row.
+_MOST_CHANNELS = 16
+
+
 def _channels_last(where: str, images: np.ndarray, labels: np.ndarray, layout: str) -> np.ndarray:
     """The images of a file as `[n, H, W, C]`."""
     if images.ndim == 3:
@@ -192,11 +196,13 @@ def _channels_last(where: str, images: np.ndarray, labels: np.ndarray, layout: s
     sides = {"nhwc": (*inner, last), "nchw": (first, *inner)}[layout]
     channels, other = {"nhwc": (first, last), "nchw": (last, first)}[layout]
     looks_square = min(sides) > 4 and max(sides) <= 4 * min(sides)
-    if channels in (1, 3, 4) and other > 4 and looks_square:
+    many_channels = layout == "nhwc" and first <= 4 and last > _MOST_CHANNELS
+    if many_channels or (channels in (1, 3, 4) and other > 4 and looks_square):
         if layout == "nhwc":
             raise ValueError(
                 f"{where} has the shape {images.shape}, which looks like [n, C, H, W], PyTorch's order, and would be read "
-                f"as images of {other} channels. Give --data.layout nchw, or store images.transpose(0, 2, 3, 1)."
+                f"as images of {other} channels. Give --data.layout nchw, or store images.transpose(0, 2, 3, 1); if "
+                "the last axis really counts channels, store inputs in place of images."
             )
         raise ValueError(
             f"{where} has the shape {images.shape}, which looks like [n, H, W, C], but data.layout is nchw; leave it out."

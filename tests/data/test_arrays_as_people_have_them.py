@@ -91,6 +91,22 @@ def test_arrays_of_a_test_part_without_images_are_refused(tmp_path, name):
         load(tmp_path, **{name: LABELS})
 
 
+@pytest.mark.parametrize("shape", [(2, 32, 32), (1, 4, 17), (3, 20, 100), (3, 100, 20), (4, 2, 40)])
+def test_more_channels_than_images_have_are_refused_with_the_transposition(tmp_path, shape):
+    images = RNG.integers(0, 256, (N, *shape), dtype=np.uint8)
+    message = rf"read as images of {shape[2]} channels. Give --data.layout nchw, or .*transpose\(0, 2, 3, 1\); if .* inputs"
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, images=images)
+    source = load(tmp_path, {"layout": "nchw"}, images=images, ids=np.arange(N))
+    np.testing.assert_array_equal(source.train.images[0], images[int(source.train.ids[0])].transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 20), (4, 40, 6), (2, 40, 3), (64, 2, 32)])
+def test_images_of_several_channels_are_read(tmp_path, shape):
+    images = RNG.integers(0, 256, (N, *shape), dtype=np.uint8)
+    assert load(tmp_path, images=images).train.images.shape[1:] == shape
+
+
 def test_images_whose_last_axis_counts_them_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"last axis counts the 60 labels; give np.moveaxis"):
         load(tmp_path, images=np.moveaxis(PIXELS, 0, -1))
