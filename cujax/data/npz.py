@@ -87,6 +87,8 @@ def _read(data: Data, progress: Progress) -> Source:
                 )
     else:
         train, test = hold_out_fifth(everything)
+    if not others:
+        _refuse_without_content(f"{path}: images", train.images)
     classes = len(names) or int(max(train.labels.max(), test.labels.max(initial=0))) + 1
     without_images = np.setdiff1d(np.arange(min(classes, len(train) + 1)), train.labels)
     if len(without_images):
@@ -238,6 +240,18 @@ def _preprocessed(where: str, images: np.ndarray) -> np.ndarray:
 _LARGEST_MEAN = 3.0
 _SMALLEST_STD = 0.01
 _LARGEST_STD = 4.0
+
+
+def _refuse_without_content(where: str, images: np.ndarray) -> None:
+    """Raises ValueError if most images are of one colour each, or all are equal."""
+    constant = [row for row, image in enumerate(images) if (image == image[0, 0]).all()]
+    if 2 * len(constant) > len(images):
+        raise ValueError(
+            f"{where}: {len(constant)} of {len(images)} training images are of one colour each, so that there is nothing to "
+            "learn from them; look at how they were stored."
+        )
+    if len(images) > 1 and all((image == images[0]).all() for image in images):
+        raise ValueError(f"{where}: all {len(images)} training images have the same pixels; look at how they were stored.")
 
 
 def _checked_ids(where: str, ids: np.ndarray, n: int) -> np.ndarray:

@@ -164,6 +164,36 @@ def test_other_dtypes_are_refused_with_the_conversion(tmp_path, images, way_out)
         load(tmp_path, images=images)
 
 
+@pytest.mark.parametrize(
+    "images",
+    [
+        PIXELS * 0,
+        np.broadcast_to(PIXELS[:, :1, :1], PIXELS.shape),
+        np.broadcast_to(RNG.integers(0, 256, (N, 1, 1, 3), dtype=np.uint8), (N, 8, 9, 3)),
+        np.where(np.arange(N)[:, None, None, None] % 3 == 0, PIXELS, 7),
+        np.broadcast_to(RNG.normal(size=(N, 1, 1)), (N, 8, 9)),
+    ],
+    ids=["zeros", "grey", "colour", "two_thirds", "float"],
+)
+def test_images_of_one_colour_each_are_refused(tmp_path, images):
+    with pytest.raises(ValueError, match=r"mine.npz: images: \d+ of 48 training images are of one colour each"):
+        load(tmp_path, images=images)
+
+
+@pytest.mark.parametrize("scale", [1, 1 / 255])
+def test_images_that_are_all_the_same_are_refused(tmp_path, scale):
+    same = np.broadcast_to(PIXELS[:1], PIXELS.shape)
+    with pytest.raises(ValueError, match="all 48 training images have the same pixels"):
+        load(tmp_path, images=same if scale == 1 else same * scale)
+    other = np.concatenate([PIXELS[1:2], same[1:]])
+    assert len(load(tmp_path, images=other).train) == 48
+
+
+def test_some_images_of_one_colour_are_read(tmp_path):
+    images = np.where(np.arange(N)[:, None, None, None] % 3 == 0, 7, PIXELS).astype(np.uint8)
+    assert len(load(tmp_path, images=images).train) == 48
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32, np.float64, bool])
 def test_one_hot_labels_are_read(tmp_path, dtype):
     source = load(tmp_path, labels=np.eye(CLASSES)[LABELS].astype(dtype))
