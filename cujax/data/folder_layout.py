@@ -68,7 +68,7 @@ def find_images(root: Path) -> Layout:
     """Lists the images of a folder, without reading them.
 
     Hidden files and folders, and what archives and notebooks leave behind, are skipped. A link to something that is read
-    anyway is skipped; other links are followed.
+    anyway is skipped; other links are followed, but only one of several that lead to the same file.
 
     Raises:
         ValueError: if the layout of the folder is not known; the message says what to do.
@@ -88,13 +88,14 @@ def find_images(root: Path) -> Layout:
                 "out as CLASS/IMAGE, with the same classes."
             )
     _refuse_parts_as_classes(train_root, class_names, left_out)
-    train = _listed(train_root, root, label_of, left_out)
+    linked: dict[str, str] = {}
+    train = _listed(train_root, root, label_of, left_out, linked)
     if test_root is None and len(class_names) == 1:
         raise ValueError(
             f"{root} has one class folder, {class_names[0]!r}, but a classifier needs at least 2. If the classes are "
             f"the folders in it, give {train_root / class_names[0]}/ as the source."
         )
-    test = None if test_root is None else _listed(test_root, root, label_of, left_out)
+    test = None if test_root is None else _listed(test_root, root, label_of, left_out, linked)
     return Layout(train, test, class_names, left_out.sentences())
 
 
@@ -274,20 +275,31 @@ def _link_within(path: Path, root: Path) -> str | None:
     return None if any(map(is_hidden, below.parts)) else below.as_posix()
 
 
-def _listed(part_root: Path, root: Path, label_of: dict[str, int], left_out: LeftOut) -> list[tuple[str, int]]:
+def _listed(
+    part_root: Path, root: Path, label_of: dict[str, int], left_out: LeftOut, linked: dict[str, str]
+) -> list[tuple[str, int]]:
     """Each image file's path below `root` and its label, in a pseudorandom order derived from the path."""
     found = []
     for path in _folders(part_root):
         label = label_of.get(composed(path.name))
         if label is not None and _link_within(path, root) is None:
-            found += [(name, label) for name in _files(path, root, left_out, {path.resolve()})]
+            found += [(name, label) for name in _files(path, root, left_out, (path.resolve(),), linked)]
     if not found:
         raise ValueError(f"{part_root} has no images (.png, .jpg) in its class folders.")
     return sorted(found, key=lambda entry: hashlib.sha256(entry[0].encode("utf-8", "surrogateescape")).digest())
 
 
-def _files(folder: Path, root: Path, left_out: LeftOut, above: set[Path]) -> Iterator[str]:
-    """The image files below a class folder, as paths below the root; `above` are the folders that lead there."""
+def _files(folder: Path, root: Path, left_out: LeftOut, above: tuple[Path, ...], linked: dict[str, str]) -> Iterator[str]:
+    """The image files below a class folder, as paths below the root.
+
+    Args:
+        folder: Where to look.
+        root: The root.
+        left_out: Receives what is not read.
+        above: The folders that lead here, the folder itself last, without links.
+        linked: The files that were reached by links, by their own place; receives further ones.
+    """
+    by_link = above[-1] != root.resolve() / folder.relative_to(root)
     for path in sorted(Path(entry.path) for entry in os.scandir(folder)):
         name = path.relative_to(root).as_posix()
         target = _link_within(path, root)
@@ -300,8 +312,10 @@ def _files(folder: Path, root: Path, left_out: LeftOut, above: set[Path]) -> Ite
             if resolved in above:
                 left_out.add(name, "a link to a folder that it lies in")
             else:
-                yield from _files(path, root, left_out, above | {resolved})
-        elif _is_image(path.name):
-            yield name
-        else:
+                yield from _files(path, root, left_out, (*above, resolved), linked)
+        elif not _is_image(path.name):
             left_out.add(name, f"a {path.suffix or 'nameless'} file; only {', '.join(_SUFFIXES)} are read")
+        elif (by_link or path.is_symlink()) and linked.setdefault(str(path.resolve()), name) != name:
+            left_out.add(name, "leads by a link to a file that is read by another link")
+        else:
+            yield name

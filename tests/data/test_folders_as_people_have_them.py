@@ -223,8 +223,9 @@ def test_everything_left_out_is_counted_with_its_reason(tmp_path):
 def test_links_are_followed_once_and_those_to_what_is_read_anyway_are_named(tmp_path):
     root = classes(tmp_path / "pets", ["a", "b"])
     elsewhere = tmp_path / "store"
+    picture(elsewhere / "new.png")
     picture(elsewhere / "c" / "new.png")
-    (root / "a" / "linked.png").symlink_to(elsewhere / "c" / "new.png")
+    (root / "a" / "linked.png").symlink_to(elsewhere / "new.png")
     (root / "b" / "folder").symlink_to(elsewhere / "c")
     (root / "b" / "again.png").symlink_to(root / "a" / "0.png")
     (root / "a" / "loop").symlink_to(root / "a")
@@ -235,6 +236,41 @@ def test_links_are_followed_once_and_those_to_what_is_read_anyway_are_named(tmp_
     assert {"a/linked.png", "b/folder/new.png"} <= ids_of(source)
     told = "\n".join(source.skipped)
     assert all(name in told for name in ("also_a", "a/loop"))
+
+
+@pytest.mark.parametrize(
+    ("links", "kept"),
+    [
+        ({"a/x.png": "0.png", "b/x.png": "0.png"}, {"a/x.png"}),
+        ({"a/x.png": "0.png", "a/y.png": "0.png"}, {"a/x.png"}),
+        ({"a/all": "", "b/x.png": "1.png"}, {f"a/all/{number}.png" for number in range(3)}),
+        ({"a/all": "", "b/all": ""}, {f"a/all/{number}.png" for number in range(3)}),
+        ({"a/x.png": "0.png", "b/x.png": "1.png"}, {"a/x.png", "b/x.png"}),
+    ],
+)
+@pytest.mark.parametrize("place", ["store", "pets/.store"])
+def test_a_file_that_several_links_lead_to_is_read_once_and_the_others_are_told(tmp_path, place, links, kept):
+    root = classes(tmp_path / "pets", ["a", "b"])
+    for number in range(3):
+        picture(tmp_path / place / f"{number}.png")
+    before = ids_of(load(root))
+    for name, target in links.items():
+        (root / name).symlink_to(tmp_path / place / target)
+    source = load(root)
+    assert ids_of(source) == before | kept
+    told = [sentence for sentence in source.skipped if "by another link" in sentence]
+    assert len(told) == (set(links) != kept)
+
+
+def test_a_file_is_not_both_trained_on_and_tested_with_by_two_links(tmp_path):
+    for part in ("train", "test"):
+        classes(tmp_path / "pets" / part, ["a", "b"])
+        picture(tmp_path / "one.png")
+        (tmp_path / "pets" / part / "a" / "one.png").symlink_to(tmp_path / "one.png")
+    source = load(tmp_path / "pets")
+    assert "train/a/one.png" in source.train.ids
+    assert "test/a/one.png" not in source.test.ids
+    assert any(sentence.startswith("test/a/one.png: leads by a link") for sentence in source.skipped)
 
 
 def test_images_kept_in_a_hidden_store_and_linked_to_are_read(tmp_path):
