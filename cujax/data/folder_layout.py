@@ -161,6 +161,8 @@ def _parts(root: Path, left_out: LeftOut) -> tuple[Path, Path | None]:
             f"{root / flat[0]} has no class folders; lay the images out as CLASS/IMAGE as in {train}, or move the folder "
             "away: then a fifth of each class is held out for testing."
         )
+    if test is None:
+        _refuse_class_as_part(root, train, folders)
     for path in _folders(root):
         if path not in (train, test):
             left_out.add(f"{path.name}/", f"a folder beside {train.name}" + (f" and {test.name}" if test else ""))
@@ -226,6 +228,17 @@ def _class_names(part_root: Path, root: Path, left_out: LeftOut) -> tuple[str, .
         also = f" It holds {loose} images itself: give the folder above it, if its name is a class." if loose else ""
         raise ValueError(f"{part_root} has no class folders; lay the images out as CLASS/IMAGE.png or .jpg.{also}")
     return in_order(names)
+
+
+def _refuse_class_as_part(root: Path, train: Path, folders: Sequence[Path]) -> None:
+    """A folder such as train_station is no part if one without a part's name is laid out as it is."""
+    inner = {path.name for path in _folders(train)}
+    alike = [path.name for path in folders if path != train and inner & {below.name for below in _folders(path)}]
+    if alike and len(words(train.name)) > 1:
+        raise ValueError(
+            f"{root} has {train.name}, which is like a name of training images, and {alike[0]} with the same folders, which "
+            f"is not one of a part. If they are parts, name them {_PART_NAMES}; if they are classes, rename {train.name}."
+        )
 
 
 def _refuse_parts_without_classes(root: Path, class_names: Sequence[str]) -> None:

@@ -381,6 +381,23 @@ def test_a_class_may_be_called_train(tmp_path):
     assert load(classes(tmp_path, ["train", "test", "plane"])).class_names == ("plane", "test", "train")
 
 
+@pytest.mark.parametrize("name", ["train_station", "TrainStation", "model train"])
+def test_a_class_with_folders_that_is_named_like_a_training_part_is_refused(tmp_path, name):
+    for folder in (name, "airport"):
+        classes(tmp_path / folder, ["day", "night"])
+    with pytest.raises(ValueError, match=rf"has {name}, which is like .* and airport with the same.*classes, rename {name}"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(("train", "beside"), [("train", "masks"), ("seg_train", "seg_other")])
+def test_a_training_part_alone_is_read_and_what_lies_beside_it_is_told(tmp_path, train, beside):
+    classes(tmp_path / train, ["a", "b"])
+    classes(tmp_path / beside, ["a", "b"] if train == "train" else ["c", "d"])
+    source = load(tmp_path)
+    assert source.class_names == ("a", "b")
+    assert any(sentence.startswith(f"{beside}/: a folder beside {train}") for sentence in source.skipped)
+
+
 def test_classes_may_be_called_after_the_same_part(tmp_path):
     assert load(classes(tmp_path, ["test_positive", "test_negative"])).class_names == ("test_negative", "test_positive")
 
