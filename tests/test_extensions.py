@@ -123,7 +123,7 @@ def test_one_of_each_from_another_package_takes_part_in_a_run(tmp_path):
 @pytest.mark.usefixtures("installed")
 def test_sources_of_this_package_are_read_as_before(tmp_path):
     assert load_source(Data("digits")).name == "digits"
-    np.savez(tmp_path / "own.npz", images=np.zeros((9, 4, 4), np.uint8), labels=np.arange(9) % 3)
+    np.savez(tmp_path / "own.npz", images=np.arange(144, dtype=np.uint8).reshape(9, 4, 4), labels=np.arange(9) % 3)
     assert load_source(Data(str(tmp_path / "own.npz"))).name == "own.npz"
     assert [metric.key for metric in all_metrics(("z",))][-1] == "forget_samples"
 

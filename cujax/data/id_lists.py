@@ -3,9 +3,11 @@
 import csv
 import hashlib
 import io
+import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -13,25 +15,30 @@ from cujax.data.folder_layout import composed
 from cujax.data.images import Source
 
 _COLUMNS = ("id", "ids", "image_id", "sample_id", "path", "file", "filename", "file_name", "image")
+_SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx and .ods; .xls
 _SHOWN = 5
 
 
 def read_ids(path: Path, is_id: "Matcher") -> list[str]:
-    """Reads the ids in a file, without repetitions: a text with one id per line, or a .csv or .tsv with a header.
+    """Reads the ids in a file, without repetitions: one per line, in a .csv or .tsv with a header, or in a .json list.
 
     Args:
         path: The file.
         is_id: Decides whether a cell names a sample, for tables without a header.
 
     Raises:
-        ValueError: if it is not UTF-8, has no ids, or is a table in which no single column has the ids.
+        ValueError: if it is a spreadsheet, is not UTF-8, has no ids, is a table in which no single column has the ids, or
+            JSON that is no list of ids.
         FileNotFoundError: if it does not exist.
     """
     if not path.is_file():
         raise FileNotFoundError(f"file of ids {path} does not exist; write one id per line.")
     text = _decoded(path)
-    is_table = path.suffix.lower() in (".csv", ".tsv")
-    lines = _column(path, text, is_id) if is_table else re.split(r"\r\n|\n|\r", text)
+    kind = path.suffix.lower()
+    if kind in (".csv", ".tsv"):
+        lines = _column(path, text, is_id)
+    else:
+        lines = _json_list(path, text) if kind == ".json" else _without_header(re.split(r"\r\n|\n|\r", text), is_id)
     ids = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if not ids:
         raise ValueError(f"{path} contains no ids; write one id per line.")
@@ -40,6 +47,10 @@ def read_ids(path: Path, is_id: "Matcher") -> list[str]:
 
 def _decoded(path: Path) -> str:
     content = path.read_bytes()
+    if content.startswith(_SPREADSHEETS):
+        raise ValueError(
+            f"{path} is not text but a spreadsheet, or another archive; save it as CSV (UTF-8) and give that file."
+        )
     if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content:
         raise ValueError(f"{path} is not UTF-8 but UTF-16, as some editors on Windows write it; save it as UTF-8.")
     try:
@@ -52,10 +63,36 @@ def _decoded(path: Path) -> str:
         ) from error
 
 
+def _without_header(lines: list[str], is_id: "Matcher") -> list[str]:
+    """Lines without a first one that is the name of a column."""
+    first = next((row for row, line in enumerate(lines) if line.strip()), None)
+    if first is None or _unquoted(lines[first]).lower() not in _COLUMNS or is_id(lines[first].strip()):
+        return lines
+    return lines[first + 1 :]
+
+
+def _json_list(path: Path, text: str) -> list[str]:
+    try:
+        found = json.loads(text) if text.strip() else []
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{path} is not JSON ({error}); write a list of ids, ["a", "b"].') from error
+    if not isinstance(found, list) or not all(type(name) in (str, int) for name in found):
+        raise ValueError(f'{path} must be a list of ids, ["a", "b"], but holds other values; keep only that list.')
+    return [str(name) for name in found]
+
+
+def _unquoted(name: str) -> str:
+    """A text without spaces and one pair of quotes around it."""
+    name = name.strip()
+    return name[1:-1].strip() if len(name) > 1 and name[0] == name[-1] and name[0] in "\"'" else name
+
+
 def _column(path: Path, text: str, is_id: "Matcher") -> list[str]:
     """The cells of the column with the ids."""
+    separator = re.match(r'"?sep=([,;\t|])"?[ ,;\t]*(\r\n|\r|\n|$)', text)
+    text = text[separator.end() :] if separator else text
     first = text.splitlines()[0] if text.strip() else ""
-    delimiter = max(",;\t", key=first.count)
+    delimiter = separator[1] if separator else max(",;\t", key=first.count)
     lines = io.StringIO(re.sub(r"\r\n?", "\n", text))
     try:
         rows = [row for row in csv.reader(lines, delimiter=delimiter) if any(cell.strip() for cell in row)]
@@ -104,11 +141,14 @@ class Matcher:
     def _spellings(self, name: str) -> Iterator[str]:
         """Possible spellings of the id if the text is a path: in another Unicode form, quoted, with a drive, absolute."""
         yield name
+        yield _unquoted(name)
         if self._root is None:
             return
-        path = name.strip("\"'").removeprefix("file://")
+        path = name.strip("\"'")
+        path, address = path.removeprefix("file://"), path
         yield path
-        for slashed in (path, path.replace("\\", "/")):
+        decoded = [unquote(path)] if path != address else []
+        for slashed in (path, path.replace("\\", "/"), *decoded):
             yield str(PurePosixPath(slashed))
             parts = PurePosixPath(slashed).parts
             roots = (self._root, self._root.absolute(), self._root.resolve())

@@ -21,6 +21,7 @@ from cujax.data.images import (
     pixel_statistics,
 )
 from cujax.data.npz_inputs import checked_inputs, finite_float32, holds_inputs
+from cujax.data.npz_names import unread
 from cujax.progress import Progress
 
 
@@ -45,6 +46,7 @@ def _read(data: Data, progress: Progress) -> Source:
             f"{path} cannot be read as plain arrays ({error}). It must be a .npz of number and string arrays; arrays of "
             "Python objects are rejected, because reading them can run code: convert them, ids with .astype(str)."
         ) from error
+    skipped = unread(str(path), arrays)
     others = holds_inputs(arrays)
     if others and "images" in arrays:
         raise ValueError(f"{path} holds images and inputs; give one of the two, and more arrays as inputs/NAME.")
@@ -58,8 +60,9 @@ def _read(data: Data, progress: Progress) -> Source:
     kind = "inputs" if others else "images"
     if has_test and "test_labels" not in arrays:
         raise ValueError(f"{path} holds test_{kind}, but no test_labels.")
-    if not has_test and "test_labels" in arrays:
-        raise ValueError(f"{path} holds test_labels, but no test_{kind}; give both, or neither.")
+    alone = [name for name in ("test_labels", "test_ids", "test_subjects") if name in arrays]
+    if not has_test and alone:
+        raise ValueError(f"{path} holds {alone[0]}, but no test_{kind}; give both, or neither.")
     labels, names = _numbered(where, [arrays[name] for name in ("labels", "test_labels")[: 1 + has_test]])
     everything = _checked_images(where, arrays, "", labels[0], data.layout)
     if has_test:
@@ -84,6 +87,8 @@ def _read(data: Data, progress: Progress) -> Source:
                 )
     else:
         train, test = hold_out_fifth(everything)
+    if not others:
+        _refuse_without_content(f"{path}: images", train.images)
     classes = len(names) or int(max(train.labels.max(), test.labels.max(initial=0))) + 1
     without_images = np.setdiff1d(np.arange(min(classes, len(train) + 1)), train.labels)
     if len(without_images):
@@ -99,7 +104,7 @@ def _read(data: Data, progress: Progress) -> Source:
         channels = train.images.shape[3]
         mean, std = np.zeros(channels, np.float32), np.ones(channels, np.float32)
     names = names or tuple(str(label) for label in range(classes))
-    return Source(path.name, content_digest(train, test), train, test, names, mean, std)
+    return Source(path.name, content_digest(train, test), train, test, names, mean, std, skipped=skipped)
 
 
 def _numbered(where: str, parts: list[np.ndarray]) -> tuple[list[np.ndarray], tuple[str, ...]]:
@@ -169,6 +174,10 @@ def _checked_images(where: str, arrays: dict[str, np.ndarray], prefix: str, labe
     return Images(images, labels, ids, subjects)
 
 
+# More on the last axis, after at most 4 on the first, are pixels of a row.
+_MOST_CHANNELS = 16
+
+
 def _channels_last(where: str, images: np.ndarray, labels: np.ndarray, layout: str) -> np.ndarray:
     """The images of a file as `[n, H, W, C]`."""
     if images.ndim == 3:
@@ -189,11 +198,13 @@ def _channels_last(where: str, images: np.ndarray, labels: np.ndarray, layout: s
     sides = {"nhwc": (*inner, last), "nchw": (first, *inner)}[layout]
     channels, other = {"nhwc": (first, last), "nchw": (last, first)}[layout]
     looks_square = min(sides) > 4 and max(sides) <= 4 * min(sides)
-    if channels in (1, 3, 4) and other > 4 and looks_square:
+    many_channels = layout == "nhwc" and first <= 4 and last > _MOST_CHANNELS
+    if many_channels or (channels in (1, 3, 4) and other > 4 and looks_square):
         if layout == "nhwc":
             raise ValueError(
                 f"{where} has the shape {images.shape}, which looks like [n, C, H, W], PyTorch's order, and would be read "
-                f"as images of {other} channels. Give --data.layout nchw, or store images.transpose(0, 2, 3, 1)."
+                f"as images of {other} channels. Give --data.layout nchw, or store images.transpose(0, 2, 3, 1); if "
+                "the last axis really counts channels, store inputs in place of images."
             )
         raise ValueError(
             f"{where} has the shape {images.shape}, which looks like [n, H, W, C], but data.layout is nchw; leave it out."
@@ -229,6 +240,18 @@ def _preprocessed(where: str, images: np.ndarray) -> np.ndarray:
 _LARGEST_MEAN = 3.0
 _SMALLEST_STD = 0.01
 _LARGEST_STD = 4.0
+
+
+def _refuse_without_content(where: str, images: np.ndarray) -> None:
+    """Raises ValueError if most images are of one colour each, or all are equal."""
+    constant = [row for row, image in enumerate(images) if (image == image[0, 0]).all()]
+    if 2 * len(constant) > len(images):
+        raise ValueError(
+            f"{where}: {len(constant)} of {len(images)} training images are of one colour each, so that there is nothing to "
+            "learn from them; look at how they were stored."
+        )
+    if len(images) > 1 and all((image == images[0]).all() for image in images):
+        raise ValueError(f"{where}: all {len(images)} training images have the same pixels; look at how they were stored.")
 
 
 def _checked_ids(where: str, ids: np.ndarray, n: int) -> np.ndarray:

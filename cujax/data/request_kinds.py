@@ -78,8 +78,8 @@ class ForgetIds:
     """Forget the images that a file names.
 
     Attributes:
-        path: The file, in UTF-8: one id per line, or a .csv or .tsv with a header and a column id. An image in a folder
-            may be given by its path.
+        path: The file, in UTF-8: one id per line, a .csv or .tsv with a header and a column id, or a list in a .json. An
+            image in a folder may be given by its path.
         copies: What to do with images that are not listed but have the same pixels as one that is: forget them too, keep
             them, or reject the request.
     """

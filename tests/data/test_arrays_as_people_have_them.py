@@ -35,6 +35,78 @@ def test_channels_before_height_and_width_are_refused_and_read_when_told(tmp_pat
         load(tmp_path, {"layout": "nchw"}, images=images.transpose(0, 2, 3, 1))
 
 
+TEST = {"test_images": PIXELS[:8] ^ 1, "test_labels": LABELS[:8]}
+
+
+@pytest.mark.parametrize(
+    ("more", "renamed"),
+    [
+        ({"images_test": PIXELS[:8], "labels_test": LABELS[:8]}, "images_test to test_images, labels_test to test_labels"),
+        ({"x_test": PIXELS[:8]}, "x_test to test_images"),
+        ({"X_test": PIXELS[:8]}, "X_test to test_images"),
+        ({"TestImages": PIXELS[:8]}, "TestImages to test_images"),
+        ({"y_test": LABELS[:8]}, "y_test to test_labels"),
+        ({"image_ids": np.arange(N)}, "image_ids to ids"),
+        ({"id": np.arange(N)}, "id to ids"),
+        ({"Ids": np.arange(N)}, "Ids to ids"),
+        (TEST | {"ids_test": np.arange(8)}, "ids_test to test_ids"),
+        ({"subject": np.arange(N)}, "subject to subjects"),
+    ],
+)
+def test_an_array_with_almost_the_name_of_one_that_is_read_is_refused_with_that_name(tmp_path, more, renamed):
+    with pytest.raises(
+        ValueError, match=rf"mine.npz holds {next(name for name in more if name in renamed)}.*rename {renamed}"
+    ):
+        load(tmp_path, **more)
+
+
+@pytest.mark.parametrize(
+    ("contents", "renamed"),
+    [
+        ({"x_train": PIXELS, "y_train": LABELS}, "x_train to images, y_train to labels"),
+        ({"Images": PIXELS, "Label": LABELS}, "Images to images, Label to labels"),
+        ({"data": PIXELS, "target": LABELS}, "data to images, target to labels"),
+        ({"inputs": PIXELS[:, 0, :, 0], "labels": LABELS, "x_test": PIXELS[:4, 0, :, 0]}, "x_test to test_inputs"),
+    ],
+)
+def test_images_and_labels_by_other_names_are_refused_with_the_names_to_give(tmp_path, contents, renamed):
+    np.savez(tmp_path / "mine.npz", **contents)
+    with pytest.raises(ValueError, match=f"rename {renamed}"):
+        load_source(Data(str(tmp_path / "mine.npz")))
+
+
+@pytest.mark.parametrize("name", ["mean", "names", "class_names", "val_images", "x", "train_images"])
+def test_arrays_that_are_not_read_are_told(tmp_path, name):
+    before, source = load(tmp_path), load(tmp_path, **{name: np.arange(CLASSES)})
+    assert source.version == before.version
+    assert not before.skipped
+    (sentence,) = source.skipped
+    assert sentence.startswith(f"{name} in {tmp_path}")
+    assert ("class_names[labels]" in sentence) == (name == "class_names")
+
+
+@pytest.mark.parametrize("name", ["test_labels", "test_ids", "test_subjects"])
+def test_arrays_of_a_test_part_without_images_are_refused(tmp_path, name):
+    with pytest.raises(ValueError, match=f"holds {name}, but no test_images; give both, or neither"):
+        load(tmp_path, **{name: LABELS})
+
+
+@pytest.mark.parametrize("shape", [(2, 32, 32), (1, 4, 17), (3, 20, 100), (3, 100, 20), (4, 2, 40)])
+def test_more_channels_than_images_have_are_refused_with_the_transposition(tmp_path, shape):
+    images = RNG.integers(0, 256, (N, *shape), dtype=np.uint8)
+    message = rf"read as images of {shape[2]} channels. Give --data.layout nchw, or .*transpose\(0, 2, 3, 1\); if .* inputs"
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, images=images)
+    source = load(tmp_path, {"layout": "nchw"}, images=images, ids=np.arange(N))
+    np.testing.assert_array_equal(source.train.images[0], images[int(source.train.ids[0])].transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 20), (4, 40, 6), (2, 40, 3), (64, 2, 32)])
+def test_images_of_several_channels_are_read(tmp_path, shape):
+    images = RNG.integers(0, 256, (N, *shape), dtype=np.uint8)
+    assert load(tmp_path, images=images).train.images.shape[1:] == shape
+
+
 def test_images_whose_last_axis_counts_them_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"last axis counts the 60 labels; give np.moveaxis"):
         load(tmp_path, images=np.moveaxis(PIXELS, 0, -1))
@@ -90,6 +162,36 @@ def test_numbers_that_float32_cannot_hold_are_refused_with_their_row(tmp_path, v
 def test_other_dtypes_are_refused_with_the_conversion(tmp_path, images, way_out):
     with pytest.raises(ValueError, match=way_out):
         load(tmp_path, images=images)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        PIXELS * 0,
+        np.broadcast_to(PIXELS[:, :1, :1], PIXELS.shape),
+        np.broadcast_to(RNG.integers(0, 256, (N, 1, 1, 3), dtype=np.uint8), (N, 8, 9, 3)),
+        np.where(np.arange(N)[:, None, None, None] % 3 == 0, PIXELS, 7),
+        np.broadcast_to(RNG.normal(size=(N, 1, 1)), (N, 8, 9)),
+    ],
+    ids=["zeros", "grey", "colour", "two_thirds", "float"],
+)
+def test_images_of_one_colour_each_are_refused(tmp_path, images):
+    with pytest.raises(ValueError, match=r"mine.npz: images: \d+ of 48 training images are of one colour each"):
+        load(tmp_path, images=images)
+
+
+@pytest.mark.parametrize("scale", [1, 1 / 255])
+def test_images_that_are_all_the_same_are_refused(tmp_path, scale):
+    same = np.broadcast_to(PIXELS[:1], PIXELS.shape)
+    with pytest.raises(ValueError, match="all 48 training images have the same pixels"):
+        load(tmp_path, images=same if scale == 1 else same * scale)
+    other = np.concatenate([PIXELS[1:2], same[1:]])
+    assert len(load(tmp_path, images=other).train) == 48
+
+
+def test_some_images_of_one_colour_are_read(tmp_path):
+    images = np.where(np.arange(N)[:, None, None, None] % 3 == 0, 7, PIXELS).astype(np.uint8)
+    assert len(load(tmp_path, images=images).train) == 48
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32, np.float64, bool])

@@ -223,8 +223,9 @@ def test_everything_left_out_is_counted_with_its_reason(tmp_path):
 def test_links_are_followed_once_and_those_to_what_is_read_anyway_are_named(tmp_path):
     root = classes(tmp_path / "pets", ["a", "b"])
     elsewhere = tmp_path / "store"
+    picture(elsewhere / "new.png")
     picture(elsewhere / "c" / "new.png")
-    (root / "a" / "linked.png").symlink_to(elsewhere / "c" / "new.png")
+    (root / "a" / "linked.png").symlink_to(elsewhere / "new.png")
     (root / "b" / "folder").symlink_to(elsewhere / "c")
     (root / "b" / "again.png").symlink_to(root / "a" / "0.png")
     (root / "a" / "loop").symlink_to(root / "a")
@@ -235,6 +236,41 @@ def test_links_are_followed_once_and_those_to_what_is_read_anyway_are_named(tmp_
     assert {"a/linked.png", "b/folder/new.png"} <= ids_of(source)
     told = "\n".join(source.skipped)
     assert all(name in told for name in ("also_a", "a/loop"))
+
+
+@pytest.mark.parametrize(
+    ("links", "kept"),
+    [
+        ({"a/x.png": "0.png", "b/x.png": "0.png"}, {"a/x.png"}),
+        ({"a/x.png": "0.png", "a/y.png": "0.png"}, {"a/x.png"}),
+        ({"a/all": "", "b/x.png": "1.png"}, {f"a/all/{number}.png" for number in range(3)}),
+        ({"a/all": "", "b/all": ""}, {f"a/all/{number}.png" for number in range(3)}),
+        ({"a/x.png": "0.png", "b/x.png": "1.png"}, {"a/x.png", "b/x.png"}),
+    ],
+)
+@pytest.mark.parametrize("place", ["store", "pets/.store"])
+def test_a_file_that_several_links_lead_to_is_read_once_and_the_others_are_told(tmp_path, place, links, kept):
+    root = classes(tmp_path / "pets", ["a", "b"])
+    for number in range(3):
+        picture(tmp_path / place / f"{number}.png")
+    before = ids_of(load(root))
+    for name, target in links.items():
+        (root / name).symlink_to(tmp_path / place / target)
+    source = load(root)
+    assert ids_of(source) == before | kept
+    told = [sentence for sentence in source.skipped if "by another link" in sentence]
+    assert len(told) == (set(links) != kept)
+
+
+def test_a_file_is_not_both_trained_on_and_tested_with_by_two_links(tmp_path):
+    for part in ("train", "test"):
+        classes(tmp_path / "pets" / part, ["a", "b"])
+        picture(tmp_path / "one.png")
+        (tmp_path / "pets" / part / "a" / "one.png").symlink_to(tmp_path / "one.png")
+    source = load(tmp_path / "pets")
+    assert "train/a/one.png" in source.train.ids
+    assert "test/a/one.png" not in source.test.ids
+    assert any(sentence.startswith("test/a/one.png: leads by a link") for sentence in source.skipped)
 
 
 def test_images_kept_in_a_hidden_store_and_linked_to_are_read(tmp_path):
@@ -258,6 +294,13 @@ def test_images_kept_in_a_hidden_store_and_linked_to_are_read(tmp_path):
         ("seg_train", "seg_test"),
         ("training_set", "test_set"),
         ("mnist-train", "mnist-test"),
+        ("TrainImages", "TestImages"),
+        ("PetsTRAINSet", "PetsTESTSet"),
+        ("trainimages", "testimages"),
+        ("train", "holdout"),
+        ("train", "HoldOut"),
+        ("train", "held_out"),
+        ("train", "heldout_2"),
     ],
 )
 def test_parts_are_known_by_their_usual_names(tmp_path, train, test):
@@ -286,6 +329,40 @@ def test_parts_by_other_names_are_not_taken_for_classes(tmp_path, parts):
         load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "parts", [("learn", "check"), ("part1", "part2"), ("fold_1", "fold_2", "fold_3"), ("Seen", "Unseen")]
+)
+def test_parts_of_two_classes_by_other_names_are_not_taken_for_classes(tmp_path, parts):
+    for part in parts:
+        classes(tmp_path / part, ["a", "b"])
+    with pytest.raises(ValueError, match=r"look like parts of a data set, not like classes. Name the parts train"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "parts", [("train", "test"), ("Training", "Validation"), ("TrainImages", "TestImages"), ("train", "val", "test")]
+)
+def test_parts_without_class_folders_are_not_taken_for_classes(tmp_path, parts):
+    classes(tmp_path, parts)
+    with pytest.raises(ValueError, match=r"names of parts, .* images must lie in a folder per class: train/CLASS/IMAGE"):
+        load(tmp_path)
+
+
+def test_a_training_part_without_class_folders_beside_a_test_part_with_them_is_refused(tmp_path):
+    classes(tmp_path, ["train"])
+    classes(tmp_path / "test", ["a", "b"])
+    with pytest.raises(ValueError, match="images must lie in a folder per class"):
+        load(tmp_path)
+
+
+def test_of_three_parts_the_one_named_test_is_tested_with_then_the_held_out_one(tmp_path):
+    for part in ("train", "val", "holdout"):
+        classes(tmp_path / part, ["a", "b"])
+    assert {name.split("/")[0] for name in load(tmp_path).test.ids} == {"holdout"}
+    classes(tmp_path / "test", ["a", "b"])
+    assert {name.split("/")[0] for name in load(tmp_path).test.ids} == {"test"}
+
+
 def test_held_out_parts_without_a_training_part_are_refused(tmp_path):
     for part in ("test", "val"):
         classes(tmp_path / part, ["a", "b"])
@@ -304,10 +381,34 @@ def test_a_class_may_be_called_train(tmp_path):
     assert load(classes(tmp_path, ["train", "test", "plane"])).class_names == ("plane", "test", "train")
 
 
+@pytest.mark.parametrize("name", ["train_station", "TrainStation", "model train"])
+def test_a_class_with_folders_that_is_named_like_a_training_part_is_refused(tmp_path, name):
+    for folder in (name, "airport"):
+        classes(tmp_path / folder, ["day", "night"])
+    with pytest.raises(ValueError, match=rf"has {name}, which is like .* and airport with the same.*classes, rename {name}"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(("train", "beside"), [("train", "masks"), ("seg_train", "seg_other")])
+def test_a_training_part_alone_is_read_and_what_lies_beside_it_is_told(tmp_path, train, beside):
+    classes(tmp_path / train, ["a", "b"])
+    classes(tmp_path / beside, ["a", "b"] if train == "train" else ["c", "d"])
+    source = load(tmp_path)
+    assert source.class_names == ("a", "b")
+    assert any(sentence.startswith(f"{beside}/: a folder beside {train}") for sentence in source.skipped)
+
+
+def test_classes_may_be_called_after_the_same_part(tmp_path):
+    assert load(classes(tmp_path, ["test_positive", "test_negative"])).class_names == ("test_negative", "test_positive")
+
+
 def test_classes_may_have_folders_inside(tmp_path):
     for name in ("dog", "cat"):
         classes(tmp_path / name, ["male", "female"])
-    assert load(tmp_path).class_names == ("cat", "dog")
+    source = load(tmp_path)
+    assert source.class_names == ("cat", "dog")
+    (told,) = source.skipped
+    assert told.startswith("4 files or folders, such as cat/female: not a class")
 
 
 def test_one_folder_too_deep_or_too_shallow_is_told_with_the_right_one(tmp_path):

@@ -1,7 +1,10 @@
 """Deletion lists as people write them, copies of the images that they name, and models that were trained on everything."""
 
+import json
 import unicodedata
+import zipfile
 from pathlib import Path
+from urllib.parse import quote
 
 import hypothesis
 import hypothesis.strategies as st
@@ -46,8 +49,23 @@ def asked(source, content, tmp_path, name="list.txt"):
         lambda ids: b"\xef\xbb\xbf" + "\r\n".join(ids).encode(),
         lambda ids: "\n\n".join(f"  {name}\t" for name in ids + ids).encode(),
         lambda ids: unicodedata.normalize("NFD", "\n".join(ids)).encode(),
+        lambda ids: "\n".join(f'"{name}"' for name in ids).encode(),
+        lambda ids: "\n".join(f" '{name}' " for name in ids).encode(),
+        lambda ids: "\n".join(["id", *ids]).encode(),
+        lambda ids: "\r\n".join(["", '"Filename"', *(f'"{name}"' for name in ids)]).encode(),
     ],
-    ids=["lf", "crlf", "cr", "bom", "spaces_and_duplicates", "decomposed"],
+    ids=[
+        "lf",
+        "crlf",
+        "cr",
+        "bom",
+        "spaces_and_duplicates",
+        "decomposed",
+        "quoted",
+        "single_quotes",
+        "header",
+        "quoted_header",
+    ],
 )
 def test_lists_are_read_as_editors_write_them(source, free, tmp_path, write):
     assert asked(source, write(free), tmp_path) == sorted(free)
@@ -62,6 +80,57 @@ def test_other_encodings_are_named_with_the_file(source, free, tmp_path, encodin
         asked(source, "\n".join(free).encode(encoding), tmp_path)
 
 
+@pytest.mark.parametrize("name", ["list.xlsx", "list.csv", "list.txt", "list.xls"])
+def test_a_spreadsheet_is_named_as_one_with_the_way_out(source, tmp_path, name):
+    path = tmp_path / name
+    if name == "list.xls":
+        path.write_bytes(bytes.fromhex("d0cf11e0a1b11ae1") + bytes(504))
+    else:
+        with zipfile.ZipFile(path, "w") as made:
+            made.writestr("xl/workbook.xml", "<workbook/>")
+    with pytest.raises(ValueError, match=rf"{name} is not text but a spreadsheet.*save it as CSV"):
+        make_split(source, ForgetIds(str(path)))
+
+
+@pytest.mark.parametrize("write", [json.dumps, lambda ids: "\ufeff" + json.dumps(ids + ids, ensure_ascii=False, indent=1)])
+def test_a_list_in_json_is_read(source, free, tmp_path, write):
+    assert asked(source, write(free).encode(), tmp_path, "list.json") == sorted(free)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[", "is not JSON .*write a list of ids"),
+        ('{"id": "a"}', "must be a list of ids"),
+        ('["a", {"id": "b"}]', "must be a list of ids"),
+        ("[true]", "must be a list of ids"),
+        ("[]", "contains no ids"),
+        ("", "contains no ids"),
+        ('["nobody"]', "do not exist in own.npz"),
+    ],
+)
+def test_other_json_is_refused_with_the_form_to_give(source, tmp_path, text, message):
+    with pytest.raises(ValueError, match=rf"list.json.*{message}"):
+        asked(source, text.encode(), tmp_path, "list.json")
+
+
+def test_whole_numbers_in_json_are_ids(tmp_path):
+    np.savez(tmp_path / "own.npz", images=PIXELS, labels=np.arange(N) % 4, ids=np.arange(N))
+    source = load_source(Data(str(tmp_path / "own.npz")))
+    some = make_split(source, ForgetRandom(count=3)).forget.ids.tolist()
+    assert asked(source, json.dumps([int(name) for name in some]).encode(), tmp_path, "list.json") == sorted(some)
+
+
+@pytest.mark.parametrize("header", ["id", "filename"])
+def test_a_first_line_that_is_an_id_is_no_header(tmp_path, header):
+    ids = np.array([header, *IDS[1:]])
+    np.savez(tmp_path / "own.npz", images=PIXELS, labels=np.arange(N) % 4, ids=ids)
+    source = load_source(Data(str(tmp_path / "own.npz")))
+    (tmp_path / "list.txt").write_text(header)
+    split = make_split(source, ForgetIds(str(tmp_path / "list.txt")), validation="none")
+    assert split.forget.ids.tolist() == [header]
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -72,11 +141,14 @@ def test_other_encodings_are_named_with_the_file(source, free, tmp_path, encodin
         ("a.csv", "\ufefffilename,other\n{},\n"),
         ("a.csv", 'id,why\n"{}","a, b"\n'),
         ("a.csv", "anything\n{}\n"),
+        ("a.csv", "sep=;\nname;id\nx, y, z;{}\n"),
+        ("a.csv", "\ufeffsep=,\nid\n{}\n"),
+        ("a.csv", '"sep=|"\nid|why; not\n{}|a\n'),
     ],
 )
 def test_tables_are_read_by_their_column_of_ids(source, free, tmp_path, name, text):
-    header, row = text.splitlines()
-    lines = [header, *(row.format(identity) for identity in free)]
+    *header, row = text.splitlines()
+    lines = [*header, *(row.format(identity) for identity in free)]
     assert asked(source, "\r\n".join(lines).encode(), tmp_path, name) == sorted(free)
 
 
@@ -128,6 +200,8 @@ def folder(root):
         lambda root, name: name.replace("/", "\\"),
         lambda root, name: f'"{root / name}"',
         lambda root, name: f"file://{root / name}",
+        lambda root, name: f"file://{quote(str(root / name))}",
+        lambda root, name: f'"file://{quote(str(root / name))}"',
         lambda root, name: unicodedata.normalize("NFD", str(root / name)),
     ],
 )

@@ -147,7 +147,7 @@ def test_an_original_of_other_data_noise_or_network_is_refused(experiment, tmp_p
     run = prepare(experiment)
     run.original()
     given = str(run.workdir / "checkpoints" / "original")
-    images = np.zeros((200, 8, 8, 1), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 1), dtype=np.uint8)
     np.savez(tmp_path / "other.npz", images=images, labels=np.arange(200) % 10)
     for changes, error, message in (
         ({"data": Data(str(tmp_path / "other.npz"))}, ValueError, "was trained on digits"),
@@ -243,7 +243,8 @@ def test_too_few_logits_are_told(experiment, tmp_path):
 
 @pytest.mark.parametrize("n", [16, 24])
 def test_too_few_images_to_hold_any_out_are_told(experiment, tmp_path, n):
-    np.savez(tmp_path / "few.npz", images=np.zeros((n, 8, 8), np.uint8), labels=np.arange(n) % 4)
+    images = np.random.default_rng(0).integers(0, 256, (n, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "few.npz", images=images, labels=np.arange(n) % 4)
     with pytest.raises(
         ValueError, match=r"few\.npz has no (validation|test) sample of the retained classes.*6 training images"
     ):
