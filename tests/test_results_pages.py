@@ -469,6 +469,9 @@ def in_words(row):
         ("cifar10", 0, CIFAR10, "class:5"),
         ("fashion_mnist_class", 0, "fashion_mnist_class/comparison.json", "class:5"),
         ("samples", 0, "fashion_mnist_sample/comparison.json", "random:0.1"),
+        ("other_inputs", 0, "other_inputs/vowels.json", "class:4"),
+        ("other_inputs", 1, "other_inputs/wine.json", "class:1"),
+        ("other_inputs", 2, "other_inputs/digit_rows.json", "random:0.1"),
     ],
 )
 def test_the_tables_of_comparisons_are_those_of_their_files(page, number, path, word):
