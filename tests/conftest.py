@@ -61,7 +61,6 @@ LONGEST = {
     "test_run",
     "test_run_report",
     "test_resume",
-    "test_campaign",
     "test_package",
     "test_parts",
     "test_pmap",
@@ -69,7 +68,7 @@ LONGEST = {
     "test_sharding",
 }
 # Whole scripts in processes of their own, several hosts, whole audits.
-SLOW = {"test_audit", "test_division", "test_multihost", "test_scripts", "test_torture"}
+SLOW = {"test_audit", "test_campaign", "test_division", "test_multihost", "test_scripts", "test_torture"}
 
 
 @pytest.hookimpl(tryfirst=True)
