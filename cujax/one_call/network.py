@@ -10,28 +10,31 @@ from flax import nnx
 from flax.core import FrozenDict, unfreeze
 
 from cujax.adapters import NnxModel, from_linen, from_nnx
+from cujax.adapters.common import OutputNames, unsaid_pair, which_order
 from cujax.model import Inputs, Model, PyTree, Variables, abstract_variables
 
 
-def as_model(model_or_module: Any, *, embedding: str | None = None) -> Model:
+def as_model(model_or_module: Any, *, embedding: str | None = None, outputs: OutputNames | None = None) -> Model:
     """The `Model` of a network.
 
     Args:
         model_or_module: A `Model`, a flax.linen module, or a flax.nnx module.
         embedding: For a module that returns only logits: the submodule that computes them, whose input is the embedding.
+        outputs: For a module that returns a pair: the names of its elements, in order.
 
     Raises:
-        ValueError: if `embedding` is given together with a `Model`.
+        ValueError: if one of these is given together with a `Model`, or both are given.
         TypeError: if it is not a network.
     """
+    given = {"embedding": embedding, "outputs": outputs}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if isinstance(model_or_module, Model):
-        if embedding is not None:
+        for name, value in options.items():
             raise ValueError(
-                f"embedding is {embedding!r}, but the model has its embedding; give it where the model is made: "
-                f"cujax.from_linen(module, embedding={embedding!r})."
+                f"{name} is {value!r}, but the model has its embedding; give it where the model is made: "
+                f"cujax.from_linen(module, {name}={value!r})."
             )
         return model_or_module
-    options: dict[str, Any] = {} if embedding is None else {"embedding": embedding}
     if isinstance(model_or_module, nn.Module):
         return from_linen(model_or_module, **options)
     if isinstance(model_or_module, nnx.Module):
@@ -40,6 +43,21 @@ def as_model(model_or_module: Any, *, embedding: str | None = None) -> Model:
         f"model_or_module is {type(model_or_module).__name__}, but must be a cujax.Model, a flax.linen or a flax.nnx "
         "module; cujax.from_function makes a Model from two functions."
     )
+
+
+def check_order(model: Model, variables: Variables, inputs: Inputs, labels: Any) -> None:
+    """Raises ValueError if the labels contradict how a pair was read whose order nobody said.
+
+    They do if all of them have a logit in the other order, and either not all have one as the pair was read, or it has
+    fewer in the other order. Labels that use the last logit of the pair as it was read never contradict it.
+    """
+    labels = np.asarray(labels)
+    widths = unsaid_pair(model, variables, inputs)
+    if widths is None or labels.ndim != 1 or not labels.size or not np.issubdtype(labels.dtype, np.integer):
+        return
+    used, (width, logits) = int(labels.max()) + 1, widths
+    if used <= width and (used > logits or width < logits):
+        raise ValueError(which_order(widths, f"the largest label is {used - 1}"))
 
 
 def as_variables(given: Any, model: Model, inputs: Inputs, *, name: str = "variables") -> Variables:
