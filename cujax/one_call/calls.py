@@ -108,7 +108,8 @@ def unlearn(
     Args:
         model_or_module: A `cujax.Model`, a flax.linen module or a flax.nnx module.
         variables: Its trained arrays: a `cujax.Variables`, `{"params": ..., "batch_stats": ...}`, or a train state with
-            these as attributes; or an nnx module or its `nnx.state`. They are not changed.
+            these as attributes; or an nnx module or its `nnx.state`. They are not changed. Whatever else a dict with
+            "params" holds, such as "opt_state", is left out, with a warning.
         inputs: The training samples, a pytree of arrays, each `[n, ...]`, exactly as the network takes them: images
             normalised as in training. float64 becomes float32.
         labels: `[n]` integers from 0.
@@ -152,7 +153,7 @@ def unlearn(
     (['params'], (2,))
     """
     model = as_model(model_or_module, embedding=embedding, outputs=outputs)
-    inputs = checked_rows("", inputs)
+    inputs = checked_rows("", inputs, labels)
     first = jax.tree.map(lambda rows: rows[:1], inputs)
     original = as_variables(variables, model, first)
     check_order(model, original, first, labels)

@@ -1,5 +1,6 @@
 """Turns a user's network and its arrays into a `Model` and its `Variables`."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -64,9 +65,9 @@ def as_variables(given: Any, model: Model, inputs: Inputs, *, name: str = "varia
     """The arrays of a network, checked against it; on the host, so that none of the caller's arrays are donated.
 
     Args:
-        given: A `Variables`; the output of `module.init`, `{"params": ..., "batch_stats": ...}`; a tree of parameters
-            only; a train state with `params`, and `batch_stats` or `model_state` if the network has them; an nnx module;
-            or an nnx state.
+        given: A `Variables`; the output of `module.init`, `{"params": ..., "batch_stats": ...}`, whatever else is in the
+            dict, such as the state of an optimiser; a tree of parameters only; a train state with `params`, and
+            `batch_stats` or `model_state` if the network has them; an nnx module; or an nnx state.
         model: The network.
         inputs: Rows that it takes.
         name: Its name in messages.
@@ -74,13 +75,31 @@ def as_variables(given: Any, model: Model, inputs: Inputs, *, name: str = "varia
     Raises:
         ValueError: if arrays are missing, superfluous, not finite, or differ in shape from the network's.
     """
-    variables = jax.tree.map(np.asarray, _taken_apart(given, model))
     like = abstract_variables(model, inputs)
+    taken = _taken_apart(given, model)
+    if isinstance(given, Mapping) and "params" in given:
+        taken = _without_training_state(name, taken, like)
+    variables = jax.tree.map(np.asarray, taken)
     _check_same_arrays(name, variables, like)
     for path, leaf in jax.tree_util.tree_flatten_with_path(variables)[0]:
         if np.issubdtype(leaf.dtype, np.inexact) and not np.isfinite(leaf).all():
             raise ValueError(f"{name}{_path(path)} contains NaN or infinity; give the arrays of a working network.")
     return variables
+
+
+def _without_training_state(name: str, variables: Variables, like: Variables) -> Variables:
+    """Variables without what a restored dict holds beside them, as `cujax.import_checkpoint` reads one; warns of it."""
+    collections = dict(variables.model_state)
+    if "model_state" not in like.model_state and isinstance(collections.get("model_state"), Mapping):
+        collections |= collections.pop("model_state")
+    left_out = sorted(collections.keys() - like.model_state.keys())
+    if any(jax.tree.leaves(collections[entry]) for entry in left_out):
+        warnings.warn(
+            f"{name} holds {', '.join(left_out)} beside the arrays of the network; these are left out, also of the result.",
+            UserWarning,
+            stacklevel=4,
+        )
+    return Variables(variables.params, {entry: collections[entry] for entry in collections if entry not in left_out})
 
 
 def _taken_apart(given: Any, model: Model) -> Variables:
