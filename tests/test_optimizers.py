@@ -3,6 +3,7 @@
 import functools
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,17 @@ import optax
 import pytest
 from optax import contrib
 
-from cujax import Batch, ContrastiveUnlearning, Examples, UnlearnState, from_function, make_unlearn_step, unlearn_step
+from cujax import (
+    Batch,
+    ContrastiveUnlearning,
+    Examples,
+    UnlearnState,
+    from_function,
+    from_linen,
+    make_unlearn_step,
+    unlearn_loss,
+    unlearn_step,
+)
 
 CONFIG = ContrastiveUnlearning(temperature=0.5)
 IMAGES = np.random.default_rng(1).normal(size=(8, 2, 2, 1)).astype(np.float32)
@@ -130,3 +141,38 @@ def test_a_step_moves_nothing_between_host_and_device_unasked():
     with jax.transfer_guard("disallow"):
         state, metrics = step(state, batch)
     assert metrics["finite"]
+
+
+class Noisy(nn.Module):
+    """With statistics and dropout."""
+
+    @nn.compact
+    def __call__(self, images, train):
+        hidden = nn.BatchNorm(use_running_average=not train)(nn.Dense(6)(images.reshape(len(images), -1)))
+        hidden = nn.Dropout(0.3, deterministic=not train)(jnp.tanh(hidden))
+        return hidden, nn.Dense(3)(hidden)
+
+
+NOISY = from_linen(Noisy())
+MASKED = Batch(
+    Examples(IMAGES[:4], BATCH.forget.labels, jnp.array([True, True, False, True])),
+    Examples(IMAGES[4:], BATCH.retain.labels, jnp.array([True, False, True, True])),
+)
+
+
+@pytest.mark.parametrize("batch_norm", ["joint", "retain_only", "frozen"])
+@pytest.mark.parametrize("denominator", ["paper", "official"])
+def test_the_public_loss_is_what_a_step_descends(batch_norm, denominator):
+    config = ContrastiveUnlearning(temperature=0.5, batch_norm=batch_norm, denominator=denominator, unlearn_weight=0.7)
+    tx = optax.sgd(0.3)
+    params, model_state = NOISY.init(jax.random.key(0), IMAGES)
+    state = UnlearnState.create(params, model_state, tx, jax.random.key(1))
+    key = jax.random.fold_in(state.key, state.step)
+    loss = jax.jit(jax.value_and_grad(functools.partial(unlearn_loss, model=NOISY, config=config), has_aux=True))
+    (value, (new_state, metrics)), gradients = loss(params, model_state, MASKED, key)
+    updates, _ = tx.update(gradients, tx.init(params), params)
+    stepped, of_step = unlearn_step(state, MASKED, model=NOISY, tx=tx, config=config)
+    chex.assert_trees_all_close(optax.apply_updates(params, updates), stepped.params, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(new_state, stepped.model_state, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close({"loss": value, **metrics}, {name: of_step[name] for name in metrics}, rtol=1e-5)
+    assert norm(gradients) > 0.01
