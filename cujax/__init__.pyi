@@ -56,6 +56,7 @@ from .step import (
     UnlearnState,
     make_unlearn_step,
     pmap_unlearn_step,
+    unlearn_loss,
     unlearn_step,
 )
 from .storage.checkpoints import (
@@ -125,5 +126,6 @@ __all__ = [
     "read_import",
     "save_checkpoint",
     "unlearn",
+    "unlearn_loss",
     "unlearn_step",
 ]

@@ -44,6 +44,9 @@ class Variables(NamedTuple):
     model_state: PyTree
 
 
+# How many arrays of a tree a message names.
+_SHOWN = 8
+
 # The number of classes inferred for each model, used if it was not declared.
 _seen_num_classes: dict["Model", int] = {}
 
@@ -122,9 +125,9 @@ class Model(ABC):
             result = Outputs(*result)
         if not isinstance(result, Outputs):
             raise ValueError(
-                f"the network returned {type(result).__name__}, but must return cujax.Outputs or an (embedding, logits) "
-                'pair. A linen module that returns only logits needs from_linen(module, embedding="NAME"), with the '
-                "name of the submodule that computes them: its input is the embedding."
+                f"the network returned {_result_in_words(result)}, but must return cujax.Outputs or an (embedding, logits) "
+                'pair. If it returns only logits, give embedding="NAME", with the name of the submodule that computes them, '
+                "whose input is the embedding, to from_linen, from_nnx or cujax.unlearn."
             )
         if result.embedding.ndim != 2 or result.logits.ndim != 2 or result.logits.shape[:1] != batch:
             raise ValueError(
@@ -236,13 +239,22 @@ def num_rows(inputs: Inputs) -> int:
 
 
 def shapes_in_words(inputs: Inputs) -> str:
-    """The shape of an array, or of each array of a tree by its path.
+    """The shape of an array, or of each of the first arrays of a tree by its path.
 
     >>> shapes_in_words({"tokens": jnp.zeros((3, 7)), "length": jnp.zeros(3)})
     "['length'] (3,), ['tokens'] (3, 7)"
     """
     leaves, _ = jax.tree_util.tree_flatten_with_path(inputs)
-    return ", ".join(f"{jax.tree_util.keystr(path)} {jnp.shape(leaf)}".strip() for path, leaf in leaves) or "none"
+    shown = [f"{jax.tree_util.keystr(path)} {jnp.shape(leaf)}".strip() for path, leaf in leaves[:_SHOWN]]
+    more = [f"and {len(leaves) - _SHOWN} more"] if len(leaves) > _SHOWN else []
+    return ", ".join([*shown, *more]) or "none"
+
+
+def _result_in_words(result: Any) -> str:
+    if hasattr(result, "shape") and hasattr(result, "dtype"):
+        return f"one array {result.shape} {result.dtype}"
+    size = f" of {len(result)}" if isinstance(result, tuple | list | dict) else ""
+    return f"a {type(result).__name__}{size}"
 
 
 @functools.partial(jax.jit, static_argnums=0)

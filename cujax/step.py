@@ -27,6 +27,7 @@ from cujax.sharding import mesh_of, on_mesh, traced_num_shards, whole, with_auto
 
 BatchNorm = Literal["joint", "retain_only", "frozen"]
 Metrics = dict[str, Shaped[Array, ""]]
+Queue = LabelledEmbeddings | None
 
 
 @runtime_checkable
@@ -54,9 +55,7 @@ class StepConfig(Protocol):
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=("step", "params", "model_state", "opt_state", "key"),
-    meta_fields=(),
+    jax.tree_util.register_dataclass, data_fields=("step", "params", "model_state", "opt_state", "key"), meta_fields=()
 )
 @dataclass(frozen=True)
 class UnlearnState:
@@ -137,6 +136,35 @@ def make_unlearn_step(model: Model, tx: optax.GradientTransformation, config: St
 def _make_step(model: Model, tx: optax.GradientTransformation, config: StepConfig, axis_name: str | None) -> Step:
     weights = LossWeights(config.unlearn_weight, config.retain_weight, config.temperature)
     return jax.tree_util.Partial(_UnlearnStep(model, tx, config.denominator, config.batch_norm, axis_name), weights)
+
+
+def unlearn_loss(
+    params: PyTree, model_state: PyTree, batch: Batch, key: Key[Array, ""], *, model: Model, config: StepConfig
+) -> tuple[Float32[Array, ""], tuple[PyTree, Metrics]]:
+    """The objective of `make_unlearn_step`, for a loop of your own: differentiate it by `params`. It is pure, without jit.
+
+    Args:
+        params: The network's parameters.
+        model_state: Its batch statistics.
+        batch: Forget and retain samples, `[B_f, ...]` and `[B_r, ...]`.
+        key: Key for dropout; that of a step is `jax.random.fold_in(state.key, state.step)`.
+        model: The network.
+        config: The method's settings.
+
+    Returns:
+        The loss, a float32 scalar, and a pair: the new model state, and the first five metrics of `make_unlearn_step`.
+
+    >>> from cujax import ContrastiveUnlearning, from_function
+    >>> model = from_function(lambda key, x: (jnp.eye(3), {}), lambda p, state, x, train, key: ((x, x @ p), state))
+    >>> batch = Batch(Examples(jnp.ones((2, 3)), jnp.array([0, 1])), Examples(jnp.eye(3), jnp.array([0, 1, 2])))
+    >>> loss = functools.partial(unlearn_loss, model=model, config=ContrastiveUnlearning())
+    >>> jax.grad(loss, has_aux=True)(jnp.eye(3), {}, batch, jax.random.key(0))[0].shape
+    (3, 3)
+    """
+    step = _UnlearnStep(model, optax.identity(), config.denominator, config.batch_norm)
+    weights = LossWeights(config.unlearn_weight, config.retain_weight, config.temperature)
+    loss, (new_state, metrics, _) = step.objective(params, weights, model_state, batch, key, None)
+    return loss, (new_state, metrics)
 
 
 def unlearn_step(
@@ -236,44 +264,43 @@ class _UnlearnStep:
 
     def __call__(self, weights: LossWeights, state: UnlearnState, batch: Batch) -> tuple[UnlearnState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
-        queue = queue_of(state.opt_state)
-        model = self.model
         if self.axis_name is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(self.axis_name))
-            model = model if self.batch_norm == "frozen" else model.with_axis_name(self.axis_name)
-
-        def objective(params: PyTree) -> tuple[Float32[Array, ""], tuple[PyTree, Metrics, LabelledEmbeddings]]:
-            forget, retain, model_state = apply_to_batch(model, params, state.model_state, batch, key, self.batch_norm)
-            classes = retain.logits.shape[1]
-            retain_counts = counted_labels("retain", batch.retain.labels, batch.retain.mask, classes)
-            seen = self._of_all_devices(LabelledEmbeddings(retain.embedding, batch.retain.labels, retain_counts))
-            others = seen.followed_by(queue)
-            losses, counts = anchor_losses(
-                forget.embedding,
-                batch.forget.labels,
-                others.embeddings,
-                others.labels,
-                temperature=weights.temperature,
-                denominator=self.denominator,
-                forget_mask=counted_labels("forget", batch.forget.labels, batch.forget.mask, classes),
-                retain_mask=others.mask,
-            )
-            contrastive_loss = masked_mean(losses, counts, self.axis_name)
-            retain_loss = cross_entropy(retain.logits, batch.retain.labels, batch.retain.mask, self.axis_name)
-            loss = weights.unlearn_weight * contrastive_loss + weights.retain_weight * retain_loss
-            metrics = {
-                "loss": loss,
-                "contrastive_loss": contrastive_loss,
-                "retain_loss": retain_loss,
-                "forget_accuracy": accuracy(forget.logits, batch.forget, self.axis_name),
-                "retain_accuracy": accuracy(retain.logits, batch.retain, self.axis_name),
-            }
-            return loss, (model_state, metrics, seen)
-
-        gradients, (model_state, metrics, seen) = jax.grad(objective, has_aux=True)(state.params)
+        gradients, (model_state, metrics, seen) = jax.grad(self.objective, has_aux=True)(
+            state.params, weights, state.model_state, batch, key, queue_of(state.opt_state)
+        )
         if self.axis_name is not None:
             gradients, metrics = jax.lax.psum((gradients, metrics), self.axis_name)
-        return update(self.tx, state, gradients, model_state, metrics, model=model, seen=seen)
+        return update(self.tx, state, gradients, model_state, metrics, model=self.model, seen=seen)
+
+    def objective(
+        self, params: PyTree, weights: LossWeights, model_state: PyTree, batch: Batch, key: Key[Array, ""], queue: Queue
+    ) -> tuple[Float32[Array, ""], tuple[PyTree, Metrics, LabelledEmbeddings]]:
+        """The loss, and the new model state, the metrics and the embeddings of the retain rows."""
+        averaged_over = None if self.batch_norm == "frozen" else self.axis_name
+        model = self.model if averaged_over is None else self.model.with_axis_name(averaged_over)
+        forget, retain, new_state = apply_to_batch(model, params, model_state, batch, key, self.batch_norm)
+        classes = retain.logits.shape[1]
+        retain_counts = counted_labels("retain", batch.retain.labels, batch.retain.mask, classes)
+        seen = self._of_all_devices(LabelledEmbeddings(retain.embedding, batch.retain.labels, retain_counts))
+        others = seen.followed_by(queue)
+        losses, counts = anchor_losses(
+            forget.embedding,
+            batch.forget.labels,
+            others.embeddings,
+            others.labels,
+            temperature=weights.temperature,
+            denominator=self.denominator,
+            forget_mask=counted_labels("forget", batch.forget.labels, batch.forget.mask, classes),
+            retain_mask=others.mask,
+        )
+        contrastive_loss = masked_mean(losses, counts, self.axis_name)
+        retain_loss = cross_entropy(retain.logits, batch.retain.labels, batch.retain.mask, self.axis_name)
+        loss = weights.unlearn_weight * contrastive_loss + weights.retain_weight * retain_loss
+        metrics = {"loss": loss, "contrastive_loss": contrastive_loss, "retain_loss": retain_loss}
+        for name, outputs, examples in (("forget", forget, batch.forget), ("retain", retain, batch.retain)):
+            metrics[f"{name}_accuracy"] = accuracy(outputs.logits, examples, self.axis_name)
+        return loss, (new_state, metrics, seen)
 
     def _of_all_devices(self, rows: PyTree) -> PyTree:
         return whole(rows) if self.axis_name is None else jax.lax.all_gather(rows, self.axis_name, tiled=True)

@@ -3,14 +3,27 @@
 import functools
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 from optax import contrib
 
-from cujax import Batch, ContrastiveUnlearning, Examples, UnlearnState, from_function, make_unlearn_step, unlearn_step
+from cujax import (
+    Batch,
+    ContrastiveUnlearning,
+    Examples,
+    UnlearnState,
+    from_function,
+    from_linen,
+    make_unlearn_step,
+    unlearn_loss,
+    unlearn_step,
+)
 
 CONFIG = ContrastiveUnlearning(temperature=0.5)
 IMAGES = np.random.default_rng(1).normal(size=(8, 2, 2, 1)).astype(np.float32)
@@ -130,3 +143,108 @@ def test_a_step_moves_nothing_between_host_and_device_unasked():
     with jax.transfer_guard("disallow"):
         state, metrics = step(state, batch)
     assert metrics["finite"]
+
+
+class Noisy(nn.Module):
+    """With statistics and dropout."""
+
+    @nn.compact
+    def __call__(self, images, train):
+        hidden = nn.BatchNorm(use_running_average=not train)(nn.Dense(6)(images.reshape(len(images), -1)))
+        hidden = nn.Dropout(0.3, deterministic=not train)(jnp.tanh(hidden))
+        return hidden, nn.Dense(3)(hidden)
+
+
+NOISY = from_linen(Noisy())
+MASKED = Batch(
+    Examples(IMAGES[:4], BATCH.forget.labels, jnp.array([True, True, False, True])),
+    Examples(IMAGES[4:], BATCH.retain.labels, jnp.array([True, False, True, True])),
+)
+
+
+@pytest.mark.parametrize("batch_norm", ["joint", "retain_only", "frozen"])
+@pytest.mark.parametrize("denominator", ["paper", "official"])
+def test_the_public_loss_is_what_a_step_descends(batch_norm, denominator):
+    config = ContrastiveUnlearning(temperature=0.5, batch_norm=batch_norm, denominator=denominator, unlearn_weight=0.7)
+    tx = optax.sgd(0.3)
+    params, model_state = NOISY.init(jax.random.key(0), IMAGES)
+    state = UnlearnState.create(params, model_state, tx, jax.random.key(1))
+    key = jax.random.fold_in(state.key, state.step)
+    loss = jax.jit(jax.value_and_grad(functools.partial(unlearn_loss, model=NOISY, config=config), has_aux=True))
+    (value, (new_state, metrics)), gradients = loss(params, model_state, MASKED, key)
+    updates, _ = tx.update(gradients, tx.init(params), params)
+    stepped, of_step = unlearn_step(state, MASKED, model=NOISY, tx=tx, config=config)
+    chex.assert_trees_all_close(optax.apply_updates(params, updates), stepped.params, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(new_state, stepped.model_state, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close({"loss": value, **metrics}, {name: of_step[name] for name in metrics}, rtol=1e-5)
+    assert norm(gradients) > 0.01
+
+
+def first_state(tx):
+    return UnlearnState.create(*MODEL.init(jax.random.key(0), IMAGES), tx, jax.random.key(1))
+
+
+def test_a_rematerialised_step_and_loss_are_the_plain_ones():
+    tx = optax.sgd(0.1)
+    step, state = make_unlearn_step(MODEL, tx, CONFIG), first_state(tx)
+    plain, again = (jax.jit(one)(state, BATCH) for one in (step, jax.checkpoint(step)))
+    chex.assert_trees_all_close((plain[0].params, plain[1]), (again[0].params, again[1]), rtol=1e-6, atol=1e-7)
+    loss = functools.partial(unlearn_loss, model=MODEL, config=CONFIG)
+    key = jax.random.fold_in(state.key, state.step)
+    slopes = [jax.jit(jax.grad(one, has_aux=True))(state.params, {}, BATCH, key)[0] for one in (loss, jax.checkpoint(loss))]
+    chex.assert_trees_all_close(*slopes, rtol=1e-6, atol=1e-7)
+
+
+def over_two_devices(function, out_specs, *, check_vma, rows=("devices",)):
+    mesh = jax.make_mesh((2,), ("devices",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+    specs = {"in_specs": (P(), P(*rows)), "out_specs": out_specs}
+    return jax.jit(jax.shard_map(function, mesh=mesh, check_vma=check_vma, **specs))
+
+
+def test_a_step_inside_shard_map_on_rows_of_its_own_is_refused_while_jax_checks_replication():
+    step = make_unlearn_step(MODEL, optax.sgd(0.1), CONFIG)
+    with pytest.raises(ValueError, match="out_specs which require replication"):
+        over_two_devices(step, P(), check_vma=True)(first_state(optax.sgd(0.1)), BATCH)
+
+
+def test_the_devices_of_a_step_inside_shard_map_part_if_jax_does_not_check_replication():
+    step = make_unlearn_step(MODEL, optax.sgd(0.1), CONFIG)
+
+    def params(state, batch):
+        return jax.tree.map(lambda leaf: leaf[None], step(state, batch)[0].params)
+
+    found = over_two_devices(params, P("devices"), check_vma=False)(first_state(optax.sgd(0.1)), BATCH)
+    for device in (0, 1):
+        rows = jax.tree.map(lambda leaf, first=2 * device: leaf[first : first + 2], BATCH)
+        alone = jax.jit(step)(first_state(optax.sgd(0.1)), rows)[0].params
+        chex.assert_trees_all_close(jax.tree.map(lambda leaf, at=device: leaf[at], found), alone, rtol=1e-5, atol=1e-6)
+    assert norm(jax.tree.map(lambda leaf: leaf[0] - leaf[1], found)) > 0.01
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_a_step_inside_shard_map_on_all_rows_is_the_plain_step(check_vma):
+    step = make_unlearn_step(MODEL, optax.sgd(0.1), CONFIG)
+    inside = over_two_devices(step, P(), check_vma=check_vma, rows=())(first_state(optax.sgd(0.1)), BATCH)
+    plain = jax.jit(step)(first_state(optax.sgd(0.1)), BATCH)
+    chex.assert_trees_all_close((inside[0].params, inside[1]), (plain[0].params, plain[1]), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_the_mean_loss_of_devices_inside_shard_map_is_not_the_loss_of_the_batch(check_vma):
+    loss = functools.partial(unlearn_loss, model=MODEL, config=CONFIG)
+    state = first_state(optax.sgd(0.1))
+
+    def slope(params, batch):
+        return jax.grad(lambda params: jax.lax.pmean(loss(params, {}, batch, state.key)[0], "devices"))(params)
+
+    def mean(params, batch):
+        found = slope(params, batch)
+        return found if check_vma else jax.lax.pmean(found, "devices")
+
+    def alone(rows):
+        return jax.jit(jax.grad(loss, has_aux=True))(state.params, {}, rows, state.key)[0]
+
+    found = over_two_devices(mean, P(), check_vma=check_vma)(state.params, BATCH)
+    halves = [alone(jax.tree.map(lambda leaf, first=first: leaf[first : first + 2], BATCH)) for first in (0, 2)]
+    chex.assert_trees_all_close(found, jax.tree.map(lambda *pair: sum(pair) / 2, *halves), rtol=1e-5, atol=1e-6)
+    assert norm(jax.tree.map(jnp.subtract, found, alone(BATCH))) > 0.01

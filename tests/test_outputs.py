@@ -131,3 +131,52 @@ def test_a_pair_the_wrong_way_round_is_refused_before_anything_is_trained(tmp_pa
         prepare(experiment)
     path.write_text(NETWORK.format(outputs=', outputs=("logits", "embedding")'))
     assert prepare(experiment).model.num_classes == 10
+
+
+METHOD = cujax.ContrastiveUnlearning(max_passes=1, retain_batch_size=16)
+
+
+def unlearned(network, labels, **options):
+    rows = np.random.default_rng(0).normal(size=(len(labels), 8, 8, 1)).astype(np.float32)
+    variables = network.init(jax.random.key(0), rows[:1])
+    return cujax.unlearn(network, variables, rows, labels, forget=0, method=METHOD, **options)
+
+
+@pytest.mark.parametrize(
+    ("width", "classes", "used"),
+    [(8, 3, 3), (8, 3, 2), (3, 8, 8), (3, 8, 5)],
+    ids=["narrow_logits", "a_class_without_samples", "wide_logits", "logits_for_all_but_not_all_used"],
+)
+def test_one_call_refuses_a_pair_whose_order_the_labels_contradict(width, classes, used):
+    labels = np.arange(60) % used
+    with pytest.raises(ValueError, match=rf"widths {classes} and {width}.*label is {used - 1}.*outputs=\(.logits"):
+        unlearned(Net("logits_embedding", width, classes), labels)
+    found = unlearned(Net("logits_embedding", width, classes), labels, outputs=("logits", "embedding"))
+    assert found.model.num_classes == classes
+
+
+@pytest.mark.parametrize(("width", "classes", "used"), [(8, 3, 3), (8, 3, 2), (3, 8, 8), (4, 4, 4), (4, 4, 2)])
+@pytest.mark.parametrize("returns", ["embedding_logits", "outputs"])
+def test_one_call_takes_a_pair_in_order_with_labels_of_all_classes(returns, width, classes, used):
+    found = unlearned(Net(returns, width, classes), np.arange(60) % used)
+    assert found.model.num_classes == classes
+
+
+@pytest.mark.parametrize(
+    ("returns", "options"),
+    [("embedding_logits", {"outputs": ("embedding", "logits")}), ("logits", {"embedding": "head"}), ("outputs", {})],
+)
+def test_one_call_asks_for_no_order_that_is_said(returns, options):
+    network = Net(returns, 3, 8)
+    labels = np.arange(60) % 2
+    rows = np.ones((60, 8, 8, 1), np.float32) * np.arange(60)[:, None, None, None]
+    variables = network.init(jax.random.key(0), rows[:1])
+    found = cujax.unlearn(network, variables, rows, labels, forget=0, method=METHOD, **options)
+    assert found.model.num_classes == 8
+
+
+def test_an_order_is_not_said_twice():
+    with pytest.raises(
+        ValueError, match=r"outputs is .* give it where the model is made: cujax.from_linen\(module, outputs="
+    ):
+        unlearned(cujax.from_linen(Net("outputs")), np.arange(60) % 3, outputs=("logits", "embedding"))

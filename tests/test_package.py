@@ -56,7 +56,7 @@ def test_the_fixed_names_are_public():
     assert {
         "Batch", "ContrastiveUnlearning", "Examples", "Model", "Outputs", "UnlearnState", "compute_embeddings",
         "contrastive_unlearning_loss", "from_function", "from_linen", "from_nnx", "load_checkpoint", "make_unlearn_step",
-        "save_checkpoint", "unlearn_step",
+        "save_checkpoint", "unlearn_loss", "unlearn_step",
     } <= set(cujax.__all__)  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 from flax.core import meta
 
-from cujax.model import Outputs
+from cujax.model import Inputs, Model, Outputs, Variables, abstract_outputs
 
 # What a network returns in a pair, in order.
 OutputNames = tuple[str, str]
@@ -124,3 +124,30 @@ def named_outputs(result: Any, names: OutputNames | None) -> Any:
         return Outputs(inner["embedding"], logits)
     found = dict(zip(names or ("embedding", "logits"), result, strict=True))
     return Outputs(found["embedding"], found["logits"])
+
+
+def unsaid_pair(model: Model, variables: Variables, inputs: tuple[int, ...] | Inputs) -> tuple[int, int] | None:
+    """The widths of a returned pair whose order nobody said, read as `(embedding, logits)`; None for anything else.
+
+    Args:
+        model: The network.
+        variables: Its variables, or their shapes.
+        inputs: As in `abstract_outputs`.
+    """
+    if getattr(model, "outputs", ()) is not None or model.declared_num_classes is not None:
+        return None
+    swapped: Model = replace(model, outputs=("logits", "embedding"))  # type: ignore[call-arg]
+    widths, others = (
+        (outputs.embedding.shape[1], outputs.logits.shape[1])
+        for outputs in (abstract_outputs(one, variables, inputs) for one in (model, swapped))
+    )
+    return widths if widths != others else None
+
+
+def which_order(widths: tuple[int, int], evidence: str) -> str:
+    """Asks for the order of a pair whose widths contradict what else is known."""
+    return (
+        f"the network returns a pair of widths {widths[0]} and {widths[1]}. Read as (embedding, logits) it has {widths[1]} "
+        f"logits; {evidence}, so that (logits, embedding) seems to be meant. "
+        'Say which: outputs=("logits", "embedding") or outputs=("embedding", "logits").'
+    )

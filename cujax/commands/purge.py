@@ -3,9 +3,10 @@
     cujax purge runs/digits_class          # lists
     cujax purge runs/digits_class --yes    # removes what it lists
 
-It removes the original and shadow models, unfinished models and the evidence of audits. It keeps the unlearned model, the
-models retrained without the samples, reports, metrics and the ledger with all digests. A list of what was removed is written
-to WORKDIR/purged.json. Status 2 if there is no unlearned model, or another process uses the folder.
+It removes the original and shadow models, unfinished models, the evidence of audits, and lists of ids in the folder (.txt or
+.csv, one id per line) that name a forgotten sample. It keeps the unlearned model, the models retrained without the samples,
+reports, metrics and the ledger with all digests. A list of what was removed is written to WORKDIR/purged.json. Status 2 if
+there is no unlearned model, the folder of --references does not exist, or another process uses the folder.
 """
 
 import sys
@@ -19,6 +20,8 @@ import tyro
 from cujax.storage.purge import find_leftovers, purge
 from cujax.storage.workdir import lock
 
+SHARED = Path("runs/oracles")
+
 
 @dataclass(frozen=True)
 class Purge:
@@ -31,7 +34,7 @@ class Purge:
     """
 
     workdir: Annotated[Path, tyro.conf.Positional]
-    references: Path = Path("runs/oracles")
+    references: Path = SHARED
     yes: bool = False
 
 
@@ -43,7 +46,8 @@ def main(arguments: Sequence[str]) -> int:
         if not workdir.is_dir():
             raise FileNotFoundError(f"folder {workdir} does not exist; give the --workdir of a run.")
         held = lock(workdir)
-        leftovers = find_leftovers(workdir, [asked.references.expanduser()])
+        shared = [asked.references.expanduser()] if asked.references != SHARED or SHARED.is_dir() else []
+        leftovers = find_leftovers(workdir, shared)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

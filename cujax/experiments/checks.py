@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from cujax.adapters.common import unsaid_pair, which_order
 from cujax.data.decoding import ImageFiles
 from cujax.data.images import Data, Source
 from cujax.data.requests import Part, Request, Split
@@ -16,7 +17,7 @@ from cujax.experiments.config import Experiment, Setup
 from cujax.experiments.identity import normalised
 from cujax.experiments.request_words import describe_request
 from cujax.methods.retrain import Retrain
-from cujax.model import Model, Variables, abstract_outputs
+from cujax.model import Model, Variables
 from cujax.sharding import check_batch_size, data_mesh
 from cujax.storage.checkpoints import Checkpoint
 
@@ -86,13 +87,9 @@ def check_models_at_once(setup: Setup, source: Source) -> None:
 def check_num_classes(model: Model, like: Variables, source: Source) -> None:
     """Raises ValueError if a network has fewer logits than the data has classes, or seems to return them first."""
     num_classes, where = source.num_classes, source.name
-    width = abstract_outputs(model, like, source.input_shapes).embedding.shape[1]
-    if width == num_classes != model.num_classes and getattr(model, "outputs", ()) is None:
-        raise ValueError(
-            f"the network returns a pair of widths {width} and {model.num_classes}. Read as (embedding, logits) it has "
-            f"{model.num_classes} logits; {where} has {num_classes} classes, so that (logits, embedding) seems to be meant. "
-            'Say which: outputs=("logits", "embedding") or outputs=("embedding", "logits").'
-        )
+    widths = unsaid_pair(model, like, source.input_shapes)
+    if widths is not None and widths[0] == num_classes:
+        raise ValueError(which_order(widths, f"{where} has {num_classes} classes"))
     if model.num_classes < num_classes:
         raise ValueError(
             f"{where} has {num_classes} classes, but the network has {model.num_classes} logits; give a network with at "

@@ -160,7 +160,7 @@ class ReferenceModels:
         method: str = "",
     ) -> Metadata:
         run = self.run
-        unseen_ids = list(map(hashed_id, unseen_ids)) if run.experiment.hashed_ids else unseen_ids
+        ids = (*run.split.previously_forgotten.ids.tolist(), *unseen_ids)
         return Metadata(
             kind,
             run.source.name,
@@ -168,7 +168,7 @@ class ReferenceModels:
             self.identity,
             request=describe_request(run.experiment.forget),
             method=method,
-            forgotten_ids=(*run.split.previously_forgotten.ids.tolist(), *unseen_ids),
+            forgotten_ids=tuple(map(hashed_id, ids)) if run.experiment.hashed_ids else ids,
             lineage=lineage,
             record=record,
         )

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cujax.adapters.common import OutputNames
 from cujax.audit.findings import Findings
 from cujax.audit.verdict import ORDER, Verdict
 from cujax.audit.verdict_words import HEADINGS
@@ -25,7 +26,7 @@ from cujax.methods.stop_rules import STOP_RULES
 from cujax.methods.traits import method_name
 from cujax.model import Inputs, Model, PyTree, Variables, abstract_outputs
 from cujax.one_call.given import checked_pair, checked_rows, gathered, split_of
-from cujax.one_call.network import as_model, as_variables, in_form_of
+from cujax.one_call.network import as_model, as_variables, check_order, in_form_of
 from cujax.progress import Progress, bar, silent
 from cujax.training.supervised import Trainer, Training
 
@@ -95,6 +96,7 @@ def unlearn(
     method: Method | None = None,
     key: jax.Array | None = None,
     embedding: str | None = None,
+    outputs: OutputNames | None = None,
     subjects: Any = None,
     copies: Copies | None = None,
     stop_rule: str = "accuracy",
@@ -106,7 +108,8 @@ def unlearn(
     Args:
         model_or_module: A `cujax.Model`, a flax.linen module or a flax.nnx module.
         variables: Its trained arrays: a `cujax.Variables`, `{"params": ..., "batch_stats": ...}`, or a train state with
-            these as attributes; or an nnx module or its `nnx.state`. They are not changed.
+            these as attributes; or an nnx module or its `nnx.state`. They are not changed. Whatever else a dict with
+            "params" holds, such as "opt_state", is left out, with a warning.
         inputs: The training samples, a pytree of arrays, each `[n, ...]`, exactly as the network takes them: images
             normalised as in training. float64 becomes float32.
         labels: `[n]` integers from 0.
@@ -120,6 +123,8 @@ def unlearn(
             retain set.
         key: Key for all randomness; `jax.random.key(0)` by default.
         embedding: For a module that returns only logits: the submodule that computes them.
+        outputs: For a module that returns a pair: the names of its elements, `("embedding", "logits")`, the default, or
+            `("logits", "embedding")`.
         subjects: `[n]` strings or integers: the subject of each row, for `forget=cujax.ForgetSubject("anna")`. A fraction
             given as `validation` then holds out whole subjects.
         copies: What to do with other samples that have the same inputs as one in the request: "with" (forget them too),
@@ -129,8 +134,9 @@ def unlearn(
         progress: Whether to show progress bars on stderr; None: only if it is a terminal.
 
     Raises:
-        ValueError: if arrays are not compatible with each other or the network, contain NaN, or labels have no logit; if
-            the request covers nothing, all rows, or rows that do not exist; or if the method does not support the request.
+        ValueError: if arrays are not compatible with each other or the network, contain NaN, or labels have no logit or
+            contradict the order of the network's pair; if the request covers nothing, all rows, or rows that do not exist;
+            or if the method does not support the request.
         TypeError: if `model_or_module` is not a network.
 
     >>> import flax.linen as nn, jax, numpy as np
@@ -146,10 +152,11 @@ def unlearn(
     >>> sorted(result.variables), result.split.forgotten_classes
     (['params'], (2,))
     """
-    model = as_model(model_or_module, embedding=embedding)
-    inputs = checked_rows("", inputs)
+    model = as_model(model_or_module, embedding=embedding, outputs=outputs)
+    inputs = checked_rows("", inputs, labels)
     first = jax.tree.map(lambda rows: rows[:1], inputs)
     original = as_variables(variables, model, first)
+    check_order(model, original, first, labels)
     classes = abstract_outputs(model, original, first).logits.shape[1]
     given = gathered(inputs, labels, classes, validation=validation, test=test, subjects=subjects)
     split = split_of(given, forget, copies)

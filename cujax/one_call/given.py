@@ -30,14 +30,34 @@ class Given:
     rows: int
 
 
-def checked_rows(name: str, inputs: Any) -> Inputs:
-    """Inputs on the host, in the form of `checked_arrays`."""
+def checked_rows(name: str, inputs: Any, labels: Any) -> Inputs:
+    """Inputs on the host, in the form of `checked_arrays`; the labels only show how many rows there should be."""
+    _check_stacked(name, inputs, np.shape(labels)[:1])
     inputs = jax.tree.map(np.asarray, inputs)
     if num_rows(inputs) == 0:
         raise ValueError(f"{name}inputs have no rows; give at least one sample.")
     return jax.tree_util.tree_map_with_path(
         lambda path, rows: finite_numbers(f"{name}inputs{jax.tree_util.keystr(path)}", rows), inputs
     )
+
+
+def _check_stacked(name: str, inputs: Any, rows: tuple[int, ...]) -> None:
+    """Raises ValueError for a list of rows, which as a tree of arrays would be a network's many inputs."""
+    if not isinstance(inputs, list | tuple) or not inputs:
+        return
+    lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(inputs)}
+    if (len(inputs),) == rows or () in lengths or (isinstance(inputs, list) and lengths != {rows}):
+        place = f"{name.strip()}_inputs" if name else "inputs"
+        raise ValueError(
+            f"{name}inputs is a {type(inputs).__name__} of {len(inputs)} {_kind(inputs[0])}s, but must be an array with one "
+            f"row for each label, or a tree of such arrays; give np.stack({place})."
+        )
+
+
+def _kind(entry: Any) -> str:
+    if isinstance(entry, list | tuple | dict):
+        return type(entry).__name__
+    return "array" if np.ndim(entry) else "number"
 
 
 def checked_arrays(name: str, inputs: Any, labels: Any, num_classes: int) -> tuple[Inputs, np.ndarray]:
@@ -53,7 +73,7 @@ def checked_arrays(name: str, inputs: Any, labels: Any, num_classes: int) -> tup
         ValueError: if inputs are empty, not numeric or not finite, or differ in their number of rows; if labels are not
             integers, differ in number from the rows, or one has no logit.
     """
-    inputs = checked_rows(name, inputs)
+    inputs = checked_rows(name, inputs, labels)
     n = num_rows(inputs)
     labels = np.asarray(labels)
     if labels.shape != (n,):

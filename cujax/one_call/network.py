@@ -1,5 +1,6 @@
 """Turns a user's network and its arrays into a `Model` and its `Variables`."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,28 +11,31 @@ from flax import nnx
 from flax.core import FrozenDict, unfreeze
 
 from cujax.adapters import NnxModel, from_linen, from_nnx
+from cujax.adapters.common import OutputNames, unsaid_pair, which_order
 from cujax.model import Inputs, Model, PyTree, Variables, abstract_variables
 
 
-def as_model(model_or_module: Any, *, embedding: str | None = None) -> Model:
+def as_model(model_or_module: Any, *, embedding: str | None = None, outputs: OutputNames | None = None) -> Model:
     """The `Model` of a network.
 
     Args:
         model_or_module: A `Model`, a flax.linen module, or a flax.nnx module.
         embedding: For a module that returns only logits: the submodule that computes them, whose input is the embedding.
+        outputs: For a module that returns a pair: the names of its elements, in order.
 
     Raises:
-        ValueError: if `embedding` is given together with a `Model`.
+        ValueError: if one of these is given together with a `Model`, or both are given.
         TypeError: if it is not a network.
     """
+    given = {"embedding": embedding, "outputs": outputs}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if isinstance(model_or_module, Model):
-        if embedding is not None:
+        for name, value in options.items():
             raise ValueError(
-                f"embedding is {embedding!r}, but the model has its embedding; give it where the model is made: "
-                f"cujax.from_linen(module, embedding={embedding!r})."
+                f"{name} is {value!r}, but the model has its embedding; give it where the model is made: "
+                f"cujax.from_linen(module, {name}={value!r})."
             )
         return model_or_module
-    options: dict[str, Any] = {} if embedding is None else {"embedding": embedding}
     if isinstance(model_or_module, nn.Module):
         return from_linen(model_or_module, **options)
     if isinstance(model_or_module, nnx.Module):
@@ -42,13 +46,28 @@ def as_model(model_or_module: Any, *, embedding: str | None = None) -> Model:
     )
 
 
+def check_order(model: Model, variables: Variables, inputs: Inputs, labels: Any) -> None:
+    """Raises ValueError if the labels contradict how a pair was read whose order nobody said.
+
+    They do if all of them have a logit in the other order, and either not all have one as the pair was read, or it has
+    fewer in the other order. Labels that use the last logit of the pair as it was read never contradict it.
+    """
+    labels = np.asarray(labels)
+    widths = unsaid_pair(model, variables, inputs)
+    if widths is None or labels.ndim != 1 or not labels.size or not np.issubdtype(labels.dtype, np.integer):
+        return
+    used, (width, logits) = int(labels.max()) + 1, widths
+    if used <= width and (used > logits or width < logits):
+        raise ValueError(which_order(widths, f"the largest label is {used - 1}"))
+
+
 def as_variables(given: Any, model: Model, inputs: Inputs, *, name: str = "variables") -> Variables:
     """The arrays of a network, checked against it; on the host, so that none of the caller's arrays are donated.
 
     Args:
-        given: A `Variables`; the output of `module.init`, `{"params": ..., "batch_stats": ...}`; a tree of parameters
-            only; a train state with `params`, and `batch_stats` or `model_state` if the network has them; an nnx module;
-            or an nnx state.
+        given: A `Variables`; the output of `module.init`, `{"params": ..., "batch_stats": ...}`, whatever else is in the
+            dict, such as the state of an optimiser; a tree of parameters only; a train state with `params`, and
+            `batch_stats` or `model_state` if the network has them; an nnx module; or an nnx state.
         model: The network.
         inputs: Rows that it takes.
         name: Its name in messages.
@@ -56,13 +75,31 @@ def as_variables(given: Any, model: Model, inputs: Inputs, *, name: str = "varia
     Raises:
         ValueError: if arrays are missing, superfluous, not finite, or differ in shape from the network's.
     """
-    variables = jax.tree.map(np.asarray, _taken_apart(given, model))
     like = abstract_variables(model, inputs)
+    taken = _taken_apart(given, model)
+    if isinstance(given, Mapping) and "params" in given:
+        taken = _without_training_state(name, taken, like)
+    variables = jax.tree.map(np.asarray, taken)
     _check_same_arrays(name, variables, like)
     for path, leaf in jax.tree_util.tree_flatten_with_path(variables)[0]:
         if np.issubdtype(leaf.dtype, np.inexact) and not np.isfinite(leaf).all():
             raise ValueError(f"{name}{_path(path)} contains NaN or infinity; give the arrays of a working network.")
     return variables
+
+
+def _without_training_state(name: str, variables: Variables, like: Variables) -> Variables:
+    """Variables without what a restored dict holds beside them, as `cujax.import_checkpoint` reads one; warns of it."""
+    collections = dict(variables.model_state)
+    if "model_state" not in like.model_state and isinstance(collections.get("model_state"), Mapping):
+        collections |= collections.pop("model_state")
+    left_out = sorted(collections.keys() - like.model_state.keys())
+    if any(jax.tree.leaves(collections[entry]) for entry in left_out):
+        warnings.warn(
+            f"{name} holds {', '.join(left_out)} beside the arrays of the network; these are left out, also of the result.",
+            UserWarning,
+            stacklevel=4,
+        )
+    return Variables(variables.params, {entry: collections[entry] for entry in collections if entry not in left_out})
 
 
 def _taken_apart(given: Any, model: Model) -> Variables:

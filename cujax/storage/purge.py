@@ -18,6 +18,8 @@ from cujax.storage.records import Kind, write_record
 
 PURGED = Kind("purged", schema=1)
 LEDGER = "purged.json"
+# Lists of ids are smaller; larger files are not read.
+_LARGEST_LIST = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def find_leftovers(workdir: Path, references: Sequence[Path] = ()) -> Leftovers:
             are considered.
 
     Raises:
-        FileNotFoundError: if the folder has no unlearned model.
+        FileNotFoundError: if the folder has no unlearned model, or one of the others does not exist.
         CheckpointError: if that model is damaged.
     """
     path = workdir / "checkpoints" / "unlearned"
@@ -68,9 +70,16 @@ def find_leftovers(workdir: Path, references: Sequence[Path] = ()) -> Leftovers:
             f"{workdir} contains no unlearned model (checkpoints/unlearned), so nothing was unlearned there yet; give the "
             "--workdir of a run that is complete."
         )
+    for folder in references:
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"folder {folder} of shared models does not exist, so that nothing in it can be found; give the folder of "
+                "the models that audits share, which they took as --oracles."
+            )
     unlearned = load_checkpoint(path).metadata
-    places = [(workdir, "")] + [(folder, unlearned.source_version) for folder in references if folder.is_dir()]
+    places = [(workdir, ""), *((folder, unlearned.source_version) for folder in references)]
     found = [leftover for folder, version in places for leftover in _within(folder, unlearned, version)]
+    found += _lists_of_ids(workdir, unlearned, [Path(leftover.path) for leftover in found])
     removed = {Path(leftover.path).resolve() for leftover in found}
     elsewhere = [
         f"the {link.model.kind} model {link.model.digest[:12]}, on which this one is built, is in {link.path}"
@@ -83,7 +92,8 @@ def find_leftovers(workdir: Path, references: Sequence[Path] = ()) -> Leftovers:
         )
     elsewhere += [
         f"the data {unlearned.source}: remove the samples there, and in its copies, or the next original learns them again",
-        "lists of ids that were given, comparisons and tunings in other folders, copies of checkpoints, and backups",
+        "lists of ids in other folders and in files other than .txt and .csv with one id per line, comparisons and tunings "
+        "in other folders, copies of checkpoints, and backups",
     ]
     return Leftovers(tuple(found), tuple(elsewhere))
 
@@ -140,6 +150,19 @@ def _within(folder: Path, unlearned: Metadata, only_version: str) -> Iterator[Le
             in_scope = not only_version or _is_of(path.parent, only_version)
             if path.is_dir() and in_scope:
                 yield Leftover(str(path), reason, _size(path))
+
+
+def _lists_of_ids(folder: Path, unlearned: Metadata, removed: Sequence[Path]) -> Iterator[Leftover]:
+    """The lists with one id per line that name forgotten samples in plain, except those inside what is removed."""
+    forgotten = set(map(hashed_id, unlearned.forgotten_ids))
+    for path in sorted([*folder.rglob("*.txt"), *folder.rglob("*.csv")]):
+        inside = any(path.is_relative_to(other) for other in removed)
+        if inside or not path.is_file() or path.stat().st_size > _LARGEST_LIST:
+            continue
+        lines = {line.strip() for line in path.read_text("utf-8-sig", errors="replace").splitlines()}
+        n_named = sum(not is_hashed(line) and hashed_id(line) in forgotten for line in lines)
+        if n_named:
+            yield Leftover(str(path), f"a list of ids that names {n_named} of the forgotten samples", _size(path))
 
 
 def _is_of(folder: Path, version: str) -> bool:

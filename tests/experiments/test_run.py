@@ -13,12 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 import cujax
+from cujax.data.id_lists import hashed_id
 from cujax.data.images import Data
 from cujax.data.requests import ForgetClass, ForgetClasses, ForgetIds, ForgetRandom, ForgetWhere
+from cujax.experiments.audit import Audit
 from cujax.experiments.config import Experiment
 from cujax.experiments.identity import describe
+from cujax.experiments.reference_models import ReferenceModels
 from cujax.experiments.request_words import describe_request
 from cujax.experiments.run import prepare
 from cujax.experiments.user_files import build_model
@@ -141,6 +145,26 @@ def test_requests_chain_and_never_bring_back_what_was_forgotten(experiment):
     assert bytes_of(run.workdir) == before
     with pytest.raises(ValueError, match="nothing to forget"):
         prepare(elsewhere(experiment, "again", original=given, forget=ForgetClass(5)))
+
+
+def test_no_file_names_a_forgotten_sample_after_two_requests_with_hashed_ids(experiment, tmp_path):
+    hashed = dataclasses.replace(experiment, hashed_ids=True, retrained=1, training=Training(epochs=1))
+    runs = [prepare(hashed)]
+    given = str(runs[0].workdir / "checkpoints" / "unlearned")
+    runs[0].unlearned()
+    runs.append(prepare(elsewhere(hashed, "next", original=given, forget=ForgetRandom(count=4))))
+    forgotten = set()
+    for run in runs:
+        method = run.experiment.method
+        Audit(run, "quick").findings(run.original(), run.unlearned(), method)
+        shared = ReferenceModels(run, epath.Path(tmp_path / "shared"))
+        shared.retrained(1)
+        shared.unlearned_shadow(method, 0, 2)
+        forgotten |= {*run.split.forget.ids.tolist(), *run.split.previously_forgotten.ids.tolist()}
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert len(forgotten) > 30 and any(hashed_id(min(forgotten)).encode() in content for content in files.values())
+    found = {str(path) for path, content in files.items() if any(name.encode() in content for name in forgotten)}
+    assert found == set()
 
 
 def test_an_original_of_other_data_noise_or_network_is_refused(experiment, tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from etils import epath
 
+from cujax.commands.purge import main
 from cujax.data.id_lists import hashed_id
 from cujax.data.images import Data
 from cujax.data.requests import ForgetRandom, make_split
@@ -78,6 +79,48 @@ def test_what_cannot_be_reached_is_told(run):
     assert "the data data" in told
     hashed = json.dumps(find_leftovers(folder).out_of_reach).count("names the ids")
     assert hashed == (0 if hashed_id("a") in str(run_ids(folder)) else 1)
+
+
+@pytest.mark.parametrize("name", ["redrawn_ids.txt", "own/ids.csv", "bom.txt", "windows.txt"])
+def test_a_list_in_the_folder_that_names_a_forgotten_sample_goes_and_others_stay(run, name):
+    folder, shared = run
+    (folder / "own").mkdir()
+    start, end = ("\ufeff" if name == "bom.txt" else ""), ("\r\n" if name == "windows.txt" else "\n")
+    (folder / name).write_bytes(f"{start}b{end}other{end}".encode())
+    kept = {
+        "others.txt": "ab\nother\n",
+        "hashed.txt": hashed_id("a"),
+        "notes.md": "a\n",
+        "table.csv": "id,label\n",
+        "empty.txt": "",
+    }
+    for other, text in kept.items():
+        (folder / other).write_text(text)
+    (folder / "picture.txt").write_bytes(b"\xff\xfe\x00")
+    (folder / "evidence" / "list.txt").write_text("a\n")
+    leftovers = find_leftovers(folder, [shared])
+    lists = {leftover.path: leftover.reason for leftover in leftovers.found if "list of ids" in leftover.reason}
+    assert lists == {str(folder / name): "a list of ids that names 1 of the forgotten samples"}
+    purge(leftovers, folder)
+    assert not (folder / name).exists()
+    assert all((folder / other).exists() for other in kept)
+
+
+def test_a_large_file_is_no_list_of_ids(run):
+    folder, shared = run
+    (folder / "large.txt").write_text("a\n" * 5_000_001)
+    assert not any(leftover.path.endswith("large.txt") for leftover in find_leftovers(folder, [shared]).found)
+
+
+def test_a_folder_of_shared_models_that_does_not_exist_is_refused_by_name(run, capsys, monkeypatch, tmp_path):
+    folder, shared = run
+    with pytest.raises(FileNotFoundError, match=r"folder \S*sharde of shared models does not exist"):
+        find_leftovers(folder, [shared.with_name("sharde")])
+    monkeypatch.chdir(tmp_path)
+    assert main([str(folder), "--references", "sharde", "--yes"]) == 2
+    assert "folder sharde of shared models does not exist" in capsys.readouterr().err
+    assert (folder / "evidence").exists()
+    assert main([str(folder)]) == 0
 
 
 def run_ids(folder):
