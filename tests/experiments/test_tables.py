@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import cujax
+from cujax.audit.verdict import ORDER
 from cujax.experiments.audit import Audit
 from cujax.experiments.config import Experiment
 from cujax.experiments.run import prepare
@@ -15,8 +16,8 @@ RNG = np.random.default_rng(0)
 LABELS = np.arange(150) % 3
 
 
-def experiment(tmp_path, rows, **settings):
-    np.savez(tmp_path / "own.npz", labels=LABELS, **rows)
+def experiment(tmp_path, rows, labels=LABELS, **settings):
+    np.savez(tmp_path / "own.npz", labels=labels, **rows)
     method = cujax.ContrastiveUnlearning(max_passes=1, retain_batch_size=32, forget_batch_size=32)
     common = {"training": Training(epochs=2, batch_size=32), "method": method}
     common |= {"forget": cujax.ForgetClass(1), "retrained": 0, "workdir": str(tmp_path / "run")} | settings
@@ -40,6 +41,16 @@ def test_a_run_ends_in_a_verdict(tmp_path, rows):
     assert unlearned.metadata.method == "ContrastiveUnlearning"
     described = json.loads((tmp_path / "run" / "config.json").read_text("utf-8"))
     assert described["network"] == "mlp"
+
+
+def test_one_retained_class_is_enough(tmp_path):
+    labels = LABELS % 2
+    run = prepare(experiment(tmp_path, {"inputs": RNG.normal(size=(150, 5)) + labels[:, None]}, labels, retrained=1))
+    assert run.split.retained_classes == (0,)
+    unlearned = run.unlearned()
+    findings = Audit(run, "quick").findings(run.original(), unlearned, run.retrained())
+    assert findings.verdict.word in ORDER
+    assert findings.verdict.n_retrained == 1
 
 
 def test_networks_for_images_are_refused_and_nothing_is_augmented(tmp_path):
