@@ -1,6 +1,15 @@
 """Classes by number or by name."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+
+def with_names(labels: Iterable[int], names: Sequence[str]) -> str:
+    """Classes by number and by name, for messages.
+
+    >>> with_names([1, 0], ["cat", "dog"])
+    "1 ('dog'), 0 ('cat')"
+    """
+    return ", ".join(f"{label} ({names[label]!r})" for label in labels)
 
 
 def label_of(label: int | str, names: Sequence[str], where: str) -> int:

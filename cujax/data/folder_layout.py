@@ -15,7 +15,8 @@ from pathlib import Path
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _SHOWN = 5
-_PARTS = {
+# The names of the parts of a data set.
+PARTS = {
     "train": {"train", "training"},
     "test": {"test", "testing"},
     "held-out": {"holdout", "heldout"},
@@ -132,7 +133,7 @@ def composed(name: str) -> str:
 def _parts(root: Path, left_out: LeftOut) -> tuple[Path, Path | None]:
     """The folders of the training and test images; the folder itself and None if it is not divided."""
     folders = [path for path in _folders(root) if not _holds_images(path)]
-    by_part: dict[str, list[Path]] = {part: [] for part in _PARTS}
+    by_part: dict[str, list[Path]] = {part: [] for part in PARTS}
     for path in folders:
         part = _part_named(path.name)
         if part is not None and any(_folders(path)):
@@ -192,7 +193,7 @@ def _spellings(name: str) -> set[str]:
 def _part_named(name: str) -> str | None:
     """The part of a data set that a folder's name says, if any."""
     spellings = _spellings(name)
-    return next((part for part, names in _PARTS.items() if spellings & names), None)
+    return next((part for part, names in PARTS.items() if spellings & names), None)
 
 
 def _folders(root: Path) -> Iterator[Path]:

@@ -88,7 +88,7 @@ def _read(data: Data, progress: Progress) -> Source:
     else:
         train, test = hold_out_fifth(everything)
     if not others:
-        _refuse_without_content(f"{path}: images", train.images)
+        _refuse_without_content(f"{path}: images", train)
     classes = len(names) or int(max(train.labels.max(), test.labels.max(initial=0))) + 1
     without_images = np.setdiff1d(np.arange(min(classes, len(train) + 1)), train.labels)
     if len(without_images):
@@ -242,15 +242,16 @@ _SMALLEST_STD = 0.01
 _LARGEST_STD = 4.0
 
 
-def _refuse_without_content(where: str, images: np.ndarray) -> None:
+def _refuse_without_content(where: str, images: Images) -> None:
     """Raises ValueError if most images are of one colour each, or all are equal."""
-    constant = [row for row, image in enumerate(images) if (image == image[0, 0]).all()]
-    if 2 * len(constant) > len(images):
+    digests = images.pixel_digests.tolist()
+    constant = digests.count("")
+    if 2 * constant > len(images):
         raise ValueError(
-            f"{where}: {len(constant)} of {len(images)} training images are of one colour each, so that there is nothing to "
+            f"{where}: {constant} of {len(images)} training images are of one colour each, so that there is nothing to "
             "learn from them; look at how they were stored."
         )
-    if len(images) > 1 and all((image == images[0]).all() for image in images):
+    if len(images) > 1 and len(set(digests)) == 1:
         raise ValueError(f"{where}: all {len(images)} training images have the same pixels; look at how they were stored.")
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from cujax.data.folder_layout import words
+from cujax.data.folder_layout import PARTS, words
 from cujax.data.npz_inputs import holds_inputs
 
 _READ = ("images", "inputs", "labels", "ids", "subjects")
@@ -12,8 +12,6 @@ _ALIKE = {
     "ids": {"ids", "id", "image ids", "image id", "sample ids", "sample id"},
     "subjects": {"subjects", "subject", "subject ids", "subject id"},
 }
-_TEST = {"test", "testing"}
-_TRAIN = {"train", "training"}
 
 
 def unread(where: str, names: Collection[str]) -> tuple[str, ...]:
@@ -46,8 +44,8 @@ def _key_like(name: str, rows: str) -> str | None:
     ('test_images', 'ids', None)
     """
     found = words(name)
-    prefix = "test_" if _TEST & {*found} else ""
-    kind = " ".join(word for word in found if word not in _TEST | _TRAIN)
+    prefix = "test_" if PARTS["test"] & {*found} else ""
+    kind = " ".join(word for word in found if word not in PARTS["test"] | PARTS["train"])
     key = next((key for key, alike in ({rows: _ROWS} | _ALIKE).items() if kind in alike), None)
     return key and prefix + key
 

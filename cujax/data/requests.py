@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from cujax.data.class_labels import label_of
+from cujax.data.class_labels import label_of, with_names
 from cujax.data.held_out import Validation, validation_rows
 from cujax.data.id_lists import hashed_id, is_among, rows_of_file
 from cujax.data.images import Images, Source
@@ -152,7 +152,7 @@ def make_split(
     if not is_forget.any():
         raise ValueError(f"{request} selects no training image of {source.name}; there is nothing to forget.")
     requested = train.pixel_digests[is_forget]
-    copies = _copies(train, requested, available & ~is_forget)
+    copies = np.flatnonzero(available & ~is_forget & _is_copy(train, requested)).astype(np.int32)
     if len(copies) and request.copies == "refuse":
         raise ValueError(
             f"{len(copies)} images that would be retained have the same pixels as one in the request, such as "
@@ -184,11 +184,6 @@ def make_split(
         copies=Part(copies, train.ids[copies]),
         copies_in_test=part(source.test, _is_copy(source.test, requested)),
     )
-
-
-def _copies(images: Images, requested: np.ndarray, is_other: np.ndarray) -> np.ndarray:
-    """The rows of other images with the same pixels as one in the request, `[k]` int32, ascending."""
-    return np.flatnonzero(is_other & _is_copy(images, requested)).astype(np.int32)
 
 
 def _is_copy(images: Images, requested: np.ndarray) -> np.ndarray:
@@ -249,10 +244,9 @@ def named_labels(source: Source, request: ForgetClass | ForgetClasses) -> tuple[
 def _rows_of_classes(source: Source, labels: Sequence[int], available: np.ndarray) -> np.ndarray:
     rows = np.flatnonzero(np.isin(source.train.labels, labels) & available)
     if not len(rows):
-        named = ", ".join(f"{label} ({source.class_names[label]!r})" for label in labels)
         raise ValueError(
-            f"no training image of class {named} is left in {source.name}: earlier requests, or the limit, left none; there "
-            "is nothing to forget."
+            f"no training image of class {with_names(labels, source.class_names)} is left in {source.name}: earlier "
+            "requests, or the limit, left none; there is nothing to forget."
         )
     return rows
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from cujax.data import cifar, digits, folders, npz, tfds
+from cujax.data.class_labels import with_names
 from cujax.data.images import Data, Images, Reader, Source, checked_labels
 from cujax.progress import Progress, silent
 from cujax.registry import Registry
@@ -51,7 +52,7 @@ def _limited(source: Source, limit: int) -> Source:
     train = source.train.take(np.arange(min(limit, len(source.train))))
     missing = np.setdiff1d(source.train.labels, train.labels).tolist()
     if missing:
-        names = ", ".join(f"{label} ({source.class_names[label]!r})" for label in missing)
+        names = with_names(missing, source.class_names)
         note = f"all training images of class {names}: none is among the first {limit}; shuffle the rows or raise the limit"
         source = replace(source, skipped=(*source.skipped, note))
     return replace(source, train=train)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from cujax.adapters.common import unsaid_pair, which_order
+from cujax.data.class_labels import with_names
 from cujax.data.decoding import ImageFiles
 from cujax.data.images import Data, Source
 from cujax.data.requests import Part, Request, Split
@@ -141,7 +142,7 @@ def check_one_task(request: Request, split: Split, source: Source) -> None:
     if len(parts) == 1:
         return
     classes, samples = parts
-    names = ", ".join(f"{label} ({source.class_names[label]!r})" for label in classes.forgotten_classes)
+    names = with_names(classes.forgotten_classes, source.class_names)
     raise ValueError(
         f"{describe_request(request)} names all of {names} and {len(samples.forget)} samples of other classes. Settings and "
         "verdicts for classes and for samples differ, so compare and tune take one of them: give the classes and a list of "
@@ -185,7 +186,9 @@ def remarks(experiment: Experiment, source: Source, split: Split, given: Checkpo
 def _largest(source: Source) -> float:
     """The largest absolute value of the training inputs that are floats; integers may be tokens."""
     leaves = map(np.asarray, jax.tree.leaves(source.train.images))
-    return max((float(np.abs(leaf).max()) for leaf in leaves if np.issubdtype(leaf.dtype, np.floating)), default=0.0)
+    return max(
+        (float(max(leaf.max(), -leaf.min())) for leaf in leaves if np.issubdtype(leaf.dtype, np.floating)), default=0.0
+    )
 
 
 def _some(part: Part) -> str:

@@ -17,6 +17,7 @@ from filelock import FileLock
 
 from cujax.audit.evidence import Answers
 from cujax.data.batches import ImageSet, to_device
+from cujax.data.class_labels import with_names
 from cujax.data.id_lists import hashed_id, is_among
 from cujax.data.images import Source
 from cujax.data.requests import (
@@ -93,7 +94,7 @@ class Run:
             return [self]
         parts = []
         for split in splits:
-            names = ", ".join(f"{label} ({self.source.class_names[label]!r})" for label in split.forgotten_classes)
+            names = with_names(split.forgotten_classes, self.source.class_names)
             what = f"whole classes: {names}" if names else "samples of retained classes"
             parts.append(replace(self, split=split, part=f"{what}, {len(split.forget)} images"))
             # The models and the images are the same; they are not loaded twice.
