@@ -28,7 +28,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # time, but for the modules below.
 COMPILATIONS = {
     "jax_compilation_cache_dir": str(Path(__file__).parents[1] / ".jax_cache"),
-    "jax_persistent_cache_min_compile_time_secs": 0.1,
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
     "jax_disable_most_optimizations": True,
 }
 for name, value in COMPILATIONS.items():
@@ -92,7 +92,7 @@ def _optimise(request):
         jax.clear_caches()  # of programs that other modules compiled
     yield
     jax.config.update("jax_disable_most_optimizations", True)
-    if _mappings() > 20_000:
+    if _mappings() > 45_000:
         jax.clear_caches()
 
 

@@ -86,9 +86,9 @@ def test_its_lineage_is_verified(workdir):
     ]
 
 
-@pytest.mark.parametrize("name", ["digits_class/settings.json", "fashion_mnist/settings_sample.json"])
+@pytest.mark.parametrize("name", ["digits_class", "fashion_mnist_sample"])
 def test_its_settings_are_read(name):
-    settings = read_settings(ROOT / "docs" / "results" / name)
+    settings = read_settings(Path(__file__).parents[1] / "fixtures" / "settings_0_1" / f"{name}.json")
     for method, found in settings["methods"].items():
         make_method(find_method(method), method, found["settings"])
 
