@@ -72,11 +72,7 @@ class RandomLabels(Descent):
     ) -> Unlearned:
         """Runs the method, with updates where `mask` is True; takes the options of `Loop.run`."""
         state_key, forget_key, retain_key = jax.random.split(key, 3)
-        labels = np.asarray(loop.images.labels)
-        classes = np.unique(labels[split.retain.indices])
-        self.check(split)
-        terms = _Terms(jnp.zeros(model.num_classes, bool).at[classes].set(True), self.true_label_allowed)
-        forget_step = self.step(model, _objective, terms, mask)
+        forget_step = self.step(model, _objective, self.draw(model, split, loop), mask)
         retain_step = self.step(model, retain_objective, mask=mask)
 
         def passes(number: int) -> list[Phase]:
@@ -87,8 +83,20 @@ class RandomLabels(Descent):
 
         return self.run(model, original, split, passes, key=state_key, loop=loop, **options)
 
+    def draw(self, model: Model, split: Split, loop: Loop) -> "LabelDraw":
+        """From what random labels are drawn: the classes of the retain set.
 
-class _Terms(NamedTuple):
+        Raises:
+            ValueError: if a sample has no other class to be labelled with.
+        """
+        self.check(split)
+        classes = np.unique(np.asarray(loop.images.labels)[split.retain.indices])
+        return LabelDraw(jnp.zeros(model.num_classes, bool).at[classes].set(True), self.true_label_allowed)
+
+
+class LabelDraw(NamedTuple):
+    """The arguments of `random_labels` that a step holds: `[C]` bool, and whether the draw may hit the true label."""
+
     classes: jax.Array
     true_label_allowed: bool | jax.Array
 
@@ -117,7 +125,7 @@ def random_labels(
 
 
 def _objective(
-    model: Model, variables: Variables, batch: Examples, terms: _Terms, key: jax.Array
+    model: Model, variables: Variables, batch: Examples, terms: LabelDraw, key: jax.Array
 ) -> tuple[jax.Array, PyTree]:
     label_key, dropout_key = jax.random.split(key)
     labels = random_labels(label_key, batch.labels, *terms)

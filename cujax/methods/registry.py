@@ -21,6 +21,7 @@ from cujax.methods.last_layers import CatastrophicForgetLastK, ExactUnlearnLastK
 from cujax.methods.layer_negation import LayerNegation
 from cujax.methods.margin_matching import MarginMatching
 from cujax.methods.mask_logit import MaskLogit
+from cujax.methods.munba import Munba
 from cujax.methods.neg_grad_plus import NegGradPlus
 from cujax.methods.random_labels import RandomLabels
 from cujax.methods.retrain import Retrain, RetrainShort
@@ -51,6 +52,7 @@ METHODS: dict[str, type[Method]] = {
     "layer_negation": LayerNegation,
     "margin_matching": MarginMatching,
     "mask_logit": MaskLogit,
+    "munba": Munba,
     "neg_grad_plus": NegGradPlus,
     "random_labels": RandomLabels,
     "retrain": Retrain,

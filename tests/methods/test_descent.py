@@ -10,10 +10,21 @@ import optax
 import pytest
 from tiny import IMAGES, KEY, LOOP, MODEL, MODES, ORIGINAL, SPLIT, advance, counted, leaves, record, take
 
-from cujax.methods import BadTeacher, Delete, FineTune, GradientAscent, L1Sparse, NegGradPlus, RandomLabels, SalUn, Scrub
+from cujax.methods import (
+    BadTeacher,
+    Delete,
+    FineTune,
+    GradientAscent,
+    L1Sparse,
+    Munba,
+    NegGradPlus,
+    RandomLabels,
+    SalUn,
+    Scrub,
+)
 from cujax.methods.descent import mask_updates
 
-ALL = (FineTune, GradientAscent, NegGradPlus, RandomLabels, L1Sparse, Scrub, SalUn, BadTeacher, Delete)
+ALL = (FineTune, GradientAscent, NegGradPlus, RandomLabels, L1Sparse, Scrub, SalUn, BadTeacher, Delete, Munba)
 
 
 @pytest.mark.parametrize("method", ALL)

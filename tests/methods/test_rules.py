@@ -29,7 +29,18 @@ from tiny import (
     take,
 )
 
-from cujax.methods import BadTeacher, Delete, FineTune, GradientAscent, L1Sparse, NegGradPlus, RandomLabels, SalUn, Scrub
+from cujax.methods import (
+    BadTeacher,
+    Delete,
+    FineTune,
+    GradientAscent,
+    L1Sparse,
+    Munba,
+    NegGradPlus,
+    RandomLabels,
+    SalUn,
+    Scrub,
+)
 from cujax.methods.bad_teacher import mixed_batches
 from cujax.methods.random_labels import random_labels
 from cujax.methods.salun import largest
@@ -311,6 +322,7 @@ def test_the_published_defaults():
     assert of(FineTune()) == ("sgd", 0.01, 0.9, 5e-4, 10)
     assert of(NegGradPlus()) == ("sgd", 0.01, 0.9, 0.0, 5)
     assert of(RandomLabels()) == of(SalUn()) == ("sgd", 0.013, 0.9, 5e-4, 10)
+    assert of(Munba()) == ("sgd", 0.01, 0.9, 5e-4, 10)
     assert of(L1Sparse()) == ("sgd", 0.01, 0.9, 5e-4, 10)
     assert of(Scrub()) == ("sgd", 5e-4, 0.9, 5e-4, 3)
     assert of(Scrub.small()) == ("adamw", 5e-4, 0.9, 0.1, 10)
