@@ -20,7 +20,7 @@ from cujax._ranges import Count, NotNegative, Positive, ProportionAboveZero
 from cujax.batch import Batch, IndexBatch
 from cujax.data.batches import DeviceImages, check_retain_batch_size, gather, paired_batches
 from cujax.data.requests import Split
-from cujax.losses import cosine_similarity, counted_rows, cross_entropy, logsumexp_among, masked_mean
+from cujax.losses import cosine_similarity, counted_rows, cross_entropy, logsumexp_among
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent
 from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, LogUniform, SearchSpace
@@ -34,12 +34,15 @@ from cujax.training.supervised import Trainer, Training, epochs_at
 
 @dataclass(frozen=True)
 class MarginMatching(Descent):
-    """Minimises `unlearn_weight · mean Huber(margin - target) + CE(retain batch)`, for samples of retained classes.
+    """Minimises `unlearn_weight · Σ Huber(margin - target) / batch_size + CE(retain batch)` for samples of retained classes.
 
-    The margin of a sample is defined by `contrastive_margins`. Before each pass, the margins of the forget set and
-    of the validation samples are computed in eval mode against one draw of the retain set. The targets are, class by class,
-    the quantiles of the validation margins at the ranks that the scout assigns to the forget samples. The loss is two-sided:
-    it also brings back a sample that fell too far. All passes are run, since accuracy does not show when to stop.
+    The margin of a sample is defined by `contrastive_margins`. Before each pass, the margins of the forget set and of the
+    validation samples are computed in eval mode against one draw of the retain set. The scout, which saw neither, ranks each
+    forget sample among the validation samples of its class; the target is the quantile of their margins at that rank. It
+    does not depend on which other samples are forgotten. The loss is two-sided: it also brings back a sample that fell too
+    far. All passes are run, since accuracy does not show when to stop.
+
+    A sample has the weight `unlearn_weight / batch_size` in a step, also if it is forgotten alone.
 
     An interrupted run trains the scout again. Measured in docs/results/samples.md.
 
@@ -108,26 +111,28 @@ class MarginMatching(Descent):
                 f"there is no validation sample of class {missing[0]}, so nothing shows where its samples belong."
             )
         drawn = np.asarray(jax.random.permutation(draw_key, split.retain.indices))[: self.reference_samples]
-        log_odds, spent = self._scout(model, original, split, scout_key, loop)
+        asked = np.concatenate([forget, held_out])
+        log_odds, spent = self._scout(model, original, split, asked, scout_key, loop)
         per_pass = cost_of_predicting(model, original, loop.images, len(forget) + len(held_out) + len(drawn))
 
         def targets(variables: Variables) -> tuple[np.ndarray, Cost]:
             started = time.perf_counter()
-            asked = np.concatenate([forget, held_out])
             of_asked, of_drawn = (predict(model, variables, loop.images, rows).embeddings for rows in (asked, drawn))
             margins, defined = map(
                 np.asarray,
                 contrastive_margins(of_asked, labels[asked], of_drawn, labels[drawn], temperature=self.temperature),
             )
+            among = np.flatnonzero(defined[len(forget) :])
             found = targets_at_equal_rank(
-                log_odds,
+                log_odds[: len(forget)],
                 labels[forget],
-                margins[len(forget) :][defined[len(forget) :]],
-                labels[held_out][defined[len(forget) :]],
+                log_odds[len(forget) :][among],
+                labels[held_out][among],
+                margins[len(forget) :][among],
             )
             return found, replace(per_pass, seconds=time.perf_counter() - started)
 
-        step = self.step(model, _objective, _Weights(self.unlearn_weight, self.temperature))
+        step = self.step(model, _objective, _Weights(self.unlearn_weight, self.temperature, self.batch_size))
         place = {int(index): position for position, index in enumerate(forget)}
 
         def batches(number: int, known: np.ndarray) -> Iterator[IndexBatch]:
@@ -158,15 +163,17 @@ class MarginMatching(Descent):
             before_pass=(targets, jnp.zeros(len(forget), jnp.float32)),
         )
 
-    def _scout(self, model: Model, original: Variables, split: Split, key: jax.Array, loop: Loop) -> tuple[np.ndarray, Cost]:
-        """How sure a network that never saw the forget samples is of their labels (log-odds, `[n]`), and the cost."""
+    def _scout(
+        self, model: Model, original: Variables, split: Split, asked: np.ndarray, key: jax.Array, loop: Loop
+    ) -> tuple[np.ndarray, Cost]:
+        """How sure a network that was trained on the retain set alone is of the labels (log-odds, `[n]`), and the cost."""
         assert self.training is not None
         recipe = replace(self.training, epochs=epochs_at(self.training, self.scout_share))
         trainer = Trainer(recipe, loop.images, loop.progress, steps_per_call=loop.steps_per_call)
         scout = trainer.train(model, split.retain.indices, key, description="training a scout", frozen=original)
-        losses = sample_losses(predict(model, scout.variables, loop.images, split.forget.indices, embeddings=False))
+        losses = sample_losses(predict(model, scout.variables, loop.images, asked, embeddings=False))
         log_odds = -losses - np.log(-np.expm1(-np.maximum(losses, 1e-300)))
-        predicting = cost_of_predicting(model, scout.variables, loop.images, len(split.forget))
+        predicting = cost_of_predicting(model, scout.variables, loop.images, len(asked))
         return log_odds, scout.cost + predicting
 
 
@@ -210,31 +217,40 @@ def contrastive_margins(
 
 
 def targets_at_equal_rank(
-    log_odds: np.ndarray, labels: np.ndarray, held_out_margins: np.ndarray, held_out_labels: np.ndarray
+    log_odds: np.ndarray,
+    labels: np.ndarray,
+    held_out_log_odds: np.ndarray,
+    held_out_labels: np.ndarray,
+    held_out_margins: np.ndarray,
 ) -> np.ndarray:
-    """The held-out margin, within the same class, at the rank of each sample, `[n]` float32.
+    """The held-out margin, within the same class, at each sample's rank among the held-out samples, `[n]` float32.
+
+    Of m held-out samples k are harder than a sample: its target is their margin at the quantile (k + 1/2) / (m + 1).
 
     Args:
         log_odds: `[n]`, log-odds that the scout is right: low for hard samples.
         labels: `[n]`.
+        held_out_log_odds: `[m]`, the same of the held-out samples.
+        held_out_labels: `[m]`. Where a label of `labels` is not among them, the target is NaN.
         held_out_margins: `[m]`.
-        held_out_labels: `[m]`, with at least one sample of each class in `labels`.
 
-    >>> targets_at_equal_rank(np.array([5.0, 1.0]), np.array([0, 0]), np.array([1.0, 2.0, 3.0]), np.array([0, 0, 0]))
-    array([2.5, 1.5], dtype=float32)
+    >>> hard, known = np.array([-1.0]), np.array([0.0, 1.0, 2.0])
+    >>> targets_at_equal_rank(hard, np.array([0]), known, np.zeros(3, int), np.array([1.0, 2.0, 3.0]))
+    array([1.25], dtype=float32)
     """
     found = np.full(len(labels), np.nan, np.float32)
     for label in np.unique(labels):
-        rows, margins = np.flatnonzero(labels == label), held_out_margins[held_out_labels == label]
-        if len(margins):
-            ranks = np.argsort(np.argsort(log_odds[rows], kind="stable"), kind="stable")
-            found[rows] = np.quantile(margins, (ranks + 0.5) / len(rows))
+        rows, others = np.flatnonzero(labels == label), held_out_labels == label
+        if others.any():
+            harder = np.searchsorted(np.sort(held_out_log_odds[others]), log_odds[rows])
+            found[rows] = np.quantile(held_out_margins[others], (harder + 0.5) / (others.sum() + 1))
     return found
 
 
 class _Weights(NamedTuple):
     unlearn_weight: float | jax.Array
     temperature: float | jax.Array
+    batch_size: int | jax.Array
 
 
 class _Targeted(NamedTuple):
@@ -262,6 +278,8 @@ def _objective(
     )
     wanted = jnp.isfinite(targets)
     distances = optax.losses.huber_loss(margins, jnp.where(wanted, targets, 0))
-    unlearn_loss = masked_mean(distances, batch.forget.counts & defined & wanted)
+    counted = batch.forget.counts & defined & wanted
+    # Not the mean over counted rows: in a batch that is mostly filled, a few samples would move the network alone.
+    unlearn_loss = jnp.where(counted, distances, 0).sum() / weights.batch_size
     retain_loss = cross_entropy(retain.logits, batch.retain.labels, batch.retain.mask)
     return weights.unlearn_weight * unlearn_loss + retain_loss, model_state

@@ -45,7 +45,9 @@ class Munba(RandomLabels):
         "batch_size": Choice((64, 128)),
         "max_passes": LogUniform(1, 10),
     }
-    reproduction: ClassVar[Reproduction] = {"class": {"batch_size": 64, "max_passes": 4}}
+    reproduction: ClassVar[Reproduction] = {
+        "class": {"optimizer": "adamw", "learning_rate": 1e-3, "batch_size": 64, "max_passes": 3}
+    }
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """Unlearns `split.forget` from `original`.

@@ -60,20 +60,29 @@ def test_gradients_are_finite_where_a_margin_is_not_defined(labels):
     assert np.isfinite(jax.grad(total)(jnp.eye(2, 3))).all()
 
 
-def test_targets_are_quantiles_of_held_out_margins_at_the_rank_within_the_class():
+def test_targets_are_quantiles_of_held_out_margins_at_the_rank_among_held_out_samples():
     rng = np.random.default_rng(1)
-    hardness, labels = rng.normal(size=30), rng.integers(0, 3, 30)
-    margins, held_out = rng.normal(size=40), rng.integers(0, 2, 40)  # none of class 2
-    found = targets_at_equal_rank(hardness, labels, margins, held_out)
+    log_odds, labels = rng.normal(size=30), rng.integers(0, 3, 30)
+    known, margins, held_out = rng.normal(size=40), rng.normal(size=40), rng.integers(0, 2, 40)  # none of class 2
+    found = targets_at_equal_rank(log_odds, labels, known, held_out, margins)
     assert np.isnan(found[labels == 2]).all()
-    for label in (0, 1):
-        rows = np.flatnonzero(labels == label)
-        for row in rows:
-            rank = np.sum(hardness[rows] < hardness[row])
-            expected = np.quantile(margins[held_out == label], (rank + 0.5) / len(rows))
-            assert found[row] == pytest.approx(expected, rel=1e-6)
-    order = rng.permutation(30)
-    np.testing.assert_array_equal(targets_at_equal_rank(hardness[order], labels[order], margins, held_out), found[order])
+    for row in np.flatnonzero(labels < 2):
+        others = held_out == labels[row]
+        harder = np.sum(known[others] < log_odds[row])
+        expected = np.quantile(margins[others], (harder + 0.5) / (others.sum() + 1))
+        assert found[row] == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_target_of_a_sample_does_not_depend_on_what_else_is_forgotten():
+    """Trap: the rank within the forget set, which says nothing of one sample, or of a set of hard ones."""
+    rng = np.random.default_rng(2)
+    log_odds, labels = rng.normal(size=30), rng.integers(0, 3, 30)
+    others = rng.normal(size=60), np.arange(60) % 3, rng.normal(size=60)
+    found = targets_at_equal_rank(log_odds, labels, *others)
+    for chosen in (np.arange(1), np.argsort(log_odds)[:6], rng.permutation(30)):
+        np.testing.assert_array_equal(targets_at_equal_rank(log_odds[chosen], labels[chosen], *others), found[chosen])
+    hardest = np.argmin(np.where(labels == 0, log_odds, np.inf))
+    assert found[hardest] == found[labels == 0].min()
 
 
 def recorded(method=METHOD, split=SPLIT):
@@ -117,7 +126,7 @@ def test_a_step_is_descent_on_the_loss_in_float64():
         apart = np.abs(margins - targets)
         huber = np.where(apart <= 1, apart**2 / 2, apart - 0.5)[np.isfinite(margins)]
         log_p = log_softmax(forward(params, X[retain])[1])
-        return METHOD.unlearn_weight * (huber.mean() if len(huber) else 0) - log_p[np.arange(len(retain)), Y[retain]].mean()
+        return METHOD.unlearn_weight * huber.sum() / METHOD.batch_size - log_p[np.arange(len(retain)), Y[retain]].mean()
 
     assert float(metrics["loss"]) == pytest.approx(loss(before), rel=1e-5)
     for layer in ("hidden", "head"):
@@ -130,6 +139,24 @@ def test_a_step_is_descent_on_the_loss_in_float64():
                 gradient[place] = (loss(moved[0]) - loss(moved[1])) / 2e-6
             expected = array - METHOD.learning_rate * gradient
             np.testing.assert_allclose(state.params[layer][name], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_sample_has_the_same_weight_alone_and_among_others():
+    """Trap: the mean over counted rows, by which one sample alone moves the network as far as a whole batch."""
+
+    def share_of_loss(split, position):
+        seen = recorded(dataclasses.replace(METHOD, batch_size=3, retain_batch_size=6, retain_draws=1), split)
+        wanted = np.full(len(split.forget), np.nan, np.float32)
+        wanted[position] = -5.0
+        (phase,) = seen["phases"](0, wanted)
+        _, metrics = advance(phase.step, seen["state"], phase.prepare(IMAGES, next(iter(phase.batches)), KEY))
+        without = seen["phases"](0, np.full(len(split.forget), np.nan, np.float32))[0]
+        _, plain = advance(without.step, seen["state"], without.prepare(IMAGES, next(iter(without.batches)), KEY))
+        return float(metrics["loss"]) - float(plain["loss"])
+
+    alone = dataclasses.replace(SPLIT, forget=part([1]))
+    assert share_of_loss(alone, 0) == pytest.approx(share_of_loss(SPLIT, 1), rel=1e-4)
+    assert share_of_loss(alone, 0) > 0.1
 
 
 def test_a_run_makes_all_passes_and_pays_for_its_scout():
