@@ -56,6 +56,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
     "scrub": in_the_paper_of_co_un(
         ".62", "Adam; forget batches of 64 for 512, and the larger α of the settings for small sets."
     ),
+    "munba": Reproduction(departs="Adam at 1e-3 for SGD at .01; batches of 64 for 256; 3 passes for 10."),
     "random_labels": Reproduction(departs="Batches of 64 for 256; 4 passes for 10."),
     "salun": in_the_paper_of_co_un(".59", "Batches of 64 for 256; 4 passes for 10."),
 }

@@ -62,7 +62,7 @@ class MarginMatching(Descent):
     learning_rate: Positive = 0.05
     batch_size: Count = 64
     max_passes: Count = 10
-    unlearn_weight: NotNegative = 0.3
+    unlearn_weight: NotNegative = 0.6
     temperature: Positive = 0.1
     retain_batch_size: Count = 64
     retain_draws: Count = 1

@@ -62,11 +62,9 @@ class Munba(RandomLabels):
         def passes(number: int) -> list[Phase]:
             forget = list(shuffled(split.forget, self.batch_size, forget_key, number))
             retain = list(shuffled(split.retain, self.batch_size, retain_key, number))
-            pairs = zip(forget, retain, strict=False)
-            return [
-                Phase(together, gather, [IndexBatch(*pair) for pair in pairs]),
-                Phase(alone, preprocess, retain[len(forget) :]),
-            ]
+            pairs = [IndexBatch(*pair) for pair in zip(forget, retain, strict=False)]
+            others = retain[len(pairs) :]
+            return [Phase(together, gather, pairs)] + [Phase(alone, preprocess, others)] * bool(others)
 
         return self.run(model, original, split, passes, key=state_key, loop=loop)
 
