@@ -36,6 +36,11 @@ def tables(page):
         yield heading, rows
 
 
+def sentences(page):
+    """The text of a page on one line."""
+    return " ".join((RESULTS / f"{page}.md").read_text("utf-8").split())
+
+
 def rows_by_name(page):
     """The cells of each row by the name at its head; of two with the same name, those of the first."""
     return {name: cells for _, rows in reversed(list(tables(page))) for name, *cells in reversed(rows)}
@@ -114,7 +119,7 @@ def test_the_sentences_on_digits_are_those_of_its_comparison():
 
 
 def test_the_plain_words_on_methods_are_those_of_the_files():
-    text = " ".join((RESULTS / "in_plain_words.md").read_text("utf-8").split())
+    text = sentences("in_plain_words")
     tried = {}
     for path in (RESULTS / "reproductions").glob("*.json"):
         entry = json.loads(path.read_text("utf-8")).get("fashion_mnist_class")
@@ -219,7 +224,7 @@ def test_the_sentences_on_the_class_of_fashion_mnist_are_those_of_its_comparison
     stay = {"boundary_expand", "fisher_forgetting", "gradient_ascent", "influence_unlearning"}
     assert all(mean[name]["forget_test_accuracy"] > 0.9 for name in stay)
 
-    text = " ".join((RESULTS / "fashion_mnist_class.md").read_text("utf-8").split())
+    text = sentences("fashion_mnist_class")
     hiding = ["scrub", "salun", "random_labels", "neg_grad_plus", "exact_unlearn_last_k", "contrastive"]
     hiding = [f"{name}@reproduction" for name in hiding] + ["unsir", "selective_synaptic_dampening"]
     probes = [mean[name]["probe_below_z"] for name in hiding]
@@ -269,7 +274,7 @@ def test_the_sentences_on_samples_are_those_of_their_comparison():
     assert table["retrain_short_40"]["verdicts"] == table["retrain_short_60"]["verdicts"] == {"no_trace": 3}
     mean = {name: row["mean"] for name, row in table.items()}
     assert mean["contrastive"]["mean_gap"] < 0.55 * mean["margin_matching"]["mean_gap"]
-    text = " ".join((RESULTS / "samples.md").read_text("utf-8").split())
+    text = sentences("samples")
     matched, retrained = mean["margin_matching"], mean["retrained"]
 
     def pairs(*keys):
@@ -315,7 +320,7 @@ def test_the_table_of_contrast_below_the_last_layer_is_that_of_its_comparison():
 
 
 def test_the_sentences_on_noisy_digits_are_those_of_their_comparisons():
-    text = " ".join((RESULTS / "samples.md").read_text("utf-8").split())
+    text = sentences("samples")
     noisy = load("digits_sample/comparison.json")["tables"]["random:0.1"]
     assert {name for name, row in noisy.items() if row.get("verdicts") == {"no_trace": 3}} == {"retrain_short_60"}
     assert not any("no_trace" in row.get("verdicts", {}) for name, row in noisy.items() if "retrain_short" not in name)
@@ -347,7 +352,7 @@ def test_the_sentences_on_noisy_digits_are_those_of_their_comparisons():
 
 
 def test_the_sentences_on_cifar10_are_those_of_its_comparison():
-    text = " ".join((RESULTS / "cifar10.md").read_text("utf-8").split())
+    text = sentences("cifar10")
     table = load(CIFAR10)["tables"]["class:5"]
     mean = {name: row["mean"] for name, row in table.items()}
     methods = {name: row["verdicts"] for name, row in table.items() if row.get("verdicts") and "retrain_" not in name}

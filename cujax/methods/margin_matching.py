@@ -122,13 +122,9 @@ class MarginMatching(Descent):
                 np.asarray,
                 contrastive_margins(of_asked, labels[asked], of_drawn, labels[drawn], temperature=self.temperature),
             )
-            among = np.flatnonzero(defined[len(forget) :])
+            among = len(forget) + np.flatnonzero(defined[len(forget) :])
             found = targets_at_equal_rank(
-                log_odds[: len(forget)],
-                labels[forget],
-                log_odds[len(forget) :][among],
-                labels[held_out][among],
-                margins[len(forget) :][among],
+                log_odds[: len(forget)], labels[forget], log_odds[among], labels[asked[among]], margins[among]
             )
             return found, replace(per_pass, seconds=time.perf_counter() - started)
 

@@ -125,9 +125,9 @@ def random_labels(
 
 
 def _objective(
-    model: Model, variables: Variables, batch: Examples, terms: LabelDraw, key: jax.Array
+    model: Model, variables: Variables, batch: Examples, draw: LabelDraw, key: jax.Array
 ) -> tuple[jax.Array, PyTree]:
     label_key, dropout_key = jax.random.split(key)
-    labels = random_labels(label_key, batch.labels, *terms)
+    labels = random_labels(label_key, batch.labels, *draw)
     outputs, model_state = model.apply(*variables, batch.inputs, train=True, key=dropout_key)
     return cross_entropy(outputs.logits, labels, batch.mask), model_state

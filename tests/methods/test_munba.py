@@ -8,9 +8,6 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 from tiny import (
-    CLASSES,
-    IMAGES,
-    KEY,
     MODES,
     SPLIT,
     X,
@@ -18,6 +15,7 @@ from tiny import (
     combine,
     counted,
     cross_entropy_gradient,
+    drawn_labels,
     label_of,
     leaves,
     part,
@@ -27,18 +25,12 @@ from tiny import (
 
 from cujax.methods import Munba
 from cujax.methods.munba import bargain
-from cujax.methods.random_labels import random_labels
 
 RNG = np.random.default_rng(0)
 
 
 def norm(tree):
     return np.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(tree)))
-
-
-def drawn_labels(step, rows):
-    label_key, _ = jax.random.split(jax.random.fold_in(jax.random.split(KEY, 3)[0], step))
-    return np.asarray(random_labels(label_key, IMAGES.labels[rows.indices], np.ones(CLASSES, bool)))[rows.mask]
 
 
 def test_the_step_goes_equally_far_along_both_gradients():

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from tiny import (
     CLASS_SPLIT,
-    CLASSES,
     IMAGES,
     KEY,
     MODEL,
@@ -21,6 +20,7 @@ from tiny import (
     counted,
     cross_entropy_gradient,
     distillation_gradient,
+    drawn_labels,
     float64,
     forward,
     label_of,
@@ -91,14 +91,6 @@ def test_neg_grad_plus_goes_round_the_forget_set_beside_one_pass_over_the_retain
         assert sorted(forget[:3]) == sorted(forget[3:]) == SPLIT.forget.indices.tolist()
         orders += [tuple(forget[:3]), tuple(forget[3:])]
     assert len(set(orders)) > 1
-
-
-def drawn_labels(step, rows, true_label_allowed=False):
-    """What the step at this number draws for a batch, by the key that it has."""
-    state_key = jax.random.split(KEY, 3)[0]
-    label_key, _ = jax.random.split(jax.random.fold_in(state_key, step))
-    classes = np.ones(CLASSES, bool)
-    return np.asarray(random_labels(label_key, IMAGES.labels[rows.indices], classes, true_label_allowed))[rows.mask]
 
 
 def test_random_labels():

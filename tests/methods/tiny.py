@@ -8,6 +8,7 @@ from cujax.adapters import from_function
 from cujax.data.batches import DeviceImages
 from cujax.data.requests import Part, Split
 from cujax.methods.base import Loop, Unlearned
+from cujax.methods.random_labels import random_labels
 from cujax.model import Variables
 
 PIXELS, HIDDEN, CLASSES = 4, 5, 3
@@ -82,6 +83,14 @@ def take(state, phase, batches=None):
         state, metrics = advance(phase.step, state, phase.prepare(IMAGES, batch, KEY))
         assert metrics["finite"]
     return state, batches
+
+
+def drawn_labels(step, rows, true_label_allowed=False):
+    """What the step at this number draws for a batch, by the key that it has."""
+    state_key = jax.random.split(KEY, 3)[0]
+    label_key, _ = jax.random.split(jax.random.fold_in(state_key, step))
+    classes = np.ones(CLASSES, bool)
+    return np.asarray(random_labels(label_key, IMAGES.labels[rows.indices], classes, true_label_allowed))[rows.mask]
 
 
 def float64(tree):
