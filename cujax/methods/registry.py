@@ -28,6 +28,7 @@ from cujax.methods.retrain import Retrain, RetrainShort
 from cujax.methods.salun import SalUn
 from cujax.methods.scrub import Scrub
 from cujax.methods.selective_synaptic_dampening import SelectiveSynapticDampening
+from cujax.methods.shrink_perturb import ShrinkPerturb
 from cujax.methods.traits import is_reference
 from cujax.methods.unsir import Unsir
 from cujax.registry import Registry
@@ -60,6 +61,7 @@ METHODS: dict[str, type[Method]] = {
     "salun": SalUn,
     "scrub": Scrub,
     "selective_synaptic_dampening": SelectiveSynapticDampening,
+    "shrink_perturb": ShrinkPerturb,
     "unsir": Unsir,
 }
 

@@ -188,10 +188,12 @@ class Trainer:
         *,
         description: str = "training",
         frozen: Variables | None = None,
+        start: Callable[[Variables], Variables] = lambda fresh: fresh,
     ) -> Trained:
-        """Trains fresh parameters on the images at `indices`; initialisation and order both come from `key`.
+        """Trains parameters on the images at `indices`; initialisation and order both come from `key`.
 
-        Frozen parameters are taken from `frozen`, the arrays of a network that has them.
+        Training starts from what `start` makes of a fresh initialisation. Frozen parameters are taken from `frozen`, the
+        arrays of a network that has them.
 
         Raises:
             ValueError: if the batch is larger than the number of images; if augmentation is requested for inputs that are
@@ -200,7 +202,7 @@ class Trainer:
             FloatingPointError: if the loss becomes non-finite.
         """
         tx = self._optimizer(model, indices, description, frozen)
-        state, order_key = self._start(model, tx, key, frozen)
+        state, order_key = self._start(model, tx, key, frozen, start)
 
         def batches(epoch: int) -> Iterator[Rows]:
             return batches_of_all(indices, self.recipe.batch_size, jax.random.fold_in(order_key, epoch))
@@ -279,13 +281,19 @@ class Trainer:
         return recipe.make_optimizer(recipe.epochs * -(-len(indices) // recipe.batch_size))
 
     def _start(
-        self, model: Model, tx: optax.GradientTransformation, key: jax.Array, frozen: Variables | None
+        self,
+        model: Model,
+        tx: optax.GradientTransformation,
+        key: jax.Array,
+        frozen: Variables | None,
+        start: Callable[[Variables], Variables] = lambda fresh: fresh,
     ) -> tuple[UnlearnState, jax.Array]:
-        """The state of a fresh network, and the key of its order of images."""
+        """The state before the first step, and the key of the order of images."""
         init_key, state_key, order_key = jax.random.split(key, 3)
-        fresh = fresh_variables(model, self.images, init_key)
-        start = fresh if frozen is None else model.keep_frozen_variables(fresh, frozen)
-        return UnlearnState.create(*start, tx, state_key), order_key
+        variables = start(fresh_variables(model, self.images, init_key))
+        if frozen is not None:
+            variables = model.keep_frozen_variables(variables, frozen)
+        return UnlearnState.create(*variables, tx, state_key), order_key
 
     def _fit(
         self,

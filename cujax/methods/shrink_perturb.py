@@ -1,0 +1,64 @@
+"""Shrink and perturb: shortened retraining from a mixture of the original's weights and fresh ones."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import jax
+
+from cujax._ranges import Proportion, ProportionAboveZero, check_fields
+from cujax.data.requests import Split
+from cujax.methods.base import Loop, Unlearned
+from cujax.methods.search_space import LogUniform, SearchSpace
+from cujax.model import Model, Variables
+from cujax.training.loop import Cost
+from cujax.training.supervised import Trainer, Training, epochs_at
+
+
+@dataclass(frozen=True)
+class ShrinkPerturb:
+    """Trains `shrink · original + (1 - shrink) · fresh` on the retain set for a share of the epochs.
+
+    The start is that of Ash and Adams (arXiv:1910.08475), who warm-start a network on grown data; they add noise of a freely
+    chosen scale to the shrunk weights, where the fresh initialisation is scaled here by the rest. A small part of the original
+    speeds up training, and what was memorised of single samples is lost in the mixture. Parameters and batch statistics are
+    mixed alike. The learning rate schedule is compressed as in `RetrainShort`, which is the same with `shrink=0`.
+
+    Attributes:
+        shrink: Share of the original in the weights with which training starts.
+        share: Share of the epochs; at least one is run.
+        training: The recipe to shorten; None for the original's recipe, which an `Experiment` fills in.
+    """
+
+    shrink: Proportion = 0.2
+    share: ProportionAboveZero = 0.4
+    training: Training | None = None
+
+    search_space: ClassVar[SearchSpace] = {"shrink": LogUniform(0.05, 0.8), "share": LogUniform(0.1, 0.6)}
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
+        """Unlearns `split.forget` from `original`; the forget set is not used.
+
+        Raises:
+            ValueError: if there is no recipe, or its batch is larger than the retain set.
+            FloatingPointError: if training diverges.
+        """
+        if self.training is None:
+            raise ValueError(
+                "ShrinkPerturb needs the recipe that the original was trained by: ShrinkPerturb(training=Training(...))."
+            )
+        recipe = replace(self.training, epochs=epochs_at(self.training, self.share))
+        trainer = Trainer(recipe, loop.images, loop.progress, loop.log, loop.steps_per_call, resume_point=loop.resume_point)
+
+        def start(fresh: Variables) -> Variables:
+            return jax.tree.map(lambda old, new: self.shrink * old + (1.0 - self.shrink) * new, original, fresh)
+
+        def make() -> tuple[Variables, Cost]:
+            trained = trainer.train(
+                model, split.retain.indices, key, description="retraining", frozen=original, start=start
+            )
+            return trained.variables, trained.cost
+
+        return loop.once(model, original, make, split, forgotten_accuracy=None)
