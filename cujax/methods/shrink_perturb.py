@@ -18,8 +18,8 @@ from cujax.training.supervised import Trainer, Training, epochs_at
 class ShrinkPerturb:
     """Trains `shrink · original + (1 - shrink) · fresh` on the retain set for a share of the epochs.
 
-    The start is that of Ash and Adams (arXiv:1910.08475), who warm-start a network on grown data; they add noise of a freely
-    chosen scale to the shrunk weights, where the fresh initialisation is scaled here by the rest. A small part of the original
+    The start is that of Ash and Adams (arXiv:1910.08475), who warm-start a network on grown data; they add noise of a chosen
+    scale to the shrunk weights, where the fresh initialisation is scaled by the rest here. A small part of the original
     speeds up training, and what was memorised of single samples is lost in the mixture. Parameters and batch statistics are
     mixed alike. The learning rate schedule is compressed as in `RetrainShort`, which is the same with `shrink=0`.
 
@@ -56,9 +56,7 @@ class ShrinkPerturb:
             return jax.tree.map(lambda old, new: self.shrink * old + (1.0 - self.shrink) * new, original, fresh)
 
         def make() -> tuple[Variables, Cost]:
-            trained = trainer.train(
-                model, split.retain.indices, key, description="retraining", frozen=original, start=start
-            )
+            trained = trainer.train(model, split.retain.indices, key, description="retraining", frozen=original, start=start)
             return trained.variables, trained.cost
 
         return loop.once(model, original, make, split, forgotten_accuracy=None)
