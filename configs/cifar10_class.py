@@ -9,6 +9,7 @@ network, for a GPU or TPU. The data: `uv run --extra prepare scripts/prepare_dat
 from cujax.data.images import Data
 from cujax.data.requests import ForgetClass
 from cujax.experiments.config import Experiment
+from cujax.methods import RetrainShort
 from cujax.training.supervised import Training
 
 CONFIG = Experiment(
@@ -23,6 +24,7 @@ CONFIG = Experiment(
         augmentation="crop_flip",
     ),
     forget=ForgetClass(5),
+    method=RetrainShort(share=0.7),
     retrained=8,
     workdir="runs/cifar10_class",
 )

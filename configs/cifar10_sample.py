@@ -9,7 +9,7 @@ network, for a GPU or TPU. The data: `uv run --extra prepare scripts/prepare_dat
 from cujax.data.images import Data
 from cujax.data.requests import ForgetRandom
 from cujax.experiments.config import Experiment
-from cujax.methods import MarginMatching
+from cujax.methods import ShrinkPerturb
 from cujax.training.supervised import Training
 
 CONFIG = Experiment(
@@ -24,7 +24,7 @@ CONFIG = Experiment(
         augmentation="crop_flip",
     ),
     forget=ForgetRandom(fraction=0.1),
-    method=MarginMatching(),
+    method=ShrinkPerturb(),
     retrained=8,
     workdir="runs/cifar10_sample",
 )

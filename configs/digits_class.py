@@ -19,12 +19,14 @@ differ by at most 0.0063 on any seed.
 
 from cujax.data.images import Data
 from cujax.experiments.config import Experiment
+from cujax.methods import RetrainShort
 from cujax.training.supervised import Training
 
 CONFIG = Experiment(
     data=Data("digits"),
     network="small_cnn",
     training=Training(epochs=40, augmentation="crop"),
+    method=RetrainShort(share=0.7),
     retrained=8,
     workdir="runs/digits_class",
 )

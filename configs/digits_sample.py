@@ -16,7 +16,7 @@ shares (0.215 and 0.208) are nearest to 0.2. The retain tolerance is wide becaus
 from cujax.data.images import Data
 from cujax.data.requests import ForgetRandom
 from cujax.experiments.config import Experiment
-from cujax.methods import MarginMatching
+from cujax.methods import ShrinkPerturb
 from cujax.training.supervised import Training
 
 CONFIG = Experiment(
@@ -24,7 +24,7 @@ CONFIG = Experiment(
     network="small_cnn",
     training=Training(epochs=60),
     forget=ForgetRandom(fraction=0.1),
-    method=MarginMatching(),
+    method=ShrinkPerturb(),
     retrained=8,
     retain_tolerance=0.15,
     workdir="runs/digits_sample",

@@ -18,6 +18,7 @@ samples go instead differs from a retrained model (JS), as much as it does if th
 from cujax.data.images import Data
 from cujax.data.requests import ForgetClass
 from cujax.experiments.config import Experiment
+from cujax.methods import RetrainShort
 from cujax.training.supervised import Training
 
 CONFIG = Experiment(
@@ -25,6 +26,7 @@ CONFIG = Experiment(
     network="cnn",
     training=Training(epochs=20),
     forget=ForgetClass(5),
+    method=RetrainShort(share=0.7),
     retrained=8,
     workdir="runs/fashion_mnist_class",
 )

@@ -10,7 +10,7 @@ paper's method: hidden twice, distinguishable once.
 from cujax.data.images import Data
 from cujax.data.requests import ForgetRandom
 from cujax.experiments.config import Experiment
-from cujax.methods import MarginMatching
+from cujax.methods import ShrinkPerturb
 from cujax.training.supervised import Training
 
 CONFIG = Experiment(
@@ -18,7 +18,7 @@ CONFIG = Experiment(
     network="cnn",
     training=Training(epochs=20),
     forget=ForgetRandom(fraction=0.1),
-    method=MarginMatching(),
+    method=ShrinkPerturb(),
     retrained=8,
     workdir="runs/fashion_mnist_sample",
 )

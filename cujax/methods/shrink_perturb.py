@@ -53,7 +53,8 @@ class ShrinkPerturb:
         trainer = Trainer(recipe, loop.images, loop.progress, loop.log, loop.steps_per_call, resume_point=loop.resume_point)
 
         def start(fresh: Variables) -> Variables:
-            return jax.tree.map(lambda old, new: self.shrink * old + (1.0 - self.shrink) * new, original, fresh)
+            mixed: Variables = jax.tree.map(lambda old, new: self.shrink * old + (1.0 - self.shrink) * new, original, fresh)
+            return mixed
 
         def make() -> tuple[Variables, Cost]:
             trained = trainer.train(model, split.retain.indices, key, description="retraining", frozen=original, start=start)

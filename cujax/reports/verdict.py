@@ -11,16 +11,19 @@ from cujax.audit.verdict_words import HEADINGS, family_lines
 _NEXT = {
     "damaged": "lower the learning rate or the method's unlearning weight, or try another method: cujax compare",
     "not_forgotten": "make the method stronger (more passes, a larger weight), or tune its settings: cujax tune",
-    "hidden": "the features still contain it: try method:deep_contrastive, or method:retrain for certainty",
+    "hidden": "the features still contain it: try method:retrain_short, or method:retrain for certainty",
     "over_forgotten": "make the method weaker (fewer passes, a smaller weight), or tune its settings: cujax tune",
     "distinguishable": "compare other methods on the same request: cujax compare",
     "no_trace": "examine it in more depth: cujax audit --level full attacks the method over 16 shadow models",
 }
 _NEXT_FOR_SAMPLES = {
-    "damaged": "lower the learning rate or the method's unlearning weight, or try method:margin_matching",
-    "hidden": "the features still contain it: try method:margin_matching, or method:retrain for certainty",
-    "distinguishable": "try method:margin_matching, or compare methods on the same request: cujax compare",
+    "damaged": "lower the learning rate or the method's unlearning weight, or try method:shrink_perturb",
+    "hidden": "the features still contain it: try method:shrink_perturb, or method:retrain for certainty",
+    "distinguishable": "try method:shrink_perturb, or compare methods on the same request: cujax compare",
 }
+
+# Retained test accuracy that retrained models may lack before the recipe counts as another than that of the original.
+_SAME_RECIPE = 0.02
 
 
 def exit_status(verdict: dict[str, Any] | None, require: Word | None) -> int:
@@ -152,7 +155,11 @@ def _heading(metric: dict[str, Any]) -> str:
 
 
 def trust(verdict: dict[str, Any]) -> str:
-    """How many models and samples the verdict is based on, what would have been noticed, and what no audit can show."""
+    """How many models and samples the verdict is based on, what would have been noticed, and what no audit can show.
+
+    If retrained models are clearly less accurate than the original, they come from another recipe than it does, and the
+    comparison with them says little.
+    """
     parts = [f"{verdict['retrained']} retrained models, {verdict['forget_samples']} forgotten samples"]
     noticed = [
         f"{metric['phi_holm']:.0%} of the original's {_heading(metric)}"
@@ -164,4 +171,12 @@ def trust(verdict: dict[str, Any]) -> str:
     needed = verdict["required_samples"]
     if needed is not None and verdict["forget_samples"] < needed:
         parts.append(f"with fewer than {needed} samples, even the original can pass on its answers")
+    for metric in verdict["metrics"]:
+        known = metric["key"] == "retain_test_accuracy" and metric["original"] is not None
+        if known and metric["original"] - metric["mean"] > _SAME_RECIPE:
+            parts.append(
+                f"retrained models classify only {100 * metric['mean']:.1f} of 100 retained test samples correctly, the "
+                f"original {100 * metric['original']:.1f}: give the recipe that trained the original (--training.epochs and "
+                "the others), or the comparison says little"
+            )
     return "; ".join(parts) + "; an audit can show that something is left, not that nothing is"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 from etils.epath import Path
@@ -78,9 +79,9 @@ def test_reasons_and_trust_call_metrics_by_their_headings():
 
 def test_the_next_step_is_a_method_for_the_task():
     found = findings(CASES["hidden"])
-    assert "method:deep_contrastive" in report(found)["verdict"]["next_step"]
+    assert "method:retrain_short" in report(found)["verdict"]["next_step"]
     of_samples = dataclasses.replace(found, verdict=dataclasses.replace(found.verdict, task="samples"))
-    assert "method:margin_matching" in report(of_samples)["verdict"]["next_step"]
+    assert "method:shrink_perturb" in report(of_samples)["verdict"]["next_step"]
 
 
 def test_with_too_few_models_the_next_step_is_how_to_judge():
@@ -95,6 +96,20 @@ def test_a_small_request_is_told_how_many_samples_it_takes():
     assert verdict["required_samples"] < 131
     assert "even the original can pass" not in trust(verdict)
     assert "even the original can pass" in trust(verdict | {"forget_samples": verdict["required_samples"] - 1})
+
+
+@pytest.mark.parametrize(("original", "weaker"), [(0.9, False), (0.92, False), (0.95, True)])
+def test_a_recipe_that_is_weaker_than_the_original_s_is_reported(original, weaker):
+    found = findings({})
+    metrics = [
+        dataclasses.replace(judged, original=original) if judged.metric.key == "retain_test_accuracy" else judged
+        for judged in found.verdict.metrics
+    ]
+    found = dataclasses.replace(found, verdict=dataclasses.replace(found.verdict, metrics=tuple(metrics)))
+    text = trust(report(found)["verdict"])
+    found = re.search(r"classify only 90\.[34] of 100 retained test samples correctly, the original 95\.0", text)
+    assert (found is not None) == weaker
+    assert ("--training.epochs" in text) == weaker
 
 
 def test_without_an_audit_there_is_no_verdict():
