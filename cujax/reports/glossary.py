@@ -10,7 +10,10 @@ TERMS = {
         "retrained",
         "Models trained from scratch without the forget set; unlearning aims to match their behaviour.",
     ),
-    "masked": ("masked", "A control without training: the original, prevented from predicting a forgotten class."),
+    "masked": (
+        "masked",
+        "A control without training: the original, with the forgotten classes masked out of its predictions.",
+    ),
     "range": (
         "from retrained",
         "Distance of the unlearned model from the mean of the retrained models, in prediction standard deviations (sd); "
@@ -20,20 +23,26 @@ TERMS = {
     "not_forgotten": ("not forgotten", "The answers, or an attack on them, still show the forget set."),
     "hidden": (
         "hidden",
-        "The answers are those of a model that never saw the forget set, but the features show it, or it is relearned "
-        "faster.",
+        "The answers are like those of a model that never saw the forget set, but the features still show it, or it is "
+        "relearned faster.",
     ),
-    "over_forgotten": ("over-forgotten", "A metric lies beyond the retrained models, on the side away from the original."),
+    "over_forgotten": (
+        "over-forgotten",
+        "A metric differs from that of retrained models, in the direction away from the original.",
+    ),
     "distinguishable": (
         "distinguishable",
-        "Only the similarity of its answers to those of retrained models distinguishes it from them.",
+        "The model differs from retrained models only in how similar its answers are to theirs.",
     ),
     "no_trace": (
         "no trace found",
         "No key metric distinguishes the model from retrained models, and some could have. This is not proof that "
         "nothing is left.",
     ),
-    "not_judged": ("cannot be judged", "No fault was found, but too little was compared to say that there is no trace."),
+    "not_judged": (
+        "cannot be judged",
+        "No fault was found, but too little could be compared to report that no trace was found.",
+    ),
     "forget_set": ("forget set", "The training samples that the request asks the model to forget."),
     "retain_set": ("retain set", "All other training samples; the model should still classify them as before."),
     "forget_train_accuracy": ("forget (train)", "Accuracy on the forget set."),
@@ -47,7 +56,8 @@ TERMS = {
     ),
     "js_to_retrained": (
         "JS to retrained",
-        "Jensen-Shannon divergence between the answers of the model and of retrained models on the forget set; 0 is equal.",
+        "Jensen-Shannon divergence between the answers of the model and of retrained models on the forget set; "
+        "0 means equal.",
     ),
     "agreement": (
         "agreement",
@@ -57,7 +67,7 @@ TERMS = {
     "log_odds_to_retrained": (
         "log odds to retrained",
         "Mean absolute difference, sample by sample, between the log odds of the true class and their mean over "
-        "retrained models, on the forget set; 0 is equal.",
+        "retrained models, on the forget set; 0 means equal.",
     ),
     "mean_gap": (
         "mean gap",
