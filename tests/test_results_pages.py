@@ -192,7 +192,7 @@ def test_the_tables_of_comparisons_are_those_of_their_files(page, number, path, 
     curve = control_curve(table, found["tasks"][word]["controls"])
     where = {} if curve is None else beside_curve(table, curve)
     heading, rows = list(tables(page))[number]
-    assert heading[-3:] == ["operations", "verdict", "beside the control"]
+    assert heading[-3:] == ["operations", "verdict", "relative to the control"]
     assert {row[0] for row in rows} == set(table)
     for name, *cells in rows:
         mean = table[name]["mean"]
@@ -229,24 +229,28 @@ def test_the_sentences_on_the_class_of_fashion_mnist_are_those_of_its_comparison
     hiding = [f"{name}@reproduction" for name in hiding] + ["unsir", "selective_synaptic_dampening"]
     probes = [mean[name]["probe_below_z"] for name in hiding]
     retrained = mean["retrained"]
-    assert f"reads {min(probes):.3f} to {max(probes):.3f} of it one layer below the embedding" in text
-    assert f"where it reads {retrained['probe_below_z']:.3f} from retrained models" in text
+    assert (
+        f"a probe one layer below the embedding still recognises {min(probes):.3f} to {max(probes):.3f} of the forgotten "
+        f"samples, compared with {retrained['probe_below_z']:.3f} for retrained models"
+    ) in text
     assert all(mean[name]["retain_test_accuracy"] > retrained["retain_test_accuracy"] - 0.007 for name in hiding)
 
     def pairs(*keys, of):
-        return "; ".join(" and ".join(f"{row[key]:.3f}" for key in keys) for row in (mean[of], retrained))
+        return "; retrained models ".join(" and ".join(f"{row[key]:.3f}" for key in keys) for row in (mean[of], retrained))
 
     assert f"({pairs('probe_z', 'probe_below_z', of='deep_contrastive')})" in text
     co_un = mean["co_un@reproduction"]
-    assert f"(JS {co_un['js_to_retrained']:.3f}, agreement {co_un['agreement']:.3f}; " in text
-    assert f"{retrained['js_to_retrained']:.3f} and {retrained['agreement']:.3f}) and still holds" in text
-    assert f"a probe reads {co_un['probe_z']:.3f} of it" in text
+    assert (
+        f"(JS {co_un['js_to_retrained']:.3f}, agreement {co_un['agreement']:.3f}; "
+        f"retrained models {retrained['js_to_retrained']:.3f} and {retrained['agreement']:.3f})"
+    ) in text
+    assert f"a probe at the embedding recognises {co_un['probe_z']:.3f} of the forgotten samples" in text
     assert f"It takes {1 / co_un['flops_ratio']:.2f} times the operations" in text
     costs = [
         retrained["retain_test_accuracy"] - mean[f"{name}@reproduction"]["retain_test_accuracy"]
         for name in ("layer_negation", "l1_sparse")
     ]
-    assert "at {:.1f} and {:.1f} points of retained test accuracy".format(*(100 * cost for cost in costs)) in text
+    assert "at a cost of {:.1f} and {:.1f} points of retained test accuracy".format(*(100 * cost for cost in costs)) in text
     where = beside_curve(table, control_curve(table, found["tasks"]["class:5"]["controls"]))
     assert "below" not in where.values()
     assert {name.split("@")[0] for name, place in where.items() if place == "within"} == {"co_un", "unsir", "layer_negation"}
@@ -278,15 +282,17 @@ def test_the_sentences_on_samples_are_those_of_their_comparison():
     matched, retrained = mean["margin_matching"], mean["retrained"]
 
     def pairs(*keys):
-        return "; ".join(" and ".join(f"{row[key]:.3f}" for key in keys) for row in (matched, retrained))
+        return "; retrained models ".join(" and ".join(f"{row[key]:.3f}" for key in keys) for row in (matched, retrained))
 
-    assert f"JS and agreement are theirs ({pairs('js_to_retrained', 'agreement')})" in text
-    assert f"AUC are above theirs ({pairs('forget_train_accuracy', 'mia_loss_auc')})" in text
-    steps = f"{matched['relearning_steps']:.0f} steps where retrained models take {retrained['relearning_steps']:.0f}"
+    assert f"JS and agreement are the same as theirs ({pairs('js_to_retrained', 'agreement')})" in text
+    assert f"AUC of the attack are higher ({pairs('forget_train_accuracy', 'mia_loss_auc')})" in text
+    steps = (
+        f"{matched['relearning_steps']:.0f} steps, compared with {retrained['relearning_steps']:.0f} for retrained models"
+    )
     assert steps in text
-    js = f"its JS ({mean['contrastive']['js_to_retrained']:.3f}) is beyond the untouched original's"
+    js = f"its JS ({mean['contrastive']['js_to_retrained']:.3f}) is higher than that of the untouched original"
     assert f"{js} ({mean['original']['js_to_retrained']:.3f})" in text
-    assert f"relearned in {mean['contrastive']['relearning_steps']:.0f} steps. On two seeds it hides them." in text
+    assert f"relearned in {mean['contrastive']['relearning_steps']:.0f} steps. On two seeds, it hides them." in text
 
 
 def test_the_table_of_contrast_below_the_last_layer_is_that_of_its_comparison():
@@ -325,8 +331,9 @@ def test_the_sentences_on_noisy_digits_are_those_of_their_comparisons():
     assert {name for name, row in noisy.items() if row.get("verdicts") == {"no_trace": 3}} == {"retrain_short_60"}
     assert not any("no_trace" in row.get("verdicts", {}) for name, row in noisy.items() if "retrain_short" not in name)
     accuracy = [noisy[name]["mean"]["retain_test_accuracy"] for name in ("margin_matching", "retrained")]
-    assert "higher than that of retrained models ({:.3f}; {:.3f})".format(*accuracy) in text
-    assert f"so retrained models have {noisy['retrained']['mean']['forget_train_accuracy']:.3f} here" in text
+    assert "Its test accuracy ({:.3f}) is higher than that of retrained models ({:.3f})".format(*accuracy) in text
+    known = noisy["retrained"]["mean"]["forget_train_accuracy"]
+    assert f"so the accuracy of retrained models on the samples is {known:.3f} here" in text
     hard = load("digits_memorised/comparison.json")["tables"]["ids:ids.txt"]
     assert not any("no_trace" in row.get("verdicts", {}) for row in hard.values())
     left = [
@@ -334,10 +341,10 @@ def test_the_sentences_on_noisy_digits_are_those_of_their_comparisons():
         for name in ("retrained", "margin_matching", "contrastive", "neg_grad_plus")
     ]
     assert (
-        "Retrained models answer {:.3f} of these samples with their labels, margin matching {:.3f}, "
-        "contrastive unlearning {:.3f}, NegGrad+ {:.3f}, and fine-tuning nearly all".format(*left)
+        "Retrained models predict the given labels for {:.3f} of these samples, margin matching for {:.3f}, "
+        "contrastive unlearning for {:.3f}, NegGrad+ for {:.3f}, and fine-tuning for nearly all".format(*left)
     ) in text
-    assert f"{hard['retrain_short_40']['mean']['agreement']:.3f} of its answers agree with theirs" in text
+    assert f"{hard['retrain_short_40']['mean']['agreement']:.3f} of its answers agree with those of retrained models" in text
     rows = load("other_inputs/digit_rows.json")["tables"]["random:0.1"]
     after = [cells[-1] for cells in list(tables("samples"))[5][1]]
     assert after == [
@@ -362,20 +369,23 @@ def test_the_sentences_on_cifar10_are_those_of_its_comparison():
     assert nearest[:2] == ["mask_logit", "neg_grad_plus@reproduction"]
     mask, plus, deep, retrained = (mean[name] for name in (*nearest[:2], "deep_contrastive", "retrained"))
     assert (
-        f"JS {mask['js_to_retrained']:.3f} and agreement {mask['agreement']:.3f}, where NegGrad+ has "
-        f"{plus['js_to_retrained']:.3f} and {plus['agreement']:.3f}"
+        f"JS {mask['js_to_retrained']:.3f} and agreement {mask['agreement']:.3f}, compared with "
+        f"{plus['js_to_retrained']:.3f} and {plus['agreement']:.3f} for NegGrad+"
     ) in text
-    assert f"{plus['forget_test_accuracy']:.3f} of the class is still answered" in text
-    assert f"a probe reads {plus['probe_z']:.3f} of it at the embedding, where it reads {retrained['probe_z']:.3f}" in text
+    assert f"{plus['forget_test_accuracy']:.3f} of the class is still classified correctly" in text
+    assert (
+        f"a probe at the embedding recognises {plus['probe_z']:.3f} of the forgotten samples, compared with "
+        f"{retrained['probe_z']:.3f} for retrained models"
+    ) in text
     pairs = (f"{row['probe_z']:.3f} and {row['probe_below_z']:.3f}" for row in (deep, retrained))
-    assert f"({'; '.join(pairs)})" in text
+    assert f"(probes {'; retrained models '.join(pairs)})" in text
     left = [mean[f"{name}@reproduction"]["forget_test_accuracy"] for name in ("scrub", "salun")]
-    assert "leave {:.3f} and {:.3f} of it here".format(*left) in text
+    assert "still classify {:.3f} and {:.3f} of it correctly here".format(*left) in text
     short = mean["retrain_short_20"]["retain_test_accuracy"]
     assert (
-        f"has {short:.3f} of retained accuracy, where NegGrad+ at the same operations has {plus['retain_test_accuracy']:.3f}"
-        in text
-    )
+        f"its retained accuracy is {short:.3f}, compared with {plus['retain_test_accuracy']:.3f} for NegGrad+ at the same "
+        "number of operations"
+    ) in text
 
 
 def test_the_answers_on_cifar10_give_the_accuracies_and_agreements_of_the_table():

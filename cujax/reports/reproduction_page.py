@@ -25,7 +25,7 @@ def markdown(folder: Path) -> str:
         tables.setdefault(task, []).append(_line(method, entry))
     tried = {method for _, method, _ in entries(folder)}
     met = {method for _, method, entry in entries(folder) if reached(entry)}
-    parts = [f"{len(met)} of {len(tried)} methods meet the aim on a task at least."]
+    parts = [f"{len(met)} of {len(tried)} methods meet the aim on at least one task."]
     return "\n\n".join(
         parts + [f"## {task}\n\n{_heading(folder, task)}\n" + "\n".join(lines) for task, lines in tables.items()]
     )
