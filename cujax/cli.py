@@ -120,8 +120,8 @@ def parse(arguments: Sequence[str], *, configs: Path, description: str) -> Exper
     default, explanation, rest = _configuration(arguments, configs)
     default, rest = _choose_method(default, rest)
     help_text = (
-        f"{description}\n\n{explanation}\n\nmethod:NAME chooses another method (now: {method_name(default.method)}; "
-        f"available: {', '.join(method_names())}), whose settings become the --method flags."
+        f"{description}\n\n{explanation}\n\nmethod:NAME chooses another unlearning method, and the --method flags are then "
+        f"its settings (now: {method_name(default.method)}; available: {', '.join(method_names())})."
     )
     # A predicate cannot be given on a command line: it stays as configured unless another request is named.
     keeps_predicate = isinstance(default.forget, ForgetWhere) and not any(word.startswith("forget:") for word in rest)
@@ -161,7 +161,8 @@ def _configuration(arguments: Sequence[str], configs: Path) -> tuple[Experiment,
     if not isinstance(default, Experiment):
         raise ValueError(f"{path} must define CONFIG = cujax.experiments.config.Experiment(...), but it does not.")
     explanation = (
-        f"--config NAME or PATH.py sets the defaults below (now: {config}; available: {', '.join(names)}); give it first."
+        f"--config NAME or PATH.py sets the defaults of the flags below; give it first (now: {config}; available: "
+        f"{', '.join(names)})."
     )
     return default, explanation, rest
 

@@ -45,17 +45,18 @@ class Benchmark:
     """What to time.
 
     Attributes:
-        network: A reference network, such as cnn or resnet18; a wrong name lists them.
-        dtype: The dtype in which it computes.
+        network: A reference network, such as cnn or resnet18; an unknown name lists them all.
+        dtype: The dtype in which the network computes.
         image_size: Height and width of the images.
         channels: Channels of the images.
         num_classes: Number of classes.
         forget_batch_size: Rows of the forget batch.
-        retain_batch_size: Rows of the retain batch; the other steps take both together.
-        rounds: How often each step is timed.
-        steps: Steps per round.
+        retain_batch_size: Rows of the retain batch. Steps other than unlearning take both batches as one.
+        rounds: How many times each step is timed.
+        steps: Number of steps in each round.
         peak_tflops: The device's peak, in 10^12 operations per second; by default measured with a large matrix product.
-        versus: "torch" also times the same network, batch and losses in PyTorch, channels last (extra [torch]).
+        versus: With "torch", also time the same network, batch and losses in PyTorch, channels last (needs the
+            extra [torch]).
     """
 
     network: str = "cnn"

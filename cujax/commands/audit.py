@@ -1,4 +1,4 @@
-"""Audits an unlearned model: what it still knows about the forget set, compared with retrained models; ends with a verdict.
+"""Examines how well a model has forgotten, compared with models retrained from scratch, and ends with a verdict.
 
 Pass the same --config and flags as for cujax unlearn. Additional flags:
 
@@ -7,10 +7,10 @@ Pass the same --config and flags as for cujax unlearn. Additional flags:
     --level full        compares it with 16, and attacks the method with likelihood ratios over 16 shadow models
 
     --unlearned DIR     audits another unlearned checkpoint of the same split
-    --oracles DIR       where retrained and shadow models are stored, for all audits of a split (default: runs/oracles)
+    --oracles DIR       the folder where all audits of a split store retrained and shadow models (default: runs/oracles)
 
-The report is written to WORKDIR/audit-LEVEL. The estimated time is shown before models are trained. Completed work is
-kept, and an interrupted audit resumes from there. Exit status 3: the verdict is not good enough (see --require).
+The report is written to WORKDIR/audit-LEVEL. The estimated time is shown before models are trained. Completed work is kept:
+run the same command again to resume an interrupted audit. Exit status 3 if the verdict is not good enough (see --require).
 """
 
 import itertools

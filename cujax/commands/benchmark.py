@@ -4,9 +4,9 @@
     cujax benchmark --network resnet18 --image-size 32 --channels 3 --forget-batch-size 32 \
       --retain-batch-size 32 --rounds 5 --steps 2                            # the paper's network, on a CPU
 
-"bare" is a hand-written training step; "loop" is the step with everything around it. Times within a run alternate and can
-be compared with each other; times of two runs only on an otherwise idle machine (--compare). --versus torch also times the
-same network and losses in PyTorch.
+"bare" is a hand-written training step; "loop" is the step with everything around it. The measurements of one run alternate,
+so they can be compared with each other. Those of two runs (--compare) can be compared only if the machine is otherwise
+idle. --versus torch also times the same network and losses in PyTorch.
 """
 
 import json
@@ -26,12 +26,12 @@ from cujax.progress import bar
 
 @dataclass(frozen=True)
 class Options(Benchmark):
-    """What to time, and where the figures go.
+    """What to time, and where to write the figures.
 
     Attributes:
-        json: File for the figures; by default none is written.
-        compare: File of an earlier run; ratios to it are shown.
-        profile: Folder for a profile of the computation, to view in TensorBoard or at ui.perfetto.dev.
+        json: Write the figures to this file; by default, they are only shown.
+        compare: The file that an earlier run wrote with --json; the ratios of this run's times to that run's are shown.
+        profile: Write a profile of the computation to this folder; view it in TensorBoard or at ui.perfetto.dev.
     """
 
     json: Path | None = None

@@ -1,8 +1,9 @@
-"""Compares methods on every request and seed with each other and with models retrained from scratch.
+"""Compares unlearning methods with each other and with models retrained from scratch, for every request and seed.
 
-Without flags: every method with its defaults, class 5 of scikit-learn's digits, one seed. For meaningful figures, tune
-first (cujax tune), and pass --settings, several --seeds and --retrained 3 or more. Each cell has its own folder and is
-computed once; the same command resumes where it stopped. Exit status 1: a cell failed; the others are complete.
+Without flags, it compares all methods with their default settings, on class 5 of scikit-learn's digits and with one seed.
+For meaningful figures, tune the methods first (cujax tune), and pass --settings, several --seeds and --retrained 3 or more.
+Each method runs once for each request and seed, in a folder of its own. Run the same command again to resume an interrupted
+comparison. Exit status 1 if a run failed; the others are complete.
 """
 
 from collections.abc import Sequence

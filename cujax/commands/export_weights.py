@@ -1,7 +1,8 @@
 """Writes the arrays of a checkpoint, bit for bit, for other programs.
 
 The name of the output sets the format: NAME.safetensors, NAME.msgpack (for flax.serialization.msgpack_restore), or a name
-without a suffix for an Orbax directory. Names are those of flax. Nothing is overwritten.
+without a suffix for an Orbax directory. The arrays have the names that flax gives them. Existing files are never
+overwritten.
 """
 
 import sys
@@ -23,7 +24,7 @@ class Export:
 
     Attributes:
         checkpoint: A checkpoint, such as runs/digits_class/checkpoints/unlearned. Its digests are verified first.
-        output: Where to write; must not exist yet.
+        output: Where to write the arrays; it must not exist yet.
     """
 
     checkpoint: Annotated[Path, tyro.conf.Positional]

@@ -1,9 +1,9 @@
-"""Converts weights trained with other programs to an original checkpoint, from which cujax unlearn can start.
+"""Converts weights trained with another program to a checkpoint of an original model, from which cujax unlearn can start.
 
 From PyTorch, it reads a safetensors file with the parameter names of the paper's code, torchvision's ResNets or timm's
-vision transformers. With --num-classes and --image-shape, it reads what flax users save: an Orbax directory or the root of
-a CheckpointManager, a file written with flax.serialization.to_bytes, or a safetensors file with flax's names. Every name
-and shape is checked against the network's. If any do not match, they are listed and nothing is written.
+vision transformers. With --num-classes and --image-shape, it reads what flax users save: an Orbax directory or the root of a
+CheckpointManager, a file written with flax.serialization.to_bytes, or a safetensors file with flax's names. All names and
+shapes must match those of the network; if some do not, they are listed and nothing is written.
 """
 
 import sys
@@ -29,13 +29,13 @@ class Import:
     """What to import.
 
     Attributes:
-        file: A file or directory. PyTorch pickles (.pt, .pth) are never opened; the error says how to convert them.
+        file: A file or directory. PyTorch pickles (.pt, .pth) are never opened; the error message says how to convert them.
         directory: Where to write the checkpoint; it must not exist yet.
-        network: The network of the weights, such as resnet18 (the paper's head) or resnet18_linear (torchvision's); a wrong
-            name lists all. Or your own, as PATH.py:FUNCTION.
+        network: The network that the weights belong to, such as resnet18 (with the paper's head) or resnet18_linear (with
+            torchvision's); an unknown name lists them all. Or your own network, as PATH.py:FUNCTION.
         num_classes: For weights saved by flax: the number of classes.
         image_shape: For weights saved by flax: height, width and channels of the images.
-        step: The step of a CheckpointManager; by default the latest.
+        step: The step to read from a CheckpointManager; by default the latest.
         cast: For weights saved by flax: cast floating-point arrays to the network's dtype.
         check: An .npz file with inputs [n, H, W, C], as the network takes them, and the logits [n, C] that the source
             program computed. Nothing is written if a logit differs by more than 0.001.

@@ -1,7 +1,7 @@
 """Prints the chain of models that a checkpoint comes from, back to the original, and verifies every digest.
 
 For each model, it prints the request, the method and the time, and whether the checkpoint is intact. A checkpoint that has
-moved is reported but is not a failure. Status 1 if a digest does not match, 2 if there is no checkpoint.
+moved is reported but is not a failure. Exit status 1 if a digest does not match, 2 if there is no checkpoint.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Downloads a TFDS data set and prepares it as array_record, which cujax reads without TensorFlow. Needs network, once.
+"""Downloads a TFDS data set and prepares it as array_record, which cujax reads without TensorFlow. Needs the internet once.
 
     uv run --extra prepare cujax prepare-data cifar10
 
@@ -28,8 +28,8 @@ class Prepare:
 
     Attributes:
         name: A TFDS data set with an image and a class label, such as cifar10, cifar100, svhn_cropped, mnist or
-            fashion_mnist; NAME/CONFIG for one of several configurations.
-        data_dir: Where to write it (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets).
+            fashion_mnist; NAME/CONFIG if it has several configurations.
+        data_dir: The folder to write to (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets).
     """
 
     name: Annotated[str, tyro.conf.Positional]

@@ -1,12 +1,13 @@
-"""Lists files that contain forgotten samples or were trained on them, after a request was carried out, and removes them.
+"""Lists, and with --yes removes, the files that contain forgotten samples and the models that were trained on them.
 
-    cujax purge runs/digits_class          # lists
-    cujax purge runs/digits_class --yes    # removes what it lists
+    cujax purge runs/digits_class          # only lists
+    cujax purge runs/digits_class --yes    # lists and removes
 
-It removes the original and shadow models, unfinished models, the evidence of audits, and lists of ids in the folder (.txt or
-.csv, one id per line) that name a forgotten sample. It keeps the unlearned model, the models retrained without the samples,
-reports, metrics and the ledger with all digests. A list of what was removed is written to WORKDIR/purged.json. Status 2 if
-there is no unlearned model, the folder of --references does not exist, or another process uses the folder.
+Use it after a deletion request was carried out. It removes the original and shadow models, unfinished models, the evidence
+of audits, and lists of ids in the folder (.txt or .csv, one id per line) that name a forgotten sample. It keeps the
+unlearned model, the models retrained without the samples, reports, metrics and the ledger with all digests. A list of what
+was removed is written to WORKDIR/purged.json. Exit status 2 if there is no unlearned model, if the folder of --references
+does not exist, or if another process uses the folder.
 """
 
 import sys
@@ -28,8 +29,8 @@ class Purge:
     """What to purge.
 
     Attributes:
-        workdir: Folder of a run with an unlearned model.
-        references: Folder of the models that audits share; those for the same data are included.
+        workdir: Folder of a run; it must contain an unlearned model.
+        references: Folder of the models that audits share; models trained on the same data are included.
         yes: Remove what is listed. Without this flag, nothing is removed.
     """
 

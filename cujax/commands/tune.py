@@ -1,7 +1,8 @@
-"""Chooses the settings of methods for a request, with equally many trials for each, judged only on validation data.
+"""Tunes the settings of unlearning methods for a request, on validation data only, with equally many trials for each method.
 
-Without flags: every method, 12 trials, class 5 of scikit-learn's digits. It writes a file of settings for cujax compare.
-Completed work is kept: the same command resumes, and with more --trials it continues.
+Without flags, it tunes all methods with 12 trials each, for a request to forget class 5 of scikit-learn's digits. It writes
+the chosen settings to a file for cujax compare --settings. Completed work is kept: run the same command again to resume, or
+with more --trials to continue.
 """
 
 from collections.abc import Sequence

@@ -1,10 +1,11 @@
-"""Trains a classifier, unlearns, audits the result against models retrained from scratch, and ends with a verdict.
+"""Trains a classifier, unlearns the requested samples, audits the result, and ends with a verdict.
 
-Without flags: a request to forget class 5 of scikit-learn's digits, in less than two minutes on two cores. Completed work is
-kept, so the same command resumes an interrupted run. Start from your own model with --original.
+Without flags, it forgets class 5 of scikit-learn's digits, which takes less than two minutes on two cores. The audit
+compares the unlearned model with models retrained from scratch. Completed work is kept: run the same command again to resume
+an interrupted run. To start from your own model, give --original.
 
-Exit status: 0 done; 1 the computation failed; 2 bad input; 3 the verdict is not good enough (see --require); 130 and 143
-interrupted.
+Exit status: 0 if done, 1 if the computation failed, 2 for bad input, 3 if the verdict is not good enough (see --require),
+130 or 143 if interrupted.
 """
 
 import itertools

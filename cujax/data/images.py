@@ -123,23 +123,24 @@ class Data:
     """Which images to train on.
 
     Attributes:
-        source: "digits" (scikit-learn's 8x8 digits, no download); the name of a TFDS data set ("fashion_mnist", "cifar10",
-            or NAME/CONFIG if it has several configurations); or a path (with a "/" in it) to an .npz file with images
-            (or inputs: tables, series), labels and optionally ids, test_images, test_labels, test_ids; to a folder of
-            images, CLASS/IMAGE.png (or .jpg), or train/CLASS/... next to test/CLASS/...; or to CIFAR's binary archive
-            (cifar-10-binary.tar.gz, cifar-100-binary.tar.gz).
+        source: Either "digits" (scikit-learn's 8x8 digits, no download); or the name of a TFDS data set, such as "cifar10"
+            or "fashion_mnist" (NAME/CONFIG if it has several configurations); or a path, which must contain a "/". A path
+            leads to an .npz file with images (or inputs, for tables and series), labels and optionally ids, test_images,
+            test_labels and test_ids; to a folder of images, CLASS/IMAGE.png (or .jpg), or train/CLASS/... and
+            test/CLASS/...; or to the binary archive of CIFAR (cifar-10-binary.tar.gz or cifar-100-binary.tar.gz).
         data_dir: Folder of the TFDS data sets (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets).
-        limit: Use only this many training images, from the start. They are counted after test images are held out (if the
-            data has no test part) and bad images are skipped; the test images do not depend on it.
-        label_noise: Fraction of the training labels that is redrawn among the other classes, so that there is
-            something to memorise, and so to forget. Test labels stay clean.
-        label_noise_seed: Seed of that draw.
-        image_size: Folder of images: scale and crop each image to a square of this many pixels. Needed if sizes differ.
-        background: Folder of images: the background colour for transparent images, such as white, black or #808080.
-        layout: .npz file: "nhwc", or "nchw" for images [n, C, H, W] as in PyTorch.
-        skip_bad: Folder of images: skip and list images that cannot be used, instead of stopping.
-        memory_gb: The maximum memory (in 10^9 bytes) for decoded images. A larger folder of images is decoded batch by
-            batch instead; other data is rejected.
+        limit: Use only the first training images, up to this number. Images that are skipped or held out for testing do not
+            count, and the test images do not depend on the limit.
+        label_noise: Fraction of the training labels that are replaced with a random other class. A model can only memorise
+            such labels, so there is something to forget. Test labels are not changed.
+        label_noise_seed: Seed of the label noise.
+        image_size: For a folder of images: scale and crop each image to a square with sides of this many pixels. Needed if
+            sizes differ.
+        background: For a folder of images: the background colour for transparent images, such as white, black or #808080.
+        layout: For an .npz file: "nhwc", or "nchw" for images [n, C, H, W] as in PyTorch.
+        skip_bad: For a folder of images: skip images that cannot be used, and list them, instead of stopping.
+        memory_gb: The maximum memory for decoded images, in 10^9 bytes. A larger folder of images is decoded batch by batch;
+            larger data of other kinds is rejected.
     """
 
     source: str = DIGITS

@@ -16,10 +16,10 @@ class ForgetClass:
     """Forget every training image of one class.
 
     Attributes:
-        label: The class: its number, counted from 0, or its name. If classes have numbers as names that differ from their
-            numbers, write label:2 or name:2.
-        copies: What to do with images of other classes with the same pixels: forget them too, keep them, or reject the
-            request.
+        label: The class: its number, counted from 0, or its name. If the names are numbers too, write label:2 for the class
+            with number 2, or name:2 for the class named 2.
+        copies: What to do with images of other classes that have the same pixels as one in the request: forget them
+            too ("with"), keep them, or refuse the request.
     """
 
     label: Label | str = 5
@@ -35,8 +35,8 @@ class ForgetClasses:
 
     Attributes:
         labels: The classes: their numbers, counted from 0, or their names.
-        copies: What to do with images of other classes with the same pixels: forget them too, keep them, or reject the
-            request.
+        copies: What to do with images of other classes that have the same pixels as one in the request: forget them
+            too ("with"), keep them, or refuse the request.
     """
 
     labels: tuple[Label | str, ...]
@@ -50,14 +50,14 @@ class ForgetClasses:
 
 @dataclass(frozen=True)
 class ForgetRandom:
-    """Forget randomly drawn training images; give either a count or a fraction.
+    """Forget training images that are drawn at random; give either a count or a fraction.
 
     Attributes:
         count: The number of images.
         fraction: The fraction of the training images.
-        seed: Seed of the draw.
-        copies: What to do with images that were not drawn but have the same pixels as one that was: forget them too, keep
-            them, or reject the request.
+        seed: Seed of the random draw.
+        copies: What to do with images that were not drawn, but have the same pixels as one that was: forget them
+            too ("with"), keep them, or refuse the request.
     """
 
     count: Count | None = None
@@ -78,10 +78,10 @@ class ForgetIds:
     """Forget the images that a file names.
 
     Attributes:
-        path: The file, in UTF-8: one id per line, a .csv or .tsv with a header and a column id, or a list in a .json. An
-            image in a folder may be given by its path.
-        copies: What to do with images that are not listed but have the same pixels as one that is: forget them too, keep
-            them, or reject the request.
+        path: The file, in UTF-8: a text file with one id per line, a .csv or .tsv file with a column named id, or a .json
+            file with a list of ids. An image in a folder may be given by its path.
+        copies: What to do with images that are not listed, but have the same pixels as one that is: forget them
+            too ("with"), keep them, or refuse the request.
     """
 
     path: str
@@ -95,12 +95,12 @@ class ForgetIds:
 
 @dataclass(frozen=True)
 class ForgetSubject:
-    """Forget every training sample of one subject: a person, a patient, a device. The data names each sample's subject.
+    """Forget every training sample of one subject, such as a person or a device. The data must name each sample's subject.
 
     Attributes:
-        subject: The subject, as written in the data (`subjects` of an .npz file).
-        copies: What to do with samples of other subjects with the same inputs: forget them too, keep them, or reject the
-            request.
+        subject: The subject, as it is written in the data (the array `subjects` of an .npz file).
+        copies: What to do with samples of other subjects that have the same inputs: forget them too ("with"), keep them, or
+            refuse the request.
     """
 
     subject: str
@@ -118,8 +118,8 @@ class ForgetWhere:
 
     Attributes:
         predicate: Takes one image's id and label. The ids it chooses are stored, not the predicate.
-        copies: What to do with images that it does not choose but have the same pixels as one that it does: forget them
-            too, keep them, or reject the request.
+        copies: What to do with images that the predicate does not choose, but that have the same pixels as one that it does:
+            forget them too ("with"), keep them, or refuse the request.
     """
 
     predicate: Callable[[str, int], bool]

@@ -49,19 +49,20 @@ class Comparison(SeveralRuns):
     """Compare methods on requests, over seeds.
 
     Attributes:
-        requests: What to forget, each request separately: class:LABEL, classes:LABEL,LABEL, random:FRACTION, random:COUNT
-            or ids:PATH; by default the request of the configuration.
+        requests: What to forget: one or more requests, each compared separately. A request is class:LABEL,
+            classes:LABEL,LABEL, random:FRACTION, random:COUNT or ids:PATH. By default, the request of the configuration.
         methods: Which methods to compare; by default all. NAME@published uses the method's published settings, and
-            NAME@reproduction the settings of its reproduction (docs/results/reproductions.md).
-        seeds: Seeds of originals, retrained models and methods; by default only --seed.
-        settings: Files of settings that cujax tune wrote, one per request; methods that they do not name, and requests
-            without a file, use the methods' defaults.
-        controls: Shares of the epochs of shortened retraining, the control that every comparison shows as a curve.
-        audit: What the verdict on each method is based on: its "answers" alone, or ("standard") its features and relearning
-            as well, as in cujax unlearn. The latter takes about as long as unlearning. It needs 5 retrained models to name
-            every fault, and 8 for "no trace found".
-        protocol: "gap4" adds the table that papers use for random samples: four figures in points and their mean gap to
-            retrained models, next to published gaps where the task has some.
+            NAME@reproduction the settings used to reproduce its published results (docs/results/reproductions.md).
+        seeds: Seeds of the originals, the retrained models and the methods; by default only --seed.
+        settings: Files of settings that cujax tune wrote, at most one per request. Without a file for the request, or if the
+            method is not in the file, a method uses its default settings.
+        controls: Retraining with fewer epochs is the control of every comparison, shown as a curve. These are its points, as
+            shares of the epochs.
+        audit: What the verdict on each method is based on. With "answers", only on the answers of the unlearned model.
+            With "standard", also on its features and on relearning, as in cujax unlearn; this takes about as long as
+            unlearning. It needs 5 retrained models to name every fault, and 8 for "no trace found".
+        protocol: With "gap4", also write the table that papers use for random samples: four figures in percentage points and
+            their mean gap to retrained models, next to published gaps if there are any for the task.
     """
 
     requests: tuple[str, ...] = ()

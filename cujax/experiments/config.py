@@ -37,44 +37,49 @@ class Setup:
 
     Attributes:
         data: Which images to train on.
-        network: "small_cnn" (replaced by "mlp" for inputs that are not images, such as tables and series), "cnn",
-            "resnet18" or another network in cujax.networks (a wrong name lists them), or your own as PATH.py:FUNCTION,
-            where FUNCTION(num_classes) returns a cujax Model.
-        dtype: The dtype in which the networks of cujax compute; parameters, statistics and losses stay float32.
-            "bfloat16" is faster on GPU and TPU, and slower on CPU.
+        network: The network: "small_cnn" (replaced by "mlp" if the inputs are not images, such as tables and
+            series), "cnn", "resnet18" or another network in cujax.networks (an unknown name lists them all); or your own
+            network as PATH.py:FUNCTION, where FUNCTION(num_classes) returns a cujax Model.
+        dtype: The dtype in which the networks of cujax compute. Parameters, batch statistics and losses stay float32.
+            With "bfloat16", GPUs and TPUs are faster, but CPUs are slower.
         training: How the original and the retrained models are trained.
-        retrained: How many models to retrain from scratch for comparison; 0 for a plain deletion request.
-        retain_tolerance: Unlearning ends if validation accuracy on retained data falls by more than this.
-        stop_rule: When unlearning may end before its last pass: "accuracy" (accuracy on the forget set is that of held-out
-            samples, or that of a class never learned), "loss" (samples: the loss is no lower than that of held-out
-            samples), "none", or a rule that another package registered. A rule that is met before the first step carries
-            no information: samples then continue under "loss", and classes run all passes.
-        stop_early: Whether unlearning ends as soon as the stop rule is met, or runs all passes of the method.
-        validation: Whether a tenth of each class is held out to decide when to stop. Turn it off for an imported original
-            that was trained on all images: everything it has seen can then be forgotten, and a stop rule that needs
-            held-out samples cannot be met.
-        validation_ids: A file with the ids of the images to hold out instead, such as those that an imported original has
-            not seen: one id per line, or a .csv with a column id.
-        seed: Seed of the initialisation, the order and everything else random.
+        retrained: How many models to retrain from scratch for comparison. With 0, the request is carried out without a
+            comparison.
+        retain_tolerance: The largest acceptable fall in validation accuracy on retained data, as a fraction; unlearning ends
+            if it is exceeded.
+        stop_rule: When unlearning may end before its last pass. With "accuracy", when accuracy on the forget set is as low
+            as on held-out samples or, for a class, as low as for a class that was never learned. With "loss" (only for
+            samples), when the loss of the forget set is no lower than that of held-out samples. With "none", never. A rule
+            that another package registered can be given by name. A rule that is met before the first step carries no
+            information: samples then continue under "loss", and classes run all passes.
+        stop_early: Whether unlearning ends as soon as the stop rule is met. If not, it runs all passes of the method.
+        validation: Whether to hold out a tenth of each class, to decide when to stop. Turn this off for an imported original
+            that was trained on all images. Any image can then be forgotten, but a stop rule that needs held-out samples is
+            never met.
+        validation_ids: A file with the ids of the images to hold out instead, such as images that an imported original has
+            not seen. It has one id per line, or is a .csv file with a column named id.
+        seed: Seed of the initialisation, the order of the samples, and everything else that is random.
         workdir: Folder for checkpoints, metrics and the report; gs://BUCKET/FOLDER also works.
-        original: Checkpoint to start from, either an original or an earlier unlearned model; if not given, one is trained.
-        tensorboard: Also write metrics as TensorBoard events (extra [tensorboard]).
+        original: Checkpoint to start from: an original, or a model that was unlearned earlier. If not given, an original is
+            trained.
+        tensorboard: Also write metrics as TensorBoard events (needs the extra [tensorboard]).
         steps_per_call: The maximum number of steps in one compiled call; by default 1 on a CPU and 128 on an accelerator.
-        models_at_once: How many retrained models take each training step together, in one compiled call; by default one on
-            a CPU, where more are slower, and as many as fit in the memory of a single GPU or TPU (docs/scaling.md).
-        profile: Folder for a profile of the computation, to view in TensorBoard or at ui.perfetto.dev.
-        multihost: Compute together with the other hosts that run this same command (docs/tpu.md).
-        save_seconds: Save the progress of an unfinished model in the background after this many seconds; None disables
-            saving by time.
-        save_steps: Save it after this many steps.
-        deterministic: On a GPU, use only operations that give the same bits each time; they are slower. On other devices,
-            all operations do.
-        hashed_ids: Store the SHA-256 of each forgotten id in checkpoints instead of the id.
-        jobs: How many processes on this machine share the models, each with its share of the cores. By default, long work
-            on a CPU is shared between its cores, and one process computes anything else (docs/scaling.md).
-        worker: Only compute models that no other process computes, on this or other machines that share the folder, and end
-            without tables and reports; the same command without --worker writes them.
-        cluster: Compute the models on a Dask cluster, given as tcp://HOST:PORT of its scheduler (extra [cluster]).
+        models_at_once: How many retrained models are trained together, in one compiled call. By default, one on a CPU, where
+            several together are slower; on a single GPU or TPU, as many as fit in its memory (docs/scaling.md).
+        profile: Write a profile of the computation to this folder; view it in TensorBoard or at ui.perfetto.dev.
+        multihost: Compute together with other hosts that run the same command (docs/tpu.md).
+        save_seconds: Save the progress of an unfinished model each time this many seconds have passed, in the background;
+            None turns this off.
+        save_steps: Save the progress each time this many steps have been made; None turns this off.
+        deterministic: On a GPU, use only deterministic operations: the results are equal bit for bit each time, but computed
+            more slowly. On other devices, all operations are deterministic.
+        hashed_ids: In checkpoints, store the SHA-256 of each forgotten id instead of the id itself.
+        jobs: How many processes on this machine divide the models and the cores between them. By default, long work on a CPU
+            is divided between its cores, and one process computes anything else (docs/scaling.md).
+        worker: Only compute models that no other process is computing, on this machine or on others that share the folder,
+            and end without tables and reports. The same command without --worker writes them.
+        cluster: Compute the models on a Dask cluster, given by the address of its scheduler, tcp://HOST:PORT (needs the
+            extra [cluster]).
     """
 
     data: Data = Data()  # noqa: RUF009 - frozen
@@ -144,14 +149,15 @@ class Experiment(Setup):
 
     Attributes:
         forget: What to forget.
-        audit: How thoroughly the unlearned model is examined before the verdict. "quick" and "standard": feature probes,
-            relearning, attacks and distances, compared with the retrained models of the run (--retrained: 8 for "no trace
-            found", 5 to name a fault). "full": with 16, and attacks over 16 shadow models. "none": no verdict.
-        require: Exit with status 3 if the verdict is worse than this; by default, if the verdict is not forgotten, damaged
-            or unchanged.
-        requested_by: Who requested the deletion; printed on the report.
-        ticket: The number of the request; printed on the report.
-        method: The unlearning method; on the command line, method:NAME overrides that of the configuration.
+        audit: How thoroughly the unlearned model is examined before the verdict. The levels "quick" and "standard" use
+            feature probes, relearning, attacks and distances, and compare the model with the retrained models of the
+            run (--retrained: 5 are needed to name a fault, 8 for "no trace found"). The level "full" compares it with 16
+            retrained models, and attacks the method over 16 shadow models. With "none", there is no verdict.
+        require: Exit with status 3 if the verdict is worse than this. By default, this happens if the verdict is "not
+            forgotten" or "damaged", or if the parameters are unchanged.
+        requested_by: Who requested the deletion; shown in the report.
+        ticket: The ticket number of the request; shown in the report.
+        method: The unlearning method. On the command line, method:NAME replaces the method of the configuration.
     """
 
     audit: AuditLevel = field(default="standard", metadata={"since": "0.2"})

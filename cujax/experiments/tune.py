@@ -48,16 +48,18 @@ class Tuning(SeveralRuns):
     """Choose the settings of methods for a request, on validation data.
 
     Attributes:
-        request: What to forget: class:LABEL, classes:LABEL,LABEL, random:FRACTION, random:COUNT or ids:PATH; by default
-            the request of the configuration.
+        request: What to forget: class:LABEL, classes:LABEL,LABEL, random:FRACTION, random:COUNT or ids:PATH. By default, the
+            request of the configuration.
         methods: Which methods to tune; by default all.
-        trials: How many settings to try for each method. The published setting and that of the method's reproduction come
-            first. All run for a third of their passes, the best third and these two for all, the best three on every seed.
-        seeds: Seeds of the originals on which the best three are tried; the first is used for all other trials. By default
-            --seed and the next two.
-        objective: "accuracy", or "features", which adds the loss and what can be read from the features.
-        sampler: "halton" (scrambled Halton points, which leave no gaps between a few trials; "random" is an alias), or
-            "tpe" for Optuna's tree-structured Parzen estimator (extra [tune]).
+        trials: How many settings to try for each method. The published settings come first, then those used to reproduce the
+            published results. All settings are tried with a third of the passes; the best third, and the two that came
+            first, with all passes; and the best three with every seed.
+        seeds: Seeds of the originals. The best three settings are tried with each seed, and all others only with the first.
+            By default, --seed and the next two.
+        objective: What to judge settings by: "accuracy", or "features", which also counts the loss and what can be read from
+            the features.
+        sampler: How settings are drawn: "halton" for scrambled Halton points, which are spread evenly even if they are
+            few ("random" is an alias); or "tpe" for Optuna's tree-structured Parzen estimator (needs the extra [tune]).
     """
 
     request: str = ""
