@@ -275,11 +275,19 @@ def test_the_sentences_on_samples_are_those_of_their_comparison():
     table = load("fashion_mnist_sample/comparison.json")["tables"]["random:0.1"]
     assert table["margin_matching"]["verdicts"] == {"no_trace": 1, "hidden": 1, "not_forgotten": 1}
     assert table["contrastive"]["verdicts"]["hidden"] == 2
-    assert table["retrain_short_40"]["verdicts"] == table["retrain_short_60"]["verdicts"] == {"no_trace": 3}
+    for name in ("retrain_short_40", "retrain_short_60", "shrink_perturb"):
+        assert table[name]["verdicts"] == {"no_trace": 3}
     mean = {name: row["mean"] for name, row in table.items()}
     assert mean["contrastive"]["mean_gap"] < 0.55 * mean["margin_matching"]["mean_gap"]
     text = sentences("samples")
-    matched, retrained = mean["margin_matching"], mean["retrained"]
+    matched, retrained, mixed = mean["margin_matching"], mean["retrained"], mean["shrink_perturb"]
+    keys = ("mia_loss_auc", "js_to_retrained", "agreement")
+    theirs, its = ([f"{row[key]:.3f}" for key in keys] for row in (retrained, mixed))
+    assert (
+        f"(AUC {its[0]}, JS {its[1]}, agreement {its[2]}; retrained models {theirs[0]}, {theirs[1]} and {theirs[2]})"
+    ) in text
+    steps = [f"{row['relearning_steps']:.0f}" for row in (mixed, retrained)]
+    assert "the samples are relearned in {} steps, compared with {}.".format(*steps) in text
 
     def pairs(*keys):
         return "; retrained models ".join(" and ".join(f"{row[key]:.3f}" for key in keys) for row in (matched, retrained))
@@ -328,14 +336,32 @@ def test_the_table_of_contrast_below_the_last_layer_is_that_of_its_comparison():
 def test_the_sentences_on_noisy_digits_are_those_of_their_comparisons():
     text = sentences("samples")
     noisy = load("digits_sample/comparison.json")["tables"]["random:0.1"]
-    assert {name for name, row in noisy.items() if row.get("verdicts") == {"no_trace": 3}} == {"retrain_short_60"}
-    assert not any("no_trace" in row.get("verdicts", {}) for name, row in noisy.items() if "retrain_short" not in name)
+    assert {name for name, row in noisy.items() if row.get("verdicts") == {"no_trace": 3}} == {
+        "retrain_short_60",
+        "shrink_perturb",
+    }
+    assert {name for name, row in noisy.items() if row.get("verdicts", {}).get("no_trace")} == {
+        "retrain_short_40",
+        "retrain_short_60",
+        "shrink_perturb",
+    }
+    assert noisy["retrain_short_40"]["verdicts"]["no_trace"] == 1
+    mixed, short, matched = (noisy[name]["mean"] for name in ("shrink_perturb", "retrain_short_40", "margin_matching"))
+    assert f"(JS {mixed['js_to_retrained']:.3f}, agreement {mixed['agreement']:.3f})" in text
+    assert f"passes on one seed (JS {short['js_to_retrained']:.3f})" in text
+    assert f"nearest answers of the methods** (JS {matched['js_to_retrained']:.3f})" in text
     accuracy = [noisy[name]["mean"]["retain_test_accuracy"] for name in ("margin_matching", "retrained")]
     assert "Its test accuracy ({:.3f}) is higher than that of retrained models ({:.3f})".format(*accuracy) in text
     known = noisy["retrained"]["mean"]["forget_train_accuracy"]
     assert f"so the accuracy of retrained models on the samples is {known:.3f} here" in text
     hard = load("digits_memorised/comparison.json")["tables"]["ids:ids.txt"]
     assert not any("no_trace" in row.get("verdicts", {}) for row in hard.values())
+    mixed, retrained = hard["shrink_perturb"]["mean"], hard["retrained"]["mean"]
+    assert (
+        f"predicts the given labels for {mixed['forget_train_accuracy']:.3f} of the samples, and only its answers "
+        f"(JS {mixed['js_to_retrained']:.3f}) distinguish it from retrained models ({retrained['js_to_retrained']:.3f})"
+    ) in text
+    assert hard["shrink_perturb"]["verdicts"] == {"distinguishable": 3}
     left = [
         hard[name]["mean"]["forget_train_accuracy"]
         for name in ("retrained", "margin_matching", "contrastive", "neg_grad_plus")
