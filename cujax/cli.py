@@ -4,14 +4,15 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import tyro
@@ -28,6 +29,7 @@ from cujax.experiments.run import prepare
 from cujax.experiments.sweep import SeveralRuns
 from cujax.experiments.user_files import load_python_file
 from cujax.experiments.workers import end_with_starter, once_each, started_since
+from cujax.methods.contrastive import ContrastiveUnlearning
 from cujax.methods.registry import find_method, method_names
 from cujax.methods.traits import method_name
 from cujax.model import Model
@@ -174,7 +176,7 @@ def _choose_method(default: Experiment, arguments: list[str]) -> tuple[Experimen
     """
     chosen = [position for position, word in enumerate(arguments) if word.startswith("method:")]
     if not chosen:
-        return default, arguments
+        return _with_settings_of_0_1(default, arguments), arguments
     if len(chosen) > 1:
         raise ValueError(f"give one method, not {' and '.join(arguments[position] for position in chosen)}.")
     (start,) = chosen
@@ -183,6 +185,23 @@ def _choose_method(default: Experiment, arguments: list[str]) -> tuple[Experimen
     if not isinstance(default.method, method):
         default = replace(default, method=method())
     return default, arguments[start + 1 : end] + arguments[:start] + arguments[end:]
+
+
+def _with_settings_of_0_1(default: Experiment, arguments: Sequence[str]) -> Experiment:
+    """The experiment with `contrastive`, the default of 0.1, if `--method` flags are settings of it alone."""
+    words = (word.removeprefix("--method.") for word in arguments if word.startswith("--method."))
+    given = {re.split(r"[.=]", word)[0].replace("-", "_") for word in words}
+
+    def has_all(kind: Any) -> bool:
+        return is_dataclass(kind) and given <= {item.name for item in fields(kind)}
+
+    if has_all(type(default.method)) or not has_all(ContrastiveUnlearning):
+        return default
+    notify(
+        f"--method.{min(given)} is a setting of contrastive and not of {method_name(default.method)}, the method of the "
+        "configuration: this runs contrastive, the default of version 0.1. Write method:contrastive to choose it."
+    )
+    return replace(default, method=ContrastiveUnlearning())
 
 
 def take_option(arguments: Sequence[str], option: str) -> tuple[str | None, list[str]]:

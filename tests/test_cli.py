@@ -12,7 +12,7 @@ import pytest
 from cujax.cli import INTERRUPTED, PREEMPTED, main, parse, take_option
 from cujax.data.requests import ForgetClass, ForgetRandom
 from cujax.experiments.config import Experiment
-from cujax.methods import ContrastiveUnlearning, Retrain, SalUn, Scrub
+from cujax.methods import ContrastiveUnlearning, Retrain, RetrainShort, SalUn, Scrub
 from cujax.methods.registry import METHODS
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -42,9 +42,9 @@ def test_every_configuration_loads_and_names_its_launch_line(path):
 
 
 def test_flags_override_fields_of_the_configuration():
-    experiment = parsed("--config=digits_class", "--seed", "3", "--method.temperature", "0.1", "--training.epochs", "2")
+    experiment = parsed("--config=digits_class", "--seed", "3", "--method.share", "0.5", "--training.epochs", "2")
     default = parsed()
-    assert (experiment.seed, experiment.method.temperature, experiment.training.epochs) == (3, 0.1, 2)
+    assert (experiment.seed, experiment.method.share, experiment.training.epochs) == (3, 0.5, 2)
     assert experiment.training.augmentation == default.training.augmentation
 
 
@@ -56,7 +56,9 @@ def test_the_request_is_chosen_by_name():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_is_chosen_by_name_with_its_own_defaults(name):
-    assert parsed(f"method:{name}").method == METHODS[name]()
+    default = parsed().method
+    expected = default if isinstance(default, METHODS[name]) else METHODS[name]()
+    assert parsed(f"method:{name}").method == expected
 
 
 def test_the_flags_of_a_method_are_its_own(capsys):
@@ -78,6 +80,18 @@ def test_the_flags_of_a_method_are_its_own(capsys):
 def test_method_and_request_are_chosen_in_any_order(arguments):
     experiment = parsed(*arguments)
     assert (experiment.method, experiment.forget) == (SalUn(batch_size=32), ForgetRandom(count=12))
+
+
+@pytest.mark.parametrize("flag", ["--method.max-passes", "--method.max_passes"])
+@pytest.mark.parametrize("joined", [False, True])
+def test_settings_of_contrastive_choose_it_as_in_0_1_and_say_so(flag, joined, capsys):
+    words = [f"{flag}=3"] if joined else [flag, "3"]
+    for arguments in (words, [*words, "forget:random", "--forget.count", "12"]):
+        assert parsed(*arguments).method == ContrastiveUnlearning(max_passes=3)
+        assert "Write method:contrastive" in "".join(capsys.readouterr())
+    assert parsed("--method.share", "0.3").method == RetrainShort(share=0.3)
+    with pytest.raises(SystemExit):
+        parsed("--method.gamma", "0.3")
 
 
 def test_naming_the_method_of_the_configuration_keeps_its_settings(tmp_path):
@@ -218,8 +232,9 @@ def test_a_failed_computation_ends_with_status_1(tmp_path, capsys):
 
 def test_work_gets_the_prepared_run(tmp_path):
     seen = []
-    assert status(seen.append, "--workdir", str(tmp_path / "run"), "--seed", "5") == 0
-    assert seen[0].experiment == dataclasses.replace(parsed(), workdir=str(tmp_path / "run"), seed=5)
+    chosen = ["--config", "digits_class_deep"]
+    assert status(seen.append, *chosen, "--workdir", str(tmp_path / "run"), "--seed", "5") == 0
+    assert seen[0].experiment == dataclasses.replace(parsed(*chosen), workdir=str(tmp_path / "run"), seed=5)
 
 
 def test_taking_an_option_leaves_the_others():
