@@ -1,9 +1,9 @@
-"""CIFAR-10 with a network that trains on two CPU cores, asked to forget class 5 (dogs). Needs the TFDS data set.
+"""CIFAR-10 with a network that can be trained on two CPU cores; the request is class 5 (dogs). Needs the TFDS data set.
 
     TFDS_DATA_DIR=... uv run scripts/unlearn.py --config cifar10_class --jobs 2
 
-docs/results/cifar10.md has what it measured: accuracy, time, methods and verdicts. cifar10_resnet18_class is the paper's
-network, for a GPU or TPU. The data: `uv run --extra prepare scripts/prepare_data.py cifar10`.
+For the results (accuracy, time, methods and verdicts), see docs/results/cifar10.md. cifar10_resnet18_class uses the
+paper's network, on a GPU or TPU. To prepare the data: `uv run --extra prepare scripts/prepare_data.py cifar10`.
 """
 
 from cujax.data.images import Data

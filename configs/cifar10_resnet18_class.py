@@ -2,21 +2,22 @@ r"""CIFAR-10 with the paper's ResNet-18; the request is class 5 (dogs). For a GP
 
     uv run --extra cuda scripts/unlearn.py --config cifar10_resnet18_class
 
-The recipe is the paper's: no augmentation, so that there is something to forget. With crops, flips and stronger decay it
-trains to a higher accuracy:
+The recipe is the paper's, without augmentation, so that there is something to forget. With crops, flips and stronger
+weight decay, it reaches a higher accuracy:
 
     ... --training.epochs 60 --training.weight-decay 5e-4 --training.augmentation crop_flip
 
-Method settings are this library's defaults; the published ones are
---method.learning-rate 1e-3 --method.unlearn-weight 3 --method.denominator official --method.max-passes 1
---method.forgotten-accuracy None.
+The method settings are this library's defaults. The published ones are --method.learning-rate 1e-3
+--method.unlearn-weight 3 --method.denominator official --method.max-passes 1 --method.forgotten-accuracy None.
 
-Figures: NOT YET MEASURED on CIFAR-10. It was run from end to end on a CPU at a reduced size, which says nothing of accuracy:
+Figures: NOT YET MEASURED on CIFAR-10. The configuration was run from end to end on a CPU at a reduced size, which says
+nothing about accuracy:
 
     uv run scripts/unlearn.py --config cifar10_resnet18_class --dtype float32 --data.limit 300 --training.epochs 1 \
       --training.batch-size 64 --retrained 1 --method.max-passes 1 --method.retain-draws 1 --workdir runs/small
 
-The data: `uv run --extra prepare scripts/prepare_data.py cifar10`, or --data.source ./cifar-10-binary.tar.gz.
+To prepare the data: `uv run --extra prepare scripts/prepare_data.py cifar10`, or use
+--data.source ./cifar-10-binary.tar.gz.
 """
 
 from cujax.data.images import Data

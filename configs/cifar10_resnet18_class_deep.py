@@ -2,8 +2,8 @@
 
     uv run --extra cuda scripts/unlearn.py --config cifar10_resnet18_class_deep
 
-Recipe and data as in cifar10_resnet18_class.py, and its original can be taken: --original PATH. Method settings are those
-used on Fashion-MNIST. Figures: NOT YET MEASURED.
+Recipe and data are those of cifar10_resnet18_class.py, whose original can be reused with --original PATH. Method
+settings are those used on Fashion-MNIST. Figures: NOT YET MEASURED.
 """
 
 from cujax.data.images import Data

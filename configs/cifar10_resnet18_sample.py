@@ -2,11 +2,12 @@
 
     uv run --extra cuda scripts/unlearn.py --config cifar10_resnet18_sample
 
-A tenth of the training part, as the papers that followed have it:
+For a tenth of the training set, as in later papers, add:
 
     ... --workdir runs/cifar10_resnet18_tenth forget:random --forget.fraction 0.1
 
-The recipe is the paper's, without augmentation; cifar10_resnet18_class says how to prepare the data and to train with it.
+The recipe is the paper's, without augmentation. For how to prepare the data and train with augmentation, see
+cifar10_resnet18_class.
 
 Figures: NOT YET MEASURED on CIFAR-10.
 """

@@ -1,9 +1,9 @@
-"""CIFAR-10 with a network that trains on two CPU cores, asked to forget 10 % of the training images, drawn at random.
+"""CIFAR-10 with a network that can be trained on two CPU cores; the request is a random 10 % of the training images.
 
     TFDS_DATA_DIR=... uv run scripts/unlearn.py --config cifar10_sample --jobs 2
 
-The recipe is that of cifar10_class; docs/results/cifar10.md has what was measured. cifar10_resnet18_sample is the paper's
-network, for a GPU or TPU. The data: `uv run --extra prepare scripts/prepare_data.py cifar10`.
+The recipe is that of cifar10_class, whose results are in docs/results/cifar10.md. cifar10_resnet18_sample uses the
+paper's network, on a GPU or TPU. To prepare the data: `uv run --extra prepare scripts/prepare_data.py cifar10`.
 """
 
 from cujax.data.images import Data

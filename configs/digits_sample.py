@@ -3,13 +3,13 @@
     uv run scripts/unlearn.py --config digits_sample
 
 The label noise gives the model something to memorise, which forgetting must undo. The method is margin matching. A run
-prints its verdict. `method:contrastive` is the paper's method: with eight retrained models its verdict on seeds 0 to 2 is
-damaged twice (test accuracy 0.794 and 0.800, of retrained models 0.851 to 0.890) and distinguishable once
+prints its verdict. `method:contrastive` is the paper's method: with eight retrained models, its verdict on seeds 0 to 2
+is damaged twice (test accuracy 0.794 and 0.800; retrained models 0.851 to 0.890) and distinguishable once
 (docs/auditing.md).
 
-A stop rule compares 130 forget samples with 144 held-out ones, so a draw in which their shares of redrawn labels differ
-moves its target away from what a retrained model reaches. Of the first 12 seeds of the noise, 2 is the one where both
-shares (0.215 and 0.208) are nearest to 0.2. The retain tolerance is wide because 144 noisy validation samples scatter by
+A stop rule compares 130 forget samples with 144 held-out ones. If their shares of redrawn labels differ, its target
+differs from what a retrained model reaches. Of the first 12 noise seeds, seed 2 is the one for which both shares (0.215
+and 0.208) are nearest to 0.2. The retain tolerance is wide because accuracy on 144 noisy validation samples varies by
 0.04.
 """
 

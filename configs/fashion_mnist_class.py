@@ -11,8 +11,9 @@ A run prints its verdict. Measured with version 0.1, seeds 0 to 2, three retrain
 | cosine to the class's former mean | 0.996    | –                   | 0.532 (0.508–0.548) | 0.996  |
 | JS to retrained, forget set       | 0.677    | 0.122 (each other)  | 0.452 (0.441–0.463) | 0.394  |
 
-672 to 1,008 steps, 0.52 to 0.78 of the operations of retraining (20 epochs). The class is gone from the answers; where its
-samples go instead differs from a retrained model (JS), as much as it does if the logit is merely masked.
+Unlearning takes 672 to 1,008 steps, which is 0.52 to 0.78 of the operations of retraining (20 epochs). The class is
+gone from the answers. The classes predicted instead differ from those of a retrained model (JS), as much as if the
+logit were merely masked.
 """
 
 from cujax.data.images import Data

@@ -2,9 +2,9 @@
 
     TFDS_DATA_DIR=... uv run scripts/unlearn.py --config fashion_mnist_sample
 
-The method is margin matching. A run prints its verdict. Seeds 0 to 2, eight retrained models each (docs/results/samples.md):
-no trace found, hidden and not forgotten, once each, at 0.37 of the operations of retraining. `method:contrastive` is the
-paper's method: hidden twice, distinguishable once.
+The method is margin matching. A run prints its verdict. On seeds 0 to 2, with eight retrained models each
+(docs/results/samples.md), it was no trace found, hidden and not forgotten, once each, at 0.37 of the operations of
+retraining. `method:contrastive` is the paper's method; its verdict was hidden twice and distinguishable once.
 """
 
 from cujax.data.images import Data

@@ -1,10 +1,10 @@
-"""Handwritten digits (8x8, scikit-learn's own), class 5: each method where it does what its paper says, on three seeds.
+"""Handwritten digits (8x8, scikit-learn's own), class 5: settings to reproduce each method, on three seeds.
 
     uv run scripts/reproduce.py --config digits_class
 
-Each method makes all its passes, as in its authors' code: no stop rule ends it. Settings were tried by hand, on validation
-data of seed 0. docs/results/reproductions.md has what was reached. The forget set has 131 samples, so batches are small and
-passes many.
+Each method runs all its passes, as in its authors' code; no stop rule ends it. Settings were tried by hand, on
+validation data of seed 0. For the results, see docs/results/reproductions.md. The forget set has 131 samples, so
+batches are small and there are many passes.
 """
 
 from cujax.data.images import Data

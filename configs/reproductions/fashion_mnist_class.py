@@ -1,9 +1,9 @@
-"""Fashion-MNIST, the first 10,000 training images, class 5 (sandals): each method where it does what its paper says.
+"""Fashion-MNIST, the first 10,000 training images, class 5 (sandals): settings to reproduce each method.
 
     TFDS_DATA_DIR=... uv run scripts/reproduce.py --config fashion_mnist_class
 
-Each method makes all its passes, as in its authors' code: no stop rule ends it. Settings were tried by hand, on validation
-data of seeds 0 and 1. docs/results/reproductions.md has what was reached.
+Each method runs all its passes, as in its authors' code; no stop rule ends it. Settings were tried by hand, on
+validation data of seeds 0 and 1. For the results, see docs/results/reproductions.md.
 """
 
 from cujax.data.images import Data
