@@ -34,7 +34,8 @@ class DeepContrastiveUnlearning(Descent):
     reinitialised, and the class's column of the head is set to zero.
 
     The method runs all its passes over the forget set, and the weight of the contrastive loss decreases from pass to pass: a
-    class leaves the answers in the first pass, and the features later. docs/results/beyond.md shows what each part does.
+    class leaves the answers in the first pass, and the features later. The measurements are in
+    docs/results/beyond.md.
 
     Attributes:
         unlearn_weight: Weight of the contrastive loss, relative to the retain batch's cross-entropy, in the first pass; it
