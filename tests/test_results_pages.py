@@ -261,10 +261,12 @@ def test_the_first_table_of_the_readme_is_that_of_the_comparisons():
     start = next(number for number, line in enumerate(lines) if line.startswith("| forgotten | by |"))
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start + 2 : start + 8]]
     rows = [("fashion_mnist_class", "class:5", name) for name in ("contrastive@reproduction", "deep_contrastive")]
-    rows += [("fashion_mnist_class", "class:5", "retrain_short_40")]
-    rows += [("fashion_mnist_sample", "random:0.1", name) for name in ("contrastive", "margin_matching", "retrain_short_40")]
-    for (folder, word, name), (_, _, verdict, retained, operations) in zip(rows, cells, strict=True):
-        table = load(f"{folder}/comparison.json")["tables"][word]
+    rows = [(f"{folder}/comparison", word, name) for folder, word, name in rows]
+    rows += [("defaults/fashion_mnist_class_0_to_2", "class:5", "retrain_short_70")]
+    of_samples = ("contrastive", "margin_matching", "shrink_perturb")
+    rows += [("fashion_mnist_sample/comparison", "random:0.1", name) for name in of_samples]
+    for (file, word, name), (_, _, verdict, retained, operations) in zip(rows, cells, strict=True):
+        table = load(f"{file}.json")["tables"][word]
         mean, key = table[name]["mean"], "retain_test_accuracy"
         assert verdict == in_words(table[name]), name
         assert retained == f"{mean[key]:.3f} ({table['retrained']['mean'][key]:.3f})", name
@@ -443,3 +445,26 @@ def test_the_curves_on_cifar10_are_the_stored_ones():
     stored = curves["original"]["train_accuracy"]
     lines = [line for line in (RESULTS / "cifar10.md").read_text().splitlines() if line.startswith("| original |")]
     assert [cell.strip() for cell in lines[-1].split("|")[2:-1]] == [f"{value:.3f}" for value in stored]
+
+
+def test_the_tables_of_the_defaults_are_those_of_their_comparisons():
+    kinds = {
+        "class": ("digits_class_0_to_2", "fashion_mnist_class_0_to_2", "digits_class_3_to_7", "fashion_mnist_class_3_to_7"),
+        "samples": ("../digits_sample/comparison", "../fashion_mnist_sample/comparison")
+        + ("digits_sample_3_to_7", "fashion_mnist_sample_3_to_5"),
+    }
+    for (kind, names), (_, rows) in zip(kinds.items(), tables("defaults"), strict=True):
+        word = "class:5" if kind == "class" else "random:0.1"
+        found = [load(f"defaults/{name}.json")["tables"][word] for name in names]
+        for name, *cells, operations in rows:
+            ours = [table.get(name) or table.get(f"{name}@reproduction") for table in found]
+            assert cells == ["–" if row is None else in_words(row) for row in ours], name
+            ratio = ours[1] and ours[1]["mean"]["flops_ratio"]
+            assert operations == (f"{1 / ratio:.2f}" if ratio else "–"), name
+        passed = {
+            name: sum((table.get(name) or {}).get("verdicts", {}).get("no_trace", 0) for table in found[:2])
+            for name, *_ in rows
+        }
+        expected = {"class": ("retrain_short_70", 5), "samples": ("shrink_perturb", 6)}[kind]
+        assert (rows[0][0], passed[rows[0][0]]) == expected
+        assert max(passed.values()) == expected[1]
