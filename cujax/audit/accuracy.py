@@ -87,14 +87,14 @@ def metrics(depths: Sequence[str]) -> list[Metric]:
         family(
             key="retain_train_accuracy",
             heading="retain (train)",
-            question="Are the retained training samples still known?",
+            question="How often are retained training samples classified correctly?",
             compute=_share_correct(lambda context, answers: answers.retain),
             of_answers=True,
         ),
         family(
             key="retain_test_accuracy",
             heading="retain (test)",
-            question="Does the retained knowledge still generalise?",
+            question="How often are test samples of the retained classes classified correctly?",
             compute=_share_correct(partial(MetricContext.test_rows, of_forgotten=False)),
             of_answers=True,
         ),
@@ -108,14 +108,17 @@ def metrics(depths: Sequence[str]) -> list[Metric]:
         family(
             key="mean_gap",
             heading="mean gap",
-            question="Mean absolute difference of forget, retain and test accuracy to those of retrained models.",
+            question="Mean absolute difference between forget, retain and test accuracy and those of retrained models.",
             compute=_against_references(mean_gap),
             of_answers=True,
         ),
         family(
             key="tug_of_war",
             heading="tug of war",
-            question="Product of one minus each accuracy difference to retrained models; 1: no difference.",
+            question=(
+                "Product, over forget, retain and test accuracy, of one minus the difference to retrained models. 1: no "
+                "difference."
+            ),
             compute=_against_references(tug_of_war),
         ),
         family(

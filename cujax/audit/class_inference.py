@@ -48,7 +48,9 @@ def class_inference(
     if n < _FEWEST:
         raise ValueError(f"there are {n} samples, but class inference needs {_FEWEST}")
     if not reference_logits or not known_reference_logits:
-        raise ValueError("class inference needs three retrained models, some to learn from and others to judge")
+        raise ValueError(
+            "class inference needs three retrained models, some to train the attacker and others to compare with"
+        )
     order = np.random.default_rng(0).permutation(n)
     learned, judged = order[: n // 2], order[n // 2 :]
 
@@ -91,7 +93,10 @@ def metrics(depths: Sequence[str]) -> list[Metric]:
             "class_inference_auc",
             "class inference",
             "class inference AUC",
-            "Do its answers on the forgotten class, without that class, look as if it once knew it? 0.5: no.",
+            (
+                "Do the answers on samples of the forgotten class, apart from that class, look like those of a model that "
+                "once knew it? 0.5: no."
+            ),
             _class_inference,
         )
     ]

@@ -68,27 +68,30 @@ def metrics(depths: Sequence[str]) -> list[Metric]:
         family(
             key="js_to_retrained",
             heading="JS to retrained",
-            question="How far are its answers on the forget set from those of retrained models? In nats.",
+            question="How far are the answers on the forget set from those of retrained models? In nats.",
             compute=_mean_to_references(jensen_shannon),
             of_answers=True,
         ),
         family(
             key="activation_distance",
             heading="activation distance",
-            question="How far are its probabilities on the forget set from those of retrained models? Euclidean, 0 to 1.41.",
+            question=(
+                "How far are the probabilities on the forget set from those of retrained models? Euclidean distance, from "
+                "0 to 1.41."
+            ),
             compute=_mean_to_references(activation_distance),
         ),
         family(
             key="agreement",
             heading="agreement",
-            question="How often does it give the same answer on the forget set as a retrained model?",
+            question="How often does the model predict the same class on the forget set as a retrained model?",
             compute=_mean_to_references(agreement),
             of_answers=True,
         ),
         family(
             key="log_odds_to_retrained",
             heading="log odds to retrained",
-            question="How far are its log odds of the true class on the forget set from the mean of retrained models?",
+            question="How far are the log odds of the true class on the forget set from their mean over retrained models?",
             compute=_log_odds_distance,
             of_answers=True,
         ),

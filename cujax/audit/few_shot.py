@@ -81,7 +81,7 @@ def metrics(depths: Sequence[str]) -> list[Metric]:
             f"few_shot_{shots}",
             "few-shot probes",
             f"probe at z, {shots} labelled",
-            f"How often does a new classifier of the embedding find the class with {shots} labelled "
+            f"How often does a new classifier on the embedding recognise the class when trained with {shots} labelled "
             f"{'sample' if shots == 1 else 'samples'} of it?",
             _read(shots),
         )

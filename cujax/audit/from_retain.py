@@ -121,7 +121,7 @@ def _distance(context: MetricContext, model: Evidence) -> Estimate:
     others = [other.line.distance for other in context.others(model) if other.line is not None]
     own = _line(model).distance
     if not others or not np.mean(others):
-        raise NotAvailable("retrained models lie where the original does")
+        raise NotAvailable("the parameters of retrained models equal those of the original")
     return Estimate(own / float(np.mean(others)))
 
 
@@ -146,13 +146,15 @@ def metrics(depths: Sequence[str]) -> list[Metric]:
         family(
             key="accuracy_from_retain",
             heading="forget, after retain alone",
-            question=f"How often is it right on the forget set after {EPOCHS} epochs of training on the retain set alone?",
+            question=(
+                f"How often is the model right on the forget set after {EPOCHS} epochs of training on the retain set alone?"
+            ),
             compute=_after_retain,
         ),
         family(
             key="distance_to_original",
             heading="distance to original",
-            question="How far are its parameters from the original's, relative to the distance of retrained models?",
+            question="How far are the parameters from the original's, relative to the distance of retrained models?",
             compute=_distance,
         ),
         family(
@@ -164,7 +166,7 @@ def metrics(depths: Sequence[str]) -> list[Metric]:
         family(
             key="line_forget_halfway",
             heading="forget, halfway to original",
-            question="How often is a network halfway between it and the original right on the forget set?",
+            question="How often is a network halfway between the model and the original right on the forget set?",
             compute=_halfway,
         ),
     ]

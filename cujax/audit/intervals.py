@@ -148,7 +148,7 @@ def _areas(members: np.ndarray, others: np.ndarray, axis: int = -1) -> np.ndarra
 def _bootstrap(samples: tuple[np.ndarray, ...], statistic: Callable, seed: int) -> tuple[float, float]:
     fewest = min(map(len, samples))
     if fewest < FEWEST:
-        raise NotAvailable(f"there are only {fewest} of them, and a bootstrap of fewer than {FEWEST} tells nothing")
+        raise NotAvailable(f"there are only {fewest} values, but a bootstrap needs at least {FEWEST}")
     found = scipy.stats.bootstrap(
         samples,
         statistic,

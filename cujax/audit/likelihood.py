@@ -69,7 +69,9 @@ class LikelihoodAttack(NamedTuple):
             ValueError: if a target has samples of only one side.
         """
         if self.is_one_sided:
-            raise ValueError(f"with {self.is_member.shape[1]} samples a model has seen all of them or none: no curve")
+            raise ValueError(
+                f"with {self.is_member.shape[1]} samples, a model has seen all of them or none, so there is no ROC curve"
+            )
         return np.array([sklearn.metrics.roc_auc_score(*pair) for pair in zip(self.is_member, self.scores, strict=True)])
 
     def accuracies(self) -> np.ndarray:

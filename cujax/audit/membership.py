@@ -235,7 +235,7 @@ def metrics(depths: Sequence[str]) -> list[Metric]:
         family(
             key="mia_loss_auc",
             heading="MIA loss AUC",
-            question="Does a low loss give the forget samples away? 0.5: no better than chance.",
+            question="Does a low loss reveal the forget samples? 0.5: no better than chance.",
             compute=_mia_loss_auc,
             of_answers=True,
             asked_again=True,
@@ -243,7 +243,9 @@ def metrics(depths: Sequence[str]) -> list[Metric]:
         family(
             key="mia_loss_accuracy",
             heading="MIA loss accuracy",
-            question="How often does a classifier of the loss distinguish forget from held-out samples? 0.5: chance.",
+            question=(
+                "How often does a classifier that reads the loss distinguish forget from held-out samples? 0.5: chance."
+            ),
             compute=_mia_loss_accuracy,
             of_answers=True,
         ),

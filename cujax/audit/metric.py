@@ -100,11 +100,11 @@ class MetricContext:
         return [accuracy(rows) for rows in (forget, answers.retain, self.test_rows(answers, of_forgotten=False))]
 
 
-def not_looked_at(reason: str = "the model was not inspected; cujax audit does this") -> NotAvailable:
+def not_looked_at(reason: str = "the model was not inspected; use cujax audit") -> NotAvailable:
     """The reason why there is no value for a model if only its answers are known."""
     return NotAvailable(reason)
 
 
 def not_looked_at_closely() -> NotAvailable:
     """The reason why there is no value if the level of an audit omits a measurement."""
-    return NotAvailable("level quick leaves this out: cujax audit --level standard")
+    return NotAvailable("level quick does not measure this; use cujax audit --level standard")

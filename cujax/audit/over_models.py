@@ -33,13 +33,13 @@ TOPICS = (
         "ulira_accuracy",
         "likelihood ratio",
         "U-LiRA accuracy",
-        "For what share of samples are they right? 0.5: chance.",
+        "For what share of samples are the likelihood ratios right? 0.5: chance.",
     ),
     Topic(
         "ulira_tpr",
         "likelihood ratio",
         "U-LiRA TPR at 1 % FPR",
-        "What share of unlearned samples do they detect at a false positive rate of 1 %?",
+        "What share of unlearned samples do likelihood ratios detect at a false positive rate of 1 %?",
     ),
     Topic(
         "klom",
@@ -51,13 +51,16 @@ TOPICS = (
         "forgetting_quality",
         "indistinguishability",
         "forgetting quality",
-        "How private is a sample, by the best threshold attack on models (2^-⌊ε/0.5⌋, mean over samples)? 1: fully.",
+        (
+            "How private is a sample under the best threshold attack on models (2^-⌊ε/0.5⌋, mean over samples)? 1: fully "
+            "private."
+        ),
     ),
     Topic(
         "challenge_score",
         "indistinguishability",
         "challenge score",
-        "Forgetting quality times retain and test accuracy, relative to retrained models'.",
+        "Forgetting quality, times retain and test accuracy relative to those of retrained models.",
     ),
 )
 

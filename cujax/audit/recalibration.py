@@ -95,7 +95,7 @@ def metrics(depths: Sequence[str]) -> list[Metric]:
             "recalibrated_accuracy",
             "recalibration",
             "forget, statistics renewed",
-            "How often is it right on the forget set after its batch statistics are recomputed on retained data?",
+            "How often is the model right on the forget set after its batch statistics are recomputed on retained data?",
             _recalibrated,
         )
     ]

@@ -113,7 +113,10 @@ def metrics(depths: Sequence[str]) -> list[Metric]:
             "relearning_ratio",
             "relearning",
             "relearning",
-            "Steps until the forget set is relearned, relative to retrained models; below 1: it is relearned faster.",
+            (
+                "Number of steps until the forget set is relearned, relative to retrained models. Below 1: it is relearned "
+                "faster."
+            ),
             _relearning,
         ),
     ]

@@ -162,14 +162,17 @@ def metrics(depths: Sequence[str]) -> list[Metric]:
         family(
             key="nearest_class_mean",
             heading="nearest class mean",
-            question="How often is the nearest class mean of the embeddings that of the forgotten samples' own class?",
+            question="For what share of forgotten samples is the nearest class mean of embeddings that of their own class?",
             compute=_nearest_mean,
         ),
         *(
             family(
                 key=f"cka_{depth}",
                 heading=f"CKA at {depth}, to retrained",
-                question=f"How similar are its features at {depth} to retrained models? 1: equal up to rotation and scale.",
+                question=(
+                    f"How similar are the features at {depth} to those of retrained models? 1: equal up to rotation and "
+                    "scale."
+                ),
                 compute=_cka_to_references(depth),
             )
             for depth in depths
@@ -178,7 +181,10 @@ def metrics(depths: Sequence[str]) -> list[Metric]:
             family(
                 key=f"cka_{depth}_to_original",
                 heading=f"CKA at {depth}, to original",
-                question=f"How similar are its features at {depth} to the original's? Retrained models show what to expect.",
+                question=(
+                    f"How similar are the features at {depth} to those of the original? Retrained models show what to "
+                    "expect."
+                ),
                 compute=_cka_to_original(depth),
             )
             for depth in depths

@@ -77,7 +77,9 @@ def _added(clean: jax.Array, noise: jax.Array, *, size: jax.Array) -> jax.Array:
 
 def _residual(context: MetricContext, model: Evidence) -> Estimate:
     if model.shares_under_noise is None:
-        raise not_looked_at("no noise was added: the model was not inspected, or its inputs are not floating-point numbers")
+        raise not_looked_at(
+            "noise was not added, because the model was not inspected or its inputs are not floating-point numbers"
+        )
     others = [other.shares_under_noise for other in context.others(model) if other.shares_under_noise is not None]
     return mean(np.mean([residual_knowledge(model.shares_under_noise, other) for other in others], axis=0))
 

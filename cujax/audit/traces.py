@@ -22,8 +22,8 @@ class Traces:
     """Looks for traces of a forget set.
 
     Features show something about a class even if a network never saw it, and only retrained models show how much. What a
-    probe reads from networks with random weights is a bound that needs no training: it is in the images. Anything beyond it
-    was learned.
+    probe reads from networks with random weights is a bound that needs no training, since it is in the images. Anything
+    above this bound was learned.
 
     Attributes:
         model: The network.

@@ -222,7 +222,7 @@ def _features(known: Alone, task: Task, missing: dict[str, str]) -> list[_Test]:
                 reference, variance = known.held_out_after.value, 1 / n + 1 / known.held_out_after.n
         nothing, all_of_it, left = (_arcsine(value) for value in (reference, probe.original.value, probe.unlearned.value))
         if all_of_it - nothing < INFORMATIVE / math.sqrt(probe.original.n):
-            missing[f"probe_{depth}"] = "a probe reads the original no better than a network that learned nothing"
+            missing[f"probe_{depth}"] = "a probe reads no more from the original than from a network that learned nothing"
             continue
         p.append(float(ndtr(-(left - nothing) / math.sqrt(variance))))
         large.append(probe.unlearned.value - reference >= READABLE * (probe.original.value - reference))

@@ -40,7 +40,7 @@ FAMILIES: dict[Family, str] = {
 
 
 class FamilyLine(NamedTuple):
-    """The result of a family of metrics.
+    """The result of one family of metrics.
 
     Attributes:
         family: Its display name.
@@ -57,9 +57,10 @@ def family_lines(verdict: Verdict) -> list[FamilyLine]:
     """One line for each family of key metrics of the verdict's task, in a fixed order.
 
     The figure shown is the fault with the most standard deviations or, without a fault, the most informative figure. The
-    word is "NO" if what was learned is still there or retained accuracy is lost, "too far" if the figure lies beyond
-    retrained models, "differs" if it is only different, "gone", "no" (it is not relearned faster), "alike" or "kept" if
-    nothing was found, and "cannot say" if no metric was judged or none could have shown anything.
+    word is "NO" if what was learned is still there or retained accuracy is lost, "too far" if the figure differs from
+    retrained models in the direction away from the original, "differs" if it is only different, "gone", "no" (it is not
+    relearned faster), "alike" or "kept" if nothing was found, and "cannot say" if no metric was judged or none could have
+    shown anything.
     """
     if verdict.seen_alone:
         return [
@@ -79,7 +80,7 @@ def _line(family: Family, metrics: Sequence[JudgedMetric], verdict: Verdict) -> 
     if not metrics:
         reasons = list(dict.fromkeys(verdict.missing.values()))
         too_few = f"{verdict.n_retrained} retrained models are too few"
-        why = too_few if any(reason.startswith(too_few) for reason in reasons) else "none of its figures could be computed"
+        why = too_few if any(reason.startswith(too_few) for reason in reasons) else "none of its metrics could be computed"
         return FamilyLine(name, "cannot say", why)
     shown = max(metrics, key=lambda found: (found.fault is not None, _clearness(found)))
     if family == "retained" and shown.fault is None:
@@ -102,7 +103,7 @@ def _line(family: Family, metrics: Sequence[JudgedMetric], verdict: Verdict) -> 
     if word == "gone":
         sentence = f"as in {_names(verdict.task)[1].replace('a model', 'models')}: {sentence}"
     elif word == "cannot say":
-        sentence += "; the original itself is too close to that"
+        sentence += "; the original itself is too close to this value to show a difference"
     return FamilyLine(name, word, sentence + (f"; {shown.note}" if shown.note else ""))
 
 

@@ -65,14 +65,15 @@ def depth_caption(metrics: Sequence[MeasuredMetric], prefix: str, suffix: str, y
     ]
     shown = [(found, value, retrained) for found, value, retrained in shown if len(retrained) and not np.isnan(value)]
     if not shown:
-        return f"{ylabel[0].upper()}{ylabel[1:]} by depth; there are no retrained models to compare it with."
+        return f"{ylabel[0].upper()}{ylabel[1:]} by depth. There are no retrained models to compare it with."
     outside = sum(not retrained.min() <= value <= retrained.max() for _, value, retrained in shown)
     farthest, value, retrained = max(shown, key=lambda entry: abs(entry[1] - entry[2].mean()))
     depth = farthest.key.removeprefix(prefix).removesuffix(suffix)
     what = ylabel[0].upper() + ylabel[1:]
     return (
-        f"{what} of the unlearned model is outside the retrained models' range (shaded) at {outside} "
-        f"of {len(shown)} depths. The difference is largest at {depth}: {value:.3f}, retrained {retrained.mean():.3f}."
+        f"{what} of the unlearned model is outside the retrained models' range (shaded) at {outside} of {len(shown)} "
+        f"depths. The difference is largest at {depth}: {value:.3f}, compared with {retrained.mean():.3f} for retrained "
+        "models."
     )
 
 
@@ -113,8 +114,9 @@ def relearning_caption(models: Mapping[str, Sequence[Evidence]]) -> str:
             never = sum(not course.has_regained for course in courses)
             parts.append(f"{name} {span}" + f" ({never} of {len(courses)} not within these)" * bool(never))
     return (
-        "Fine-tuning steps on the forget set until the accuracy on it is regained (dotted line): "
-        f"{', '.join(parts) or 'not measured'}. A model that only hides what it knows needs fewer than a retrained model."
+        "Number of fine-tuning steps on the forget set until a model regains its accuracy on it (dotted line): "
+        f"{', '.join(parts) or 'not measured'}. A model that only hides what it has learned needs fewer steps than a "
+        "retrained model."
     )
 
 
@@ -160,8 +162,8 @@ def log_odds_caption(models: Mapping[str, Sequence[Evidence]], split: Split) -> 
         if evidence and name != "masked"
     )
     return (
-        "Log-odds of the label; forget samples should be distributed as for the retrained model. "
-        f"Median on the forget set: {medians}."
+        "Log-odds of the label. On forget samples, the distribution should be that of the retrained model. Median on the "
+        f"forget set: {medians}."
     )
 
 
@@ -192,8 +194,8 @@ def roc_caption(attacks: Mapping[str, LikelihoodAttack]) -> str:
     """The area under each curve."""
     areas = ", ".join(f"{name} {attack.areas().mean():.3f}" for name, attack in attacks.items())
     return (
-        "Attack that distinguishes samples that a shadow model unlearned from samples that it never saw. Area under the "
-        f"curve (0.5: the attack learns nothing): {areas}."
+        "An attack tries to distinguish samples that a shadow model unlearned from samples that it never saw. Area under "
+        f"the curve (0.5 if the attack learns nothing): {areas}."
     )
 
 

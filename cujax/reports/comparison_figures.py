@@ -112,7 +112,7 @@ def cost_caption(table: dict[str, Any]) -> str:
         parts.append(f"the smallest gap among them is {gap:.4f} ({best}, {shares[best]:.0%} of the operations)")
     if table["retrained"]["mean"]["mean_gap"] is not None:
         parts.append(f"the dotted line is the retrained models' own gap, {table['retrained']['mean']['mean_gap']:.4f}")
-    return "; ".join(parts) + ". Methods without a training step or a count of operations are not shown."
+    return "; ".join(parts) + ". Methods without training steps, or whose operations are not known, are not shown."
 
 
 def cost_figure(table: dict[str, Any]) -> Figure:

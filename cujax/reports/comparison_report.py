@@ -1,4 +1,4 @@
-"""What a comparison found: one table a request, as JSON, CSV, Markdown, LaTeX and an HTML page with pictures."""
+"""The results of a comparison: one table per request, as JSON, CSV, Markdown, LaTeX and an HTML page with figures."""
 
 import csv
 import io
@@ -57,7 +57,7 @@ _HARM = 0.05
 
 
 def tabulate(found: dict[str, Any]) -> dict[str, Any]:
-    """The comparison with its tables: of each request, rows of means, standard deviations and remarks.
+    """The comparison with its tables: for each request, rows of means, standard deviations and remarks.
 
     A mean is over seeds; for `original` likewise, for `retrained` over all retrained models of all seeds. A method's gap is
     to the mean of the retrained models of its seed, that of a retrained model to the mean of the others. `verdicts` counts
@@ -216,18 +216,18 @@ def budget(task: dict[str, Any]) -> str:
     """How the settings were found, in a sentence."""
     tuned = task["tuned"]
     if tuned is None:
-        named = ", or those that stand after @" if any("@" in name for name in task["cells"]) else ""
+        named = ", or those named after @" if any("@" in name for name in task["cells"]) else ""
         return f"Settings: each method's defaults{named}; nothing was tuned."
     seeds = ", ".join(map(str, tuned.get("seeds", ())))
     worst = f" The best three were tried on seeds {seeds}, and the worst of these decided." * bool(seeds)
     return (
-        f"Settings: the best of {tuned['trials']} trials a method ({tuned['sampler']} search from the published settings, "
+        f"Settings: the best of {tuned['trials']} trials per method ({tuned['sampler']} search from the published settings, "
         f"seed {tuned['seed']}), chosen on validation data. {tuned['rule']}{worst}"
     )
 
 
 def as_csv(found: dict[str, Any]) -> str:
-    """All tables as one CSV: a line a request and method, means and standard deviations in columns of their own."""
+    """All tables as one CSV: one line per request and method, with means and standard deviations in separate columns."""
     rows = [
         {"request": word, "method": name, "n": row["n"]}
         | {f"{key}{end}": row[which][key] for key, _, _ in COLUMNS for which, end in (("mean", ""), ("std", "_std"))}
@@ -272,12 +272,12 @@ def _notes(table: dict[str, Any], task: dict[str, Any]) -> list[str]:
 
 
 _ALONE = (
-    "The verdict is on the answers alone: features and relearning, where most of what is hidden shows, are read with "
-    "--audit standard."
+    "The verdict is based on the answers alone. Features and relearning, which reveal most of what is hidden, are examined "
+    "with --audit standard."
 )
 _WHOLE = (
-    "The verdict reads answers, features and relearning. A probe is a linear classifier that is trained on the features of "
-    "other samples; its figure is the share of the forgotten samples that it gets right."
+    "The verdict is based on answers, features and relearning. A probe is a linear classifier that is trained on the "
+    "features of other samples; its figure is the share of forgotten samples that it classifies correctly."
 )
 
 
@@ -285,10 +285,10 @@ def _preamble(found: dict[str, Any]) -> str:
     n = found["retrained"]
     return (
         f"Mean ± standard deviation over {len(found['seeds'])} seeds; the retrained row is over the {n} retrained models of "
-        f"each seed. The aim is the retrained models' figure, not the best one. Mean gap: mean absolute difference of "
-        "forget, retain and test accuracy to the retrained models' mean; of a retrained model, to the mean of the others. "
-        f"{_ALONE if basis(found) == 'answers' else _WHOLE} Methods are ranked by it, then by retained test accuracy, "
-        f"then by operations. Seconds are without compilation, on {found['device']}. {CAVEAT}"
+        "each seed. The aim is not the best figure, but that of the retrained models. Mean gap: mean absolute difference "
+        "of forget, retain and test accuracy to the retrained models' mean (for a retrained model, to the mean of the "
+        f"others). {_ALONE if basis(found) == 'answers' else _WHOLE} Methods are ranked by verdict, then by retained test "
+        f"accuracy, then by operations. Seconds are without compilation, on {found['device']}. {CAVEAT}"
     )
 
 
@@ -311,7 +311,7 @@ def as_latex(found: dict[str, Any]) -> str:
 
 
 def terminal_table(word: str, found: dict[str, Any]) -> Table:
-    """The figures that matter most, a line a method."""
+    """The most important figures, one line per method."""
     table = found["tables"][word]
     keys = ("forget_train_accuracy", "forget_test_accuracy", "retain_test_accuracy", "mia_loss_auc", "mean_gap", "seconds")
     columns = [column for column in _shown(table) if column[0] in keys]
@@ -326,7 +326,7 @@ def terminal_table(word: str, found: dict[str, Any]) -> Table:
 
 
 def as_html(found: dict[str, Any]) -> str:
-    """One self-contained page: tables and pictures, no scripts, no network."""
+    """One self-contained page with tables and figures; it needs neither scripts nor a network."""
     requests = []
     for word, table in found["tables"].items():
         task, columns = found["tasks"][word], _shown(table)
@@ -369,13 +369,13 @@ def _figures(found: dict[str, Any], word: str) -> Figures:
     by_method = courses(found["tasks"][word])
     if by_method:
         tolerance = found["setup"]["retain_tolerance"]
-        figures["Pass by pass: what was given up for what was forgotten"] = (
+        figures["Pass by pass: forgetting and the loss of retained accuracy"] = (
             trade_off_curves_caption(by_method, tolerance),
             svg(trade_off_curves(by_method, tolerance)),
         )
     curve = control_curve(table, found["tasks"][word].get("controls", ()))
     if curve is not None:
-        figures["Distance and cost, and what cutting retraining short gives"] = (
+        figures["Distance and cost, compared with shortened retraining"] = (
             control_caption(table, curve),
             svg(control_figure(table, curve)),
         )

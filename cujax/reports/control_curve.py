@@ -109,9 +109,10 @@ def control_caption(table: dict[str, Any], curve: Curve) -> str:
     below = [name for name, where in found.items() if where == "below"]
     within = sum(where == "within" for where in found.values())
     return (
-        f"Below the curve, that is, nearer than retraining cut short to the same operations: {len(below)} "
-        f"of {len(found)} methods{': ' * bool(below)}{', '.join(below)}; within the spread of retrained models "
-        f"(±{curve.spread:.4f}, the band): {within}. The curve is what an approximate method has to beat. Distance: mean "
-        "Jensen-Shannon divergence of the answers on the forget set from those of retrained models, in nats. Beyond "
-        "its ends, the curve is assumed to be constant. Methods without a count of operations are not shown."
+        "Below the curve, that is, nearer to retrained models than retraining that was cut short to the same number of "
+        f"operations: {len(below)} of {len(found)} methods{': ' * bool(below)}{', '.join(below)}; within the spread of "
+        f"retrained models (±{curve.spread:.4f}, the band): {within}. The curve is what an approximate method has to beat. "
+        "Distance: mean Jensen-Shannon divergence of the answers on the forget set from those of retrained models, in "
+        "nats. The curve is assumed to be constant to the left and right of its points. Methods whose operations are not "
+        "known are not shown."
     )

@@ -181,9 +181,10 @@ def confidence_caption(models: dict[str, Answers], split: Split) -> str:
         test = answers.test.take(~np.isin(answers.test.labels, split.absent_classes))
         medians = [f"{np.median(confidences(rows)):.3f}" if len(rows.labels) else "–" for rows in (answers.forget, test)]
         parts.append(f"{name} {medians[0]} (test samples {medians[1]})")
-    goal = "near 0, as for a class never seen" if split.is_class_task else "as for test samples"
+    goal = "near 0, as for a class that was never seen" if split.is_class_task else "as on test samples"
     return (
-        f"Probability of the true label; forget samples should have it {goal}. Median on the forget set: {', '.join(parts)}."
+        f"Probability of the true label. On forget samples, it should be {goal}. Median on the forget set: "
+        f"{', '.join(parts)}."
     )
 
 
@@ -267,8 +268,10 @@ def destination_caption(models: dict[str, Sequence[Answers]], split: Split, clas
             right = np.mean([np.mean(one.forget.logits.argmax(axis=1) == one.forget.labels) for one in several])
             parts.append(f"{name} {right:.3f}")
     if split.is_class_task:
-        return f"Share of the forgotten class's samples that each model answers with that class: {'; '.join(parts)}."
-    return f"Answers for the forget samples by label. Share answered with the label: {', '.join(parts)}."
+        return f"Share of the forgotten class's samples for which each model still predicts that class: {'; '.join(parts)}."
+    return (
+        f"Predicted class of the forget samples, by label. Share of samples for which it is the label: {', '.join(parts)}."
+    )
 
 
 def _confusion(predictions: Predictions, classes: int) -> np.ndarray:

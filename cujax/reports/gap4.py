@@ -36,9 +36,9 @@ class Gap4(NamedTuple):
     """The table of one request.
 
     Attributes:
-        columns: Headings; the first is of the method's name.
-        rows: Of each method, as text.
-        caption: What it is, and what differs from the publication beside it.
+        columns: Headings; the first is that of the method's name.
+        rows: One row per method, as text.
+        caption: What the table shows, and how it differs from the published figures next to it.
     """
 
     columns: list[str]
@@ -75,10 +75,10 @@ def gap4(found: dict[str, Any], word: str) -> Gap4:
     order = sorted(methods, key=lambda name: np.mean([row[-1] for row in methods[name]]))
     rows += [_line(name, methods[name]) for name in order]
     caption = (
-        "Four figures in points and their mean absolute distance from the mean of the retrained models; that of a retrained "
-        "model is from the mean of the others. MIA: the share of the forget set that an attack on confidence, trained on "
-        "retained and test samples, takes for samples never seen. A small gap does not say that the right samples were "
-        "forgotten: the agreement and JS columns of the other table do."
+        "Four figures in points and their mean absolute distance from the mean of the retrained models; that of a "
+        "retrained model is from the mean of the others. MIA: the share of the forget set that an attack on confidence, "
+        "trained on retained and test samples, classifies as never seen. A small gap does not show that the right samples "
+        "were forgotten; see the columns agreement and JS of the other table for that."
     )
     request = parse_request(word)
     if found["source"]["name"] == "cifar10" and isinstance(request, ForgetRandom) and request.fraction == 0.1:
@@ -87,7 +87,7 @@ def gap4(found: dict[str, Any], word: str) -> Gap4:
         caption += (
             " Published: what CoUn's authors report (arXiv:2509.16391) for ResNet-18, means of ten trials, their own code. "
             f"Here: {setup['network']}, {setup['training']['epochs']} epochs, a tenth of the training images held out for "
-            "validation, and nothing tuned on these gaps. The two may not be compared method by method."
+            "validation, and nothing tuned on these gaps. Do not compare the two method by method."
         )
     return Gap4(["", *(heading for _, heading in FIGURES), GAP], rows, caption)
 

@@ -16,19 +16,19 @@ TERMS = {
     ),
     "range": (
         "from retrained",
-        "Distance of the unlearned model from the mean of the retrained models, in prediction standard deviations (sd); "
-        "for key metrics, also whether the difference is significant by Holm's method at 5 % over all of them.",
+        "Distance of the unlearned model from the mean of the retrained models, in prediction standard deviations (sd). "
+        "For key metrics, also whether the difference is significant at 5 %, by Holm's method over all key metrics.",
     ),
     "damaged": ("damaged", "Accuracy on retained data is more than 1 point below that of retrained models."),
     "not_forgotten": ("not forgotten", "The answers, or an attack on them, still show the forget set."),
     "hidden": (
         "hidden",
-        "The answers are like those of a model that never saw the forget set, but the features still show it, or it is "
-        "relearned faster.",
+        "The model answers like one that never saw the forget set, but its features still show the forget set, or it "
+        "relearns the forget set faster.",
     ),
     "over_forgotten": (
         "over-forgotten",
-        "A metric differs from that of retrained models, in the direction away from the original.",
+        "A metric differs from the retrained models in the direction away from the original.",
     ),
     "distinguishable": (
         "distinguishable",
@@ -36,12 +36,12 @@ TERMS = {
     ),
     "no_trace": (
         "no trace found",
-        "No key metric distinguishes the model from retrained models, and some could have. This is not proof that "
-        "nothing is left.",
+        "No key metric distinguishes the model from retrained models, although some would have shown a trace. This is not "
+        "proof that nothing is left.",
     ),
     "not_judged": (
         "cannot be judged",
-        "No fault was found, but too little could be compared to report that no trace was found.",
+        "No fault was found, but the comparison was too limited to say that there is no trace.",
     ),
     "forget_set": ("forget set", "The training samples that the request asks the model to forget."),
     "retain_set": ("retain set", "All other training samples; the model should still classify them as before."),
@@ -51,13 +51,13 @@ TERMS = {
     "retain_test_accuracy": ("retain (test)", "Accuracy on test samples of the retained classes."),
     "mia_loss_auc": (
         "MIA loss AUC",
-        "How well the loss separates forget samples from samples never seen in training (membership inference): 0.5 is "
-        "chance, 1 is perfect.",
+        "How well the loss separates forget samples from samples that the model was never trained on (membership "
+        "inference): 0.5 is chance, 1 is perfect.",
     ),
     "js_to_retrained": (
         "JS to retrained",
-        "Jensen-Shannon divergence between the answers of the model and of retrained models on the forget set; "
-        "0 means equal.",
+        "Jensen-Shannon divergence between the answers of the model and those of retrained models on the forget set; 0 "
+        "if they are equal.",
     ),
     "agreement": (
         "agreement",
@@ -66,8 +66,8 @@ TERMS = {
     ),
     "log_odds_to_retrained": (
         "log odds to retrained",
-        "Mean absolute difference, sample by sample, between the log odds of the true class and their mean over "
-        "retrained models, on the forget set; 0 means equal.",
+        "Mean absolute difference, sample by sample, between the log odds of the true class and their mean over retrained "
+        "models, on the forget set; 0 if they are equal.",
     ),
     "mean_gap": (
         "mean gap",
@@ -77,14 +77,18 @@ TERMS = {
         "probe (embedding)",
         "Accuracy on forgotten samples of a linear classifier that is trained on the embeddings of other samples.",
     ),
-    "probe_below_z": ("probe (below it)", "The same for the features one layer below the embedding."),
+    "probe_below_z": (
+        "probe (below it)",
+        "Accuracy on forgotten samples of a linear classifier that is trained on the features of other samples, one "
+        "layer below the embedding.",
+    ),
     "nearest_class_mean": (
         "nearest mean",
         "Accuracy on forgotten samples of a classifier that picks the nearest class mean of embeddings.",
     ),
     "relearning_steps": (
         "steps to relearn",
-        "Training steps on the forget set until 95 % of the original's accuracy on it is regained; at most 300.",
+        "Training steps on the forget set until the model regains 95 % of the original's accuracy on it; at most 300.",
     ),
     "parameter_change": (
         "parameters moved",
@@ -92,11 +96,11 @@ TERMS = {
     ),
     "steps": ("steps", "Optimiser steps."),
     "samples": ("samples", "Training samples processed, counting repetitions."),
-    "seconds": ("seconds", "Time of training or unlearning, without compilation."),
+    "seconds": ("seconds", "Time that training or unlearning took, without compilation."),
     "gflops": ("GFLOP", "Floating-point operations, in billions."),
     "speed_up": ("speed-up (time)", "How many times faster than retraining."),
     "flops_ratio": ("speed-up (FLOP)", "How many times fewer operations than retraining."),
-    "trials": ("trials", "Settings tried when the method was tuned."),
+    "trials": ("trials", "Number of settings that were tried when the method was tuned."),
     "verdict": (
         "verdict",
         "What the answers on the forget set show, including attacks on them and distances to retrained models. With "

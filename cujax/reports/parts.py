@@ -1,6 +1,7 @@
 """Reports on a run, one for each kind of target that its request names: whole classes, and samples of retained classes.
 
-A class that is gone must not hide samples that are still known, nor vice versa: each is judged with its own metrics.
+A forgotten class must not hide samples that the model still recognises, or vice versa, so each part is judged with its own
+metrics.
 """
 
 from collections.abc import Callable

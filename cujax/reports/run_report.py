@@ -87,7 +87,7 @@ def report_on(
     console.print(terminal_table(report) if report["audit"] is None else audit_terminal_table(report["audit"]))
     for name, found in report["checkpoints"].items():
         if found["problem"]:
-            line = f"WARNING: the report is not of the {name} checkpoint at {found['path']}: {found['problem']}."
+            line = f"WARNING: the report does not describe the {name} checkpoint at {found['path']}: {found['problem']}."
             console.print(line, highlight=False, markup=False, soft_wrap=True)
     where = f"Checkpoints and metrics: {run.workdir}. Page with pictures: {page}"
     for line in (summary(report), where, *verdict_lines(report)):

@@ -84,7 +84,7 @@ def comparison_in_words(metric: dict[str, Any]) -> str:
 
 
 def audit_terminal_table(audit: dict[str, Any]) -> Table:
-    """A line a metric that could be computed: original, unlearned, retrained models and the distance from them."""
+    """One line per metric that could be computed: original, unlearned and retrained models, and the distance from them."""
     table = Table(title=f"audit, level {audit['level']}")
     table.add_column("")
     for heading in ("original", "unlearned", f"retrained ({audit['retrained']})"):
@@ -120,8 +120,8 @@ def not_computed(audit: dict[str, Any]) -> Sequence[str]:
 
 
 CAVEAT = (
-    "An empirical audit is not a certificate of deletion: it can show that something was not forgotten, "
-    "not that everything was."
+    "An empirical audit is not a certificate of deletion: it can show that something was not forgotten, but not that "
+    "everything was."
 )
 
 

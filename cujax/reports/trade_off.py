@@ -1,4 +1,4 @@
-"""The trade-off of each method between retained and forget accuracy, pass by pass, also beyond the tolerance of a run."""
+"""The trade-off of each method between retained and forget accuracy, pass by pass, also outside the tolerance of a run."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -42,8 +42,8 @@ def remark_on_end(by_seed: dict[str, Course], tolerance: float, *, class_task: b
     within = [number for number, loss in enumerate(lost(course)) if loss <= tolerance + 1e-9]
     best = min(within, key=lambda number: (_left(course[number], class_task=class_task), lost(course)[number]))
     return (
-        f"outside the tolerance of {100 * tolerance:g} points at its end in {len(beyond)} of {len(by_seed)} seeds, where an "
-        f"earlier state was returned; seed {seed} at its end: {_point(course, -1)}; its best state within: "
+        f"ended outside the tolerance of {100 * tolerance:g} points in {len(beyond)} of {len(by_seed)} seeds, where an "
+        f"earlier state was returned; seed {seed}, last state: {_point(course, -1)}; best state within the tolerance: "
         f"{_point(course, best)}"
     )
 

@@ -83,7 +83,10 @@ def test_a_depth_that_an_untrained_network_reads_as_well_decides_nothing():
     known = replace(CLASS, probes={"encoder": probe(0.97, original=0.97, untrained=(0.95, 0.96))})
     verdict = judge_without_retrained(known, "class")
     assert verdict.faults == ()
-    assert verdict.missing["probe_encoder"] == "a probe reads the original no better than a network that learned nothing"
+    assert (
+        verdict.missing["probe_encoder"]
+        == "a probe reads no more from the original than from a network that learned nothing"
+    )
     both = replace(known, probes=known.probes | {"z": probe(0.98)})
     assert judge_without_retrained(both, "class").faults == ("hidden",)
 

@@ -319,7 +319,9 @@ def test_a_report_that_is_not_of_the_checkpoint_at_its_path_says_so(class_run, t
     problem = f"there is another checkpoint there now: its digest is {run.retrained()[0].digest}"
     assert report["checkpoints"]["unlearned"]["problem"] == problem
     assert problem in (tmp_path / "report.html").read_text("utf-8")
-    assert f"WARNING: the report is not of the unlearned checkpoint at {other}: {problem}." in capsys.readouterr().out
+    assert (
+        f"WARNING: the report does not describe the unlearned checkpoint at {other}: {problem}." in capsys.readouterr().out
+    )
 
 
 def test_the_filed_page_says_the_request_in_words(class_run):

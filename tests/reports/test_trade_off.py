@@ -33,15 +33,17 @@ def test_a_run_that_repairs_what_it_harmed_ends_within():
 def test_a_run_that_ended_beyond_is_shown_at_its_end_and_at_its_best_within():
     remark = remark_on_end({"0": SHORT, "3": RUINS}, 0.05, class_task=True)
     assert "in 1 of 2 seeds" in remark
-    assert "seed 3 at its end: step 30, forget accuracy 0.000, retained -40.0 points" in remark
-    assert remark.endswith("its best state within: step 20, forget accuracy 0.600, retained -1.0 points (validation)")
+    assert "seed 3, last state: step 30, forget accuracy 0.000, retained -40.0 points" in remark
+    assert remark.endswith(
+        "best state within the tolerance: step 20, forget accuracy 0.600, retained -1.0 points (validation)"
+    )
 
 
 @pytest.mark.parametrize(("target", "best"), [(0.7, 10), (0.97, 0), (None, 10)])
 def test_of_samples_the_best_state_is_nearest_to_its_target(target, best):
     ruins = course((1.0, 0.9), (0.6, 0.88), (0.0, 0.5), target=target)
     remark = remark_on_end({"0": ruins}, 0.05, class_task=False)
-    assert f"its best state within: step {best}," in remark
+    assert f"best state within the tolerance: step {best}," in remark
 
 
 def test_the_pictures_show_every_run_and_the_caption_names_who_ended_beyond():
