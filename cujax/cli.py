@@ -289,7 +289,9 @@ def main[Ready: Prepared](
                 compute_deterministically()
             divided = units if is_divided(experiment) else None
             if is_divided(experiment) and units is None:
-                raise ValueError("this command cannot be divided; leave out --jobs, --worker and --cluster.")
+                raise ValueError(
+                    "this command cannot be divided between processes; leave out --jobs, --worker and --cluster."
+                )
             prepare_devices(experiment)
             if experiment.multihost:
                 start_multihost()
@@ -306,7 +308,10 @@ def main[Ready: Prepared](
                 jobs, seconds = default_jobs(experiment, ready.model, ready.source, units(ready))
                 if jobs > 1:
                     divided, tell, experiment = units, once_each(notify), replace(experiment, jobs=jobs)
-                    notify(f"{jobs} processes share about {seconds / 60:.0f} minutes of work; --jobs 1 for a single one.")
+                    notify(
+                        f"{jobs} processes share about {seconds / 60:.0f} minutes of work; give --jobs 1 to use a single "
+                        "process."
+                    )
             models = [] if divided is None else list(divided(ready))
             check_division(experiment, models)
         except (ValueError, OSError, MultihostError) as error:

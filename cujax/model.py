@@ -232,7 +232,7 @@ def num_rows(inputs: Inputs) -> int:
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(inputs)]
     if not shapes or not all(shapes) or len({shape[0] for shape in shapes}) > 1:
         raise ValueError(
-            f"inputs must be arrays with one leading row axis, of equal length, but their shapes are "
+            "inputs must be arrays with one leading row axis, of equal length, but their shapes are "
             f"{shapes_in_words(inputs)}; stack samples along the first axis."
         )
     return int(shapes[0][0])

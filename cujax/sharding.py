@@ -54,7 +54,7 @@ def own_shards(mesh: Mesh | None) -> list[int]:
 
 
 def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
-    """The arrays of a tree, each in full on every device; those that already are stay unchanged."""
+    """Copies the arrays of a tree in full to every device; arrays that are already there in full are not changed."""
     if mesh is None:
         return tree
     everywhere = NamedSharding(mesh, P())

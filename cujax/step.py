@@ -385,8 +385,8 @@ def update(
         if "value_fn" not in str(error):
             raise
         raise ValueError(
-            "the optimiser is a line search: it evaluates the loss again at other parameters (value_fn), which a step on "
-            "one batch does not offer. Use one that takes only the gradient, such as optax.sgd or optax.adam."
+            "the optimiser is a line search: it evaluates the loss again at other parameters (value_fn), which is not "
+            "possible in a step on one batch. Use one that takes only the gradient, such as optax.sgd or optax.adam."
         ) from error
     params = model.keep_frozen(optax.apply_updates(state.params, updates), state.params)
     stepped = UnlearnState(state.step + 1, params, model_state, opt_state, state.key)

@@ -148,7 +148,7 @@ def test_a_request_by_predicate_comes_from_a_configuration_file(tmp_path):
         (["forget:classes", "--forget.labels"], "labels"),
         (["forget:class", "--forget.label", ""], "to forget is empty"),
         (["--no-validation", "--validation-ids", "x.txt"], "validation_ids is x.txt, but validation is off"),
-        (["--profile", "/dev/null/profile"], "profile /dev/null/profile cannot be made a folder"),
+        (["--profile", "/dev/null/profile"], "profile /dev/null/profile cannot be created as a folder"),
     ],
 )
 def test_bad_input_ends_with_status_2_and_says_why(arguments, message, tmp_path, monkeypatch, capsys):

@@ -183,7 +183,7 @@ def set_up(kind):
     return kind(training=Training(epochs=1, batch_size=4), **options) if "training" in fields else kind(**options)
 
 
-@pytest.mark.filterwarnings("ignore:the network gives no features below its embedding")
+@pytest.mark.filterwarnings("ignore:the network returns no features below its embedding")
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_keeps_a_frozen_backbone(name):
     model = models(head_alone)["linen"]

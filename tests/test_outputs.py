@@ -177,6 +177,6 @@ def test_one_call_asks_for_no_order_that_is_said(returns, options):
 
 def test_an_order_is_not_said_twice():
     with pytest.raises(
-        ValueError, match=r"outputs is .* give it where the model is made: cujax.from_linen\(module, outputs="
+        ValueError, match=r"outputs is .* give it where the model is created: cujax.from_linen\(module, outputs="
     ):
         unlearned(cujax.from_linen(Net("outputs")), np.arange(60) % 3, outputs=("logits", "embedding"))

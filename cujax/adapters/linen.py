@@ -48,8 +48,8 @@ def from_linen(
     Collections that a call adds to (sown values) are not part of the model state.
 
     Args:
-        module: Called as `module(images, train=...)`, or as `module(images)` if it takes no other argument. Fields may be
-            lists, dicts and arrays: modules are compared by value.
+        module: The module. It is called as `module(images, train=...)`, or as `module(images)` if it takes no other
+            argument. Fields may be lists, dicts and arrays: modules are compared by value.
         num_classes: Number of logits; inferred from the first call if not given.
         embedding: The path of the submodule ("head", "classifier/last") that computes the logits: its input is the
             embedding, whatever else the module returns. It may be inside `nn.remat` or `nn.jit`.

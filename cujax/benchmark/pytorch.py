@@ -98,7 +98,7 @@ class Counterpart:
         return take
 
     def check_same(self, name: str, loss: float, gradient_norm: float) -> None:
-        """Raises RuntimeError unless a step has this loss and gradient here: otherwise other things would be compared."""
+        """Raises RuntimeError if a step has another loss or gradient here: then the times could not be compared."""
         found, gradients = self.step(name)()
         norm = math.sqrt(sum(gradient.square().sum().item() for gradient in gradients))
         if not np.allclose((loss, gradient_norm), (found.item(), norm), rtol=_TOLERANCE):

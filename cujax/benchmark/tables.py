@@ -1,4 +1,4 @@
-"""The figures of a benchmark as tables, beside those of an earlier run."""
+"""The figures of a benchmark as tables, next to those of an earlier run."""
 
 import json
 from dataclasses import asdict

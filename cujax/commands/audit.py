@@ -82,8 +82,8 @@ def _checked(run: Run, path: str) -> Checkpoint:
     metadata = unlearned.metadata
     if not is_among(run.split.forget.ids, metadata.forgotten_ids).all():
         raise BadInputError(
-            f"{path} was unlearned for other samples (digest {metadata.forgotten_digest[:12]}) than those that this "
-            f"configuration names ({run.split.digest[:12]}); give the configuration it was made with."
+            f"{path} has forgotten other samples (digest {metadata.forgotten_digest[:12]}) than this configuration names "
+            f"({run.split.digest[:12]}); give the configuration that it was made with."
         )
     return unlearned
 

@@ -26,7 +26,7 @@ def compare(run: ComparisonRun) -> None:
         Console().print(terminal_table(word, found))
     notify(f"Tables and figures: {', '.join(map(str, paths))}")
     if run.failures:
-        raise ValueError(f"{len(run.failures)} cells failed: {'; '.join(run.failures)}")
+        raise ValueError(f"{len(run.failures)} of the runs failed: {'; '.join(run.failures)}")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     leaves = jax.tree.leaves(checkpoint.variables)
     print(
         f"{asked.output}: {len(leaves)} arrays, {sum(leaf.size for leaf in leaves):,} values, of the "
-        f"{checkpoint.metadata.kind} checkpoint {checkpoint.digest[:12]}.\n"
-        f"The record of what it was asked to forget stays in {asked.checkpoint}."
+        f"{checkpoint.metadata.kind} checkpoint {checkpoint.digest[:12]}.\nIts record of deletion requests is not exported; "
+        f"it stays in {asked.checkpoint}."
     )
     return 0

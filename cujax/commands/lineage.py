@@ -49,5 +49,5 @@ def main(arguments: Sequence[str]) -> int:
         state = "verified" if link.verified else f"FAILED: {link.problem}" if link.problem else "not found, not verified"
         if link.verdict:
             print(f"{indent}  verdict of its last audit: {link.verdict}")
-        print(f"{indent}  {link.path or 'where it lies is not recorded'}: {state}")
+        print(f"{indent}  {link.path or 'its location is not recorded'}: {state}")
     return int(any(link.problem for link in links))

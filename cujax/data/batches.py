@@ -164,7 +164,7 @@ def check_float_inputs(images: ImageSet, what: str) -> None:
     if all(map(is_float, jax.tree.leaves(input_shapes(images)))):
         return
     raise ValueError(
-        f"{what}, which takes inputs of floating-point numbers, but one of {input_shapes(images)} is not; choose another "
+        f"{what}, so all inputs must be floating-point numbers, but one of {input_shapes(images)} is not; choose another "
         "method."
     )
 
@@ -257,8 +257,8 @@ def check_augmentation(augmentation: Augmentation, *, are_images: bool) -> None:
     """Raises ValueError if augmentation is requested for inputs that are not images."""
     if augmentation != "none" and not are_images:
         raise ValueError(
-            f"augmentation is {augmentation!r}, which is for images [n, H, W, C] alone, but the inputs are others; make it "
-            "'none' (--training.augmentation none)."
+            f"augmentation is {augmentation!r}, which works only for images [n, H, W, C], but the inputs are not images; "
+            "make it 'none' (--training.augmentation none)."
         )
 
 

@@ -62,9 +62,15 @@ class ImageFiles:
         try:
             pixels = decode(Path(path).read_bytes(), size, self.background)
         except (OSError, BadImageError) as error:
-            raise ValueError(f"image {path} was readable when the run began, and is not any more: {error}") from error
+            raise ValueError(
+                f"image {path} was readable when the run began, but is not readable now ({error}); restore it and run the "
+                "same command again."
+            ) from error
         if pixels.shape != self.image_shape:
-            raise ValueError(f"image {path} was {self.image_shape} when the run began, and is {pixels.shape} now.")
+            raise ValueError(
+                f"image {path} had the shape {self.image_shape} when the run began, but has {pixels.shape} now; restore it "
+                "and run the same command again."
+            )
         return pixels
 
 
@@ -123,7 +129,7 @@ def _eight_bits(image: "Image") -> "Image":
         return image
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65_535:
-        raise BadImageError(f"its pixels go from {values.min()} to {values.max()}; 8 or 16 bits a channel are needed")
+        raise BadImageError(f"its pixels go from {values.min()} to {values.max()}; 8 or 16 bits per channel are needed")
     return Image.fromarray(((values * 255 + 32_767) // 65_535).astype(np.uint8))
 
 

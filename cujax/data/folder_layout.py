@@ -142,14 +142,15 @@ def _parts(root: Path, left_out: LeftOut) -> tuple[Path, Path | None]:
         if len(paths) > 1:
             found = ", ".join(sorted(path.name for path in paths))
             raise ValueError(
-                f"{root} has several folders of {part} images: {found}; keep one of them there. Expected are {_PART_NAMES}."
+                f"{root} has several folders of {part} images: {found}; keep one of them there. The expected names are "
+                f"{_PART_NAMES}."
             )
     if not by_part["train"]:
         held_out = [path.name for paths in by_part.values() for path in paths]
         if held_out and len(held_out) == len(folders) == len(list(_folders(root))):
             raise ValueError(
-                f"{root} has the folders {held_out} of held-out images, but none of training images; expected are "
-                f"{_PART_NAMES}, each laid out as CLASS/IMAGE."
+                f"{root} has the folders {held_out} of held-out images, but no folder of training images; the expected "
+                f"names are {_PART_NAMES}, each laid out as CLASS/IMAGE."
             )
         return root, None
     train = by_part["train"][0]
@@ -160,13 +161,13 @@ def _parts(root: Path, left_out: LeftOut) -> tuple[Path, Path | None]:
     if test is None and flat:
         raise ValueError(
             f"{root / flat[0]} has no class folders; lay the images out as CLASS/IMAGE as in {train}, or move the folder "
-            "away: then a fifth of each class is held out for testing."
+            "away; a fifth of each class is then held out for testing."
         )
     if test is None:
         _refuse_class_as_part(root, train, folders)
     for path in _folders(root):
         if path not in (train, test):
-            left_out.add(f"{path.name}/", f"a folder beside {train.name}" + (f" and {test.name}" if test else ""))
+            left_out.add(f"{path.name}/", f"a folder next to {train.name}" + (f" and {test.name}" if test else ""))
     return train, test
 
 
@@ -226,7 +227,7 @@ def _class_names(part_root: Path, root: Path, left_out: LeftOut) -> tuple[str, .
         else:
             names.append(path.name)
     if not names:
-        also = f" It holds {loose} images itself: give the folder above it, if its name is a class." if loose else ""
+        also = f" It contains {loose} images itself; if its name is a class, give the folder above it." if loose else ""
         raise ValueError(f"{part_root} has no class folders; lay the images out as CLASS/IMAGE.png or .jpg.{also}")
     return in_order(names)
 
@@ -237,8 +238,9 @@ def _refuse_class_as_part(root: Path, train: Path, folders: Sequence[Path]) -> N
     alike = [path.name for path in folders if path != train and inner & {below.name for below in _folders(path)}]
     if alike and len(words(train.name)) > 1:
         raise ValueError(
-            f"{root} has {train.name}, which is like a name of training images, and {alike[0]} with the same folders, which "
-            f"is not one of a part. If they are parts, name them {_PART_NAMES}; if they are classes, rename {train.name}."
+            f"{root} has the folder {train.name}, which is named like a folder of training images, and {alike[0]} with the "
+            f"same subfolders, which is not named like a part of a data set. If they are parts, name them {_PART_NAMES}; if "
+            f"they are classes, rename {train.name}."
         )
 
 
@@ -247,8 +249,8 @@ def _refuse_parts_without_classes(root: Path, class_names: Sequence[str]) -> Non
     parts = {_part_named(name) for name in class_names}
     if len(parts) > 1 and None not in parts:
         raise ValueError(
-            f"the folders of {root} are {list(class_names)[:_SHOWN]}, which are names of parts, but they are not divided "
-            "into classes; images must lie in a folder per class: train/CLASS/IMAGE and test/CLASS/IMAGE."
+            f"the folders of {root} are {list(class_names)[:_SHOWN]}, which are names of parts, but they have no class "
+            "folders; put the images of each class into a folder of its own: train/CLASS/IMAGE and test/CLASS/IMAGE."
         )
 
 
@@ -270,7 +272,11 @@ def _refuse_parts_as_classes(train_root: Path, class_names: Sequence[str], left_
     if alike:
         for name in (f"{name}/{inner}" for name in class_names for inner in shared):
             left_out.add(
-                name, "not a class: its images are of the class above; if it is one, name the folders above by part"
+                name,
+                (
+                    "not read as a class: its images belong to the class of the folder above; if it is a class, name the "
+                    "folders above train and test"
+                ),
             )
 
 
@@ -320,16 +326,16 @@ def _files(folder: Path, root: Path, left_out: LeftOut, above: tuple[Path, ...],
         if is_hidden(path.name):
             left_out.add(name + "/" * path.is_dir(), _HIDDEN)
         elif target is not None:
-            left_out.add(name, "a link to what is read in its own place")
+            left_out.add(name, "a link to something that is read in its own place")
         elif path.is_dir():
             resolved = path.resolve()
             if resolved in above:
-                left_out.add(name, "a link to a folder that it lies in")
+                left_out.add(name, "a link to a folder that contains it")
             else:
                 yield from _files(path, root, left_out, (*above, resolved), linked)
         elif not _is_image(path.name):
             left_out.add(name, f"a {path.suffix or 'nameless'} file; only {', '.join(_SUFFIXES)} are read")
         elif (by_link or path.is_symlink()) and linked.setdefault(str(path.resolve()), name) != name:
-            left_out.add(name, "leads by a link to a file that is read by another link")
+            left_out.add(name, "a link to a file that is read through another link")
         else:
             yield name

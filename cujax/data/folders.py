@@ -140,7 +140,7 @@ def read_folder(
     for file in (file for part in good.values() for file in part):
         if file.shape != shape:
             raise ValueError(
-                f"images in {root} are of different sizes: most are {shape[0]}x{shape[1]}, {file.name} is "
+                f"images in {root} have different sizes: most are {shape[0]}x{shape[1]}, but {file.name} is "
                 f"{file.shape[0]}x{file.shape[1]}; resize them to one size with --data.image-size, such as {min(shape[:2])}."
             )
     _refuse_without_content(root, good["train"])
@@ -175,13 +175,14 @@ def read_folder(
 def _refuse_without_content(root: Path, files: list[_File]) -> None:
     """Raises ValueError if most images are of one colour each, or all are equal: they were not read as they look."""
     way_out = (
-        "Look at some as they are read; if the drawing is only in the transparency, and white, give --data.background black."
+        "Check how some of them are read. If the drawing is white and only in the transparency, give --data.background "
+        "black."
     )
     constant = [file.name for file in files if not file.pixel_digest]
     if 2 * len(constant) > len(files):
         raise ValueError(
-            f"{len(constant)} of {len(files)} training images in {root} are of one colour each, such as {constant[0]}: "
-            f"there is nothing to learn from them. {way_out}"
+            f"{len(constant)} of {len(files)} training images in {root} have only one colour each, such as {constant[0]}, "
+            f"so there is nothing to learn from them. {way_out}"
         )
     if len(files) > 1 and len({file.pixel_digest for file in files}) == 1:
         raise ValueError(f"all {len(files)} training images in {root} have the same pixels, as {files[0].name}. {way_out}")

@@ -102,14 +102,16 @@ def _column(path: Path, text: str, is_id: "Matcher") -> list[str]:
         return []
     header = [cell.strip() for cell in rows[0]]
     if any(map(is_id, header)):
-        raise ValueError(f"{path} begins with {header}, which names a sample; write a header above it, with a column id.")
+        raise ValueError(
+            f"the first row of {path} is {header}, which names a sample; add a header above it, with a column named id."
+        )
     known = [name for name in _COLUMNS if name in [cell.lower() for cell in header]]
     if len(header) > 1 and not known:
-        raise ValueError(f"{path} has the columns {header}; name the one that holds the ids id.")
+        raise ValueError(f"{path} has the columns {header}, but none is named id; rename the column with the ids to id.")
     at = [cell.lower() for cell in header].index(known[0]) if known else 0
     short = next((number for number, row in enumerate(rows[1:], 2) if len(row) <= at or not row[at].strip()), None)
     if short is not None:
-        raise ValueError(f"{path} has no {header[at]} in row {short}: {rows[short - 1]}.")
+        raise ValueError(f"row {short} of {path} has no {header[at]}: {rows[short - 1]}; complete or remove it.")
     return [row[at] for row in rows[1:]]
 
 
@@ -180,8 +182,9 @@ def rows_of_file(path: Path, source: Source) -> np.ndarray:
     if held_out:
         raise ValueError(
             f"{len(held_out)} of the {len(wanted)} ids in {path} are test images of {source.name}, on which no model is "
-            f"trained here: {', '.join(held_out[:_SHOWN])}. Remove them from the list. If the model is imported and "
-            "was trained on them, give other test images (test_images in an .npz, a folder test); these are trained on."
+            f"trained here: {', '.join(held_out[:_SHOWN])}. Remove them from the list. If the model is imported and was "
+            "trained on them, give other test images (test_images in an .npz file, or a folder named test); these then "
+            "become training images."
         )
     if unknown:
         raise ValueError(

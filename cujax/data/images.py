@@ -1,4 +1,4 @@
-"""Labelled images in memory or on disk, or other inputs in memory; their selection, and what all readers share."""
+"""Labelled images in memory or on disk, or other inputs in memory: how they are selected, and code that readers share."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -230,9 +230,9 @@ def check_memory(where: str, n_bytes: int, data: Data) -> None:
     """Raises TooLargeError if decoded images take more memory than `data.memory_gb`."""
     if n_bytes > data.memory_gb * 1e9:
         raise TooLargeError(
-            f"{where} takes {n_bytes / 1e9:.2f} GB in memory, more than the {data.memory_gb:g} GB it may. Allow more with "
-            "--data.memory-gb if the machine (and the GPU or TPU) has it, use fewer images with --data.limit if it is a "
-            "TFDS data set, or export it as a folder of images (CLASS/*.png), which is decoded batch by batch."
+            f"{where} takes {n_bytes / 1e9:.2f} GB in memory, more than the {data.memory_gb:g} GB allowed. Allow more with "
+            "--data.memory-gb if the machine (and the GPU or TPU) has enough, use fewer images with --data.limit if it is "
+            "a TFDS data set, or export it as a folder of images (CLASS/*.png), which is decoded batch by batch."
         )
 
 

@@ -49,9 +49,14 @@ def _read(data: Data, progress: Progress) -> Source:
     skipped = unread(str(path), arrays)
     others = holds_inputs(arrays)
     if others and "images" in arrays:
-        raise ValueError(f"{path} holds images and inputs; give one of the two, and more arrays as inputs/NAME.")
+        raise ValueError(
+            f"{path} contains both images and inputs; give only one of the two, and further arrays as inputs/NAME."
+        )
     if others and data.layout != "nhwc":
-        raise ValueError(f"data.layout is {data.layout}, which is for images, but {path} holds inputs; leave it out.")
+        raise ValueError(
+            f"data.layout is {data.layout}, which applies only to images, but {path} contains inputs; leave out "
+            "--data.layout."
+        )
     missing = [name for name in ("images", "labels") if name not in arrays and not (others and name == "images")]
     if missing:
         raise ValueError(f"{path} holds {sorted(arrays)}, but no {' and no '.join(missing)}; both are needed.")
@@ -70,20 +75,20 @@ def _read(data: Data, progress: Progress) -> Source:
         kinds = [jax.tree.map(lambda rows: f"{rows.shape[1:]} {rows.dtype}", part.images) for part in (train, test)]
         if kinds[0] != kinds[1]:
             raise ValueError(
-                f"{path}: {kind} and test_{kind} must have one shape and dtype, but are {kinds[0]} and {kinds[1]}."
+                f"{path}: {kind} and test_{kind} must have the same shape and dtype, but are {kinds[0]} and {kinds[1]}."
             )
         shared = sorted(set(train.ids.tolist()) & set(test.ids.tolist()))
         if shared:
             raise ValueError(
-                f"{path}: {len(shared)} ids are in ids and in test_ids, such as {shared[:5]}; an image is either trained on "
-                "or tested with. Take these rows out of one part, or give the others their own ids."
+                f"{path}: {len(shared)} ids are in both ids and test_ids, such as {shared[:5]}; an image must not be in "
+                "both parts. Remove these rows from one part or, if the images differ, give them different ids."
             )
         if train.subjects is not None and test.subjects is not None:
             both = np.intersect1d(train.subjects, test.subjects).tolist()
             if both:
                 raise ValueError(
-                    f"{path}: {len(both)} subjects are in subjects and in test_subjects, such as {both[:5]}; a subject is "
-                    "either trained on or tested with. Take their rows out of one part."
+                    f"{path}: {len(both)} subjects are in both subjects and test_subjects, such as {both[:5]}; a subject "
+                    "must not be in both parts. Remove its rows from one part."
                 )
     else:
         train, test = hold_out_fifth(everything)
@@ -117,7 +122,9 @@ def _numbered(where: str, parts: list[np.ndarray]) -> tuple[list[np.ndarray], tu
         names = in_order(set(texts[0].ravel().tolist()))
         unknown = sorted(set(texts[-1].ravel().tolist()) - set(names))
         if unknown:
-            raise ValueError(f"{where}: test_labels holds {unknown[:5]}, which labels does not; test with the same classes.")
+            raise ValueError(
+                f"{where}: test_labels contains {unknown[:5]}, which labels does not contain; use the same classes in both."
+            )
         number = {name: label for label, name in enumerate(names)}
         return [np.array([number[name] for name in part.ravel().tolist()]).reshape(part.shape) for part in texts], names
     return [_plain(part) for part in parts], ()
@@ -142,7 +149,7 @@ def _texts(where: str, values: np.ndarray) -> np.ndarray:
     try:
         return np.array([value.decode() for value in values.ravel().tolist()]).reshape(values.shape)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{where} holds bytes that are not UTF-8 ({error.object!r}); store them as text.") from error
+        raise ValueError(f"{where} contains bytes that are not UTF-8 ({error.object!r}); store them as text.") from error
 
 
 def _checked_images(where: str, arrays: dict[str, np.ndarray], prefix: str, labels: np.ndarray, layout: str) -> Images:
@@ -150,10 +157,10 @@ def _checked_images(where: str, arrays: dict[str, np.ndarray], prefix: str, labe
     if f"{prefix}images" in arrays:
         images = _channels_last(f"{where}: {prefix}images", arrays[f"{prefix}images"], labels, layout)
         images = images if images.dtype == np.uint8 else _preprocessed(f"{where}: {prefix}images", images)
-        n, each = len(images), "an image"
+        n, each = len(images), "for each image"
     else:
         images = checked_inputs(where, arrays, prefix)
-        n, each = len(jax.tree.leaves(images)[0]), "a row"
+        n, each = len(jax.tree.leaves(images)[0]), "for each row"
     if labels.shape != (n,):
         column = f"; give {prefix}labels[:, 0]" if labels.shape == (n, 1) else ""
         raise ValueError(
@@ -203,8 +210,8 @@ def _channels_last(where: str, images: np.ndarray, labels: np.ndarray, layout: s
         if layout == "nhwc":
             raise ValueError(
                 f"{where} has the shape {images.shape}, which looks like [n, C, H, W], PyTorch's order, and would be read "
-                f"as images of {other} channels. Give --data.layout nchw, or store images.transpose(0, 2, 3, 1); if "
-                "the last axis really counts channels, store inputs in place of images."
+                f"as images of {other} channels. Give --data.layout nchw, or store images.transpose(0, 2, 3, 1); if the "
+                "last axis really counts channels, store the array as inputs, not as images."
             )
         raise ValueError(
             f"{where} has the shape {images.shape}, which looks like [n, H, W, C], but data.layout is nchw; leave it out."
@@ -229,9 +236,10 @@ def _preprocessed(where: str, images: np.ndarray) -> np.ndarray:
     mean, std = float(narrow.mean(dtype=np.float64)), float(narrow.std(dtype=np.float64))
     if abs(mean) > _LARGEST_MEAN or not _SMALLEST_STD < std < _LARGEST_STD:
         raise ValueError(
-            f"{where} are float, which is taken as preprocessed, but go from {narrow.min():g} to {narrow.max():g} (mean "
-            f"{mean:.3g}, standard deviation {std:.3g}), far from mean 0 and deviation 1. Store pixels of 0 to 255 as "
-            "uint8, which is normalised here, or normalise them: (images - images.mean()) / images.std()."
+            f"{where} are float, which is taken as preprocessed, but their values go from {narrow.min():g} to "
+            f"{narrow.max():g} (mean {mean:.3g}, standard deviation {std:.3g}), far from mean 0 and deviation 1. Store "
+            "pixels of 0 to 255 as uint8, which is normalised here, or normalise them: (images - images.mean()) / "
+            "images.std()."
         )
     return narrow
 
@@ -248,32 +256,32 @@ def _refuse_without_content(where: str, images: Images) -> None:
     constant = digests.count("")
     if 2 * constant > len(images):
         raise ValueError(
-            f"{where}: {constant} of {len(images)} training images are of one colour each, so that there is nothing to "
-            "learn from them; look at how they were stored."
+            f"{where}: {constant} of {len(images)} training images have only one colour each, so there is nothing to learn "
+            "from them; check how they were stored."
         )
     if len(images) > 1 and len(set(digests)) == 1:
-        raise ValueError(f"{where}: all {len(images)} training images have the same pixels; look at how they were stored.")
+        raise ValueError(f"{where}: all {len(images)} training images have the same pixels; check how they were stored.")
 
 
 def _checked_ids(where: str, ids: np.ndarray, n: int) -> np.ndarray:
     if ids.shape != (n,):
-        raise ValueError(f"{where} must be [{n}], one an image, but is {ids.shape}.")
+        raise ValueError(f"{where} must be [{n}], one for each image, but is {ids.shape}.")
     if ids.dtype.kind == "f":
         bad = np.flatnonzero(~(np.isfinite(ids) & (ids % 1 == 0) & (abs(ids) < 2**53)))
         if len(bad):
             raise ValueError(
-                f"{where} are floats, and row {bad[0]} is {ids[bad[0]]}, which is no whole number below 2**53, so that two "
-                "ids may look alike; store integers or text."
+                f"{where} are floats, and row {bad[0]} is {ids[bad[0]]}, which is not a whole number below 2**53, so two "
+                "different ids may become equal; store integers or text."
             )
         ids = ids.astype(np.int64)
     ids = _texts(where, ids)
     unique, counts = np.unique(ids, return_counts=True)
     if len(unique) < len(ids):
-        raise ValueError(f"{where} must be unique, but {unique[counts > 1][:5].tolist()} recur.")
+        raise ValueError(f"{where} must be unique, but {unique[counts > 1][:5].tolist()} occur more than once.")
     malformed = [row for row, name in enumerate(ids.tolist()) if not name or name != name.strip() or {*name} & {*"\r\n"}]
     if malformed:
         raise ValueError(
-            f"{where} must not be empty, hold line breaks or begin or end with spaces, but row {malformed[0]} is "
+            f"{where} must not be empty, contain line breaks, or begin or end with spaces, but row {malformed[0]} is "
             f"{str(ids[malformed[0]])!r}."
         )
     return ids

@@ -32,12 +32,14 @@ def checked_inputs(where: str, arrays: Mapping[str, np.ndarray], prefix: str = "
     key = prefix + _KEY
     named = {name.removeprefix(f"{key}/"): array for name, array in arrays.items() if name.startswith(f"{key}/")}
     if key in arrays and named:
-        raise ValueError(f"{where} holds {key} and {key}/{next(iter(named))}; give one array, or several with names.")
+        raise ValueError(
+            f"{where} contains both {key} and {key}/{next(iter(named))}; give either one array or several named ones."
+        )
     if key in arrays:
         return as_network_takes(f"{where}: {key}", arrays[key])
     lengths = {name: len(array) if array.ndim else 0 for name, array in named.items()}
     if len(set(lengths.values())) > 1:
-        raise ValueError(f"{where}: the arrays of {key} must have equally many rows, but have {lengths}.")
+        raise ValueError(f"{where}: the arrays of {key} must have the same number of rows, but have {lengths}.")
     return {name: as_network_takes(f"{where}: {key}/{name}", named[name]) for name in sorted(named)}
 
 
@@ -46,12 +48,13 @@ def as_network_takes(where: str, array: np.ndarray) -> np.ndarray:
 
     Raises:
         ValueError: if it has no axis besides that of the rows, is empty, not numeric, or contains NaN, infinity or integers
-            beyond 32 bits; the message names the fix.
+            that need more than 32 bits; the message names the fix.
     """
     if array.ndim < 2 or 0 in array.shape:
-        column = "; give array[:, None] for one number a row" if array.ndim == 1 and len(array) else ""
+        column = "; give array[:, None] for one number per row" if array.ndim == 1 and len(array) else ""
         raise ValueError(
-            f"{where} must be [n, ...] with an axis beyond the rows, and not empty, but is {array.shape}{column}."
+            f"{where} must be [n, ...] with at least one axis after that of the rows, and not empty, but is "
+            f"{array.shape}{column}."
         )
     return finite_numbers(where, array)
 
@@ -63,7 +66,7 @@ def finite_float32(where: str, array: np.ndarray, unit: str = "rows") -> np.ndar
     bad = np.flatnonzero(~np.isfinite(narrow).reshape(len(narrow), -1).all(axis=1))
     if len(bad):
         raise ValueError(
-            f"{where} holds NaN, infinity or numbers that float32 cannot hold in {len(bad)} {unit}, the first at rows "
+            f"{where} contains NaN, infinity or numbers too large for float32 in {len(bad)} {unit}, the first at rows "
             f"{bad[:5].tolist()}; fix or leave out these {unit}."
         )
     return narrow
@@ -73,14 +76,16 @@ def finite_numbers(where: str, array: np.ndarray) -> np.ndarray:
     """Numbers as float32, int32 or bool; uint8 and smaller types are not changed.
 
     Raises:
-        ValueError: if they are not numbers, NaN, infinite, or integers beyond 32 bits; names the rows.
+        ValueError: if they are not numbers, NaN, infinite, or integers that need more than 32 bits; names the rows.
     """
     if array.dtype.kind == "f" or array.dtype == jax.numpy.bfloat16:
         narrow = finite_float32(where, array)
         return narrow if array.dtype.itemsize > 4 else array
     if array.dtype.kind in "iu":
         if array.size and (array.min() < -(2**31) or array.max() >= 2**31):
-            raise ValueError(f"{where} holds integers beyond 32 bits, up to {array.max()}; number tokens or codes from 0.")
+            raise ValueError(
+                f"{where} contains integers that need more than 32 bits, up to {array.max()}; number tokens or codes from 0."
+            )
         return array.astype(np.int32) if array.dtype.itemsize > 2 else array
     if array.dtype.kind != "b":
         raise ValueError(f"{where} must be numbers, but is {array.dtype}; encode text and dates as numbers.")

@@ -25,7 +25,7 @@ def unread(where: str, names: Collection[str]) -> tuple[str, ...]:
     meant = {name: key for name in others if (key := _key_like(name, rows)) and not _holds(names, key)}
     if meant:
         renamed = ", ".join(f"{name} to {key}" for name, key in meant.items())
-        raise ValueError(f"{where} holds {', '.join(meant)}, which is not read; rename {renamed}, or take it out.")
+        raise ValueError(f"{where} contains {', '.join(meant)}, which is not read; rename {renamed}, or remove it.")
     return tuple(f"{name} in {where}: {_reason(name)}" for name in others)
 
 

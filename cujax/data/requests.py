@@ -245,8 +245,8 @@ def _rows_of_classes(source: Source, labels: Sequence[int], available: np.ndarra
     rows = np.flatnonzero(np.isin(source.train.labels, labels) & available)
     if not len(rows):
         raise ValueError(
-            f"no training image of class {with_names(labels, source.class_names)} is left in {source.name}: earlier "
-            "requests, or the limit, left none; there is nothing to forget."
+            f"no training image of class {with_names(labels, source.class_names)} is left in {source.name} after earlier "
+            "requests and the limit; there is nothing to forget."
         )
     return rows
 
@@ -254,12 +254,15 @@ def _rows_of_classes(source: Source, labels: Sequence[int], available: np.ndarra
 def _rows_of_subject(source: Source, subject: str, available: np.ndarray, is_validation: np.ndarray) -> np.ndarray:
     subjects = source.train.subjects
     if subjects is None:
-        raise ValueError(f"{source.name} does not name the subject of each sample; give them as subjects, or forget ids.")
+        raise ValueError(
+            f"{source.name} does not name the subject of each sample; add an array of subjects, or forget the samples by "
+            "their ids."
+        )
     of_subject = subjects == subject
     if (of_subject & is_validation).any():
         raise ValueError(
-            f"samples of subject {subject!r} are validation samples, on which no model is trained here: there is nothing to "
-            "forget of them. If the model is imported and was trained on them, give --no-validation."
+            f"samples of subject {subject!r} are validation samples, on which no model is trained here; there is nothing to "
+            "forget. If the model is imported and was trained on them, give --no-validation."
         )
     if source.test.subjects is not None and not of_subject.any() and (source.test.subjects == subject).any():
         raise ValueError(
@@ -296,8 +299,9 @@ def check_held_out(source: Source, split: Split, *, needs_validation: bool = Tru
     ):
         if (needs_validation or name == "test") and np.isin(labels, split.absent_classes).all():
             raise ValueError(
-                f"{source.name} has no {name} sample of the retained classes, so nothing shows whether they are kept; give "
-                "more images: a class needs 6 training images for one of validation, and test images of its own."
+                f"{source.name} has no {name} sample of the retained classes, so a loss of accuracy on these classes would "
+                "not be noticed. Give more images: a class needs at least 6 training images for one validation image, and "
+                "test images of its own."
             )
 
 

@@ -94,7 +94,7 @@ def _newest_version(name: str, data_dir: Path) -> Path:
         )
     if len(configs) > 1:
         raise ValueError(
-            f"data set {name!r} has the configurations {', '.join(configs)}; say which, as in --data.source "
+            f"data set {name!r} has the configurations {', '.join(configs)}; choose one, as in --data.source "
             f"{name}/{next(iter(configs))}."
         )
     (only,) = configs.values()

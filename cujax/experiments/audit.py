@@ -162,15 +162,18 @@ class Audit:
         unlearning = unlearned.metadata.record.get("cost", {}).get("seconds")
         models = f"{missing} models to train" if missing else "all models for the comparison exist"
         if missing and training is None:
-            self.run.notify(f"{models}; how long that takes is not recorded in the original. What is complete is kept.")
+            self.run.notify(
+                f"{models}; how long this takes is unknown, since the original does not record its training time. Completed "
+                "work is kept."
+            )
             return
         seconds = missing * (training or 0.0) + shadows * (unlearning or 0.0)
         each = f", about {training:.0f} s each" if missing else ""
         also = f", {shadows} to unlearn" if shadows else ""
         time = f"about {seconds / 60:.0f} minutes" if seconds >= 60 else "less than a minute"
         self.run.notify(
-            f"{models}{each}{also}: {time}, and some seconds to inspect each model. What is "
-            "complete is kept: an interrupted audit resumes from there."
+            f"{models}{each}{also}: {time}, and some seconds to inspect each model. Completed work is kept: an interrupted "
+            "audit resumes from there."
         )
 
     def _over_models(

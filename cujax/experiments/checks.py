@@ -51,7 +51,7 @@ def check_folder(name: str, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OSError(f"{name} {folder} cannot be made a folder ({error.strerror}); give another.") from error
+        raise OSError(f"{name} {folder} cannot be created as a folder ({error.strerror}); give another path.") from error
 
 
 def check_output_file(name: str, path: Path) -> None:
@@ -69,7 +69,7 @@ def check_output_file(name: str, path: Path) -> None:
 def check_seeds_differ(seeds: Sequence[int]) -> None:
     """Raises ValueError if a seed is given more than once."""
     if len(set(seeds)) != len(seeds):
-        raise ValueError(f"seeds must differ, but are {seeds}.")
+        raise ValueError(f"seeds must differ, but are {seeds}; give each seed only once.")
 
 
 def check_models_at_once(setup: Setup, source: Source) -> None:
@@ -77,7 +77,10 @@ def check_models_at_once(setup: Setup, source: Source) -> None:
     if (setup.models_at_once or 1) == 1:
         return
     if data_mesh() is not None:
-        raise ValueError(f"models_at_once is {setup.models_at_once}, but a step is spread over all devices; leave it out.")
+        raise ValueError(
+            f"models_at_once is {setup.models_at_once}, but with several devices, each step is spread over all of them; "
+            "leave it out."
+        )
     if isinstance(source.train.images, ImageFiles):
         raise ValueError(
             f"models_at_once is {setup.models_at_once}, but the images are read from disk, batch by batch; leave it out, or "
@@ -115,8 +118,8 @@ def check_trained_on(given: Checkpoint, where: str, source: Source, data: Data) 
         value = getattr(data, name)
         if name in trained_with and trained_with[name] != value:
             raise ValueError(
-                f"{where} was trained with --data.{name.replace('_', '-')} {trained_with[name]}, but it is {value} now; "
-                "give the same, so that the samples it saw are known."
+                f"{where} was trained with --data.{name.replace('_', '-')} {trained_with[name]}, but is {value} now; give "
+                "the same value, so that it is known which samples the model has seen."
             )
 
 
@@ -145,32 +148,33 @@ def check_one_task(request: Request, split: Split, source: Source) -> None:
     names = with_names(classes.forgotten_classes, source.class_names)
     raise ValueError(
         f"{describe_request(request)} names all of {names} and {len(samples.forget)} samples of other classes. Settings and "
-        "verdicts for classes and for samples differ, so compare and tune take one of them: give the classes and a list of "
-        "the samples as two requests. unlearn takes both and judges each."
+        "verdicts for classes and for samples differ, so compare and tune accept only one of the two: give one request for "
+        "the classes and another with a list of the samples. unlearn accepts both in one request and judges them "
+        "separately."
     )
 
 
 def remarks(experiment: Experiment, source: Source, split: Split, given: Checkpoint | None) -> Iterator[str]:
-    """What users should know of a request, or of an original that they brought, before anything is computed."""
+    """What users should know about a request, or about a given original, before anything is computed."""
     if len(split.copies):
         how = "are forgotten with them" if experiment.forget.copies == "with" else "are kept and trained on"
         yield f"{len(split.copies)} images have the same pixels as one in the request and {how}: {_some(split.copies)}."
     if len(split.copies_in_test):
         yield (
-            f"{len(split.copies_in_test)} test images have the same pixels as one in the request, and the audit takes them "
-            f"for images that the model has never seen: {_some(split.copies_in_test)}. Remove them from the test images."
+            f"{len(split.copies_in_test)} test images have the same pixels as one in the request, but the audit treats them "
+            f"as images that the model has never seen: {_some(split.copies_in_test)}. Remove them from the test images."
         )
     if given is not None and not given.metadata.source and experiment.validation_rows == "tenth":
         yield (
-            f"{experiment.original} does not say what it was trained on. The {len(split.validation)} validation images are "
-            "taken for images that it has not seen. If it has seen them, give --no-validation; if it has not seen others, "
-            "name these with --validation-ids FILE."
+            f"{experiment.original} does not record what it was trained on. The {len(split.validation)} validation images "
+            "are assumed to be images that it has not seen. If it has seen them, give --no-validation, or give images that "
+            "it has not seen with --validation-ids FILE."
         )
     largest = 0.0 if source.are_images else _largest(source)
     if largest > _MANY_DEVIATIONS:
         yield (
-            f"inputs of {source.name} reach {largest:g}, and networks train badly on such values; they are used as given. "
-            "Standardise each column by the mean and the standard deviation of the training samples."
+            f"inputs of {source.name} are as large as {largest:g}, and networks train badly on such values. They are used "
+            "as given; standardise each column with the mean and the standard deviation of the training samples."
         )
     labels = source.train.labels[split.validation.indices]
     retained = int(np.isin(labels, split.retained_classes).sum())
@@ -178,8 +182,8 @@ def remarks(experiment: Experiment, source: Source, split: Split, given: Checkpo
     if retained > 0 and errors < _FEW_ERRORS and not isinstance(experiment.method, Retrain):
         yield (
             f"retain_tolerance {experiment.retain_tolerance:g} allows {errors} more errors on the {retained} validation "
-            "samples of retained classes, so chance may end the run before anything is forgotten. If it does, raise it with "
-            f"--retain-tolerance {min(1.0, math.ceil(20 * _FEW_ERRORS / retained) / 20):g}."
+            "samples of retained classes, so the run may end by chance before anything is forgotten. If it does, raise the "
+            f"tolerance with --retain-tolerance {min(1.0, math.ceil(20 * _FEW_ERRORS / retained) / 20):g}."
         )
 
 

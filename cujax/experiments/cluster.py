@@ -87,7 +87,7 @@ def run_on_cluster(address: str, command: Command, units: Sequence[Unit], progre
         client = Client(address, timeout=_CONNECT_SECONDS)
     except (OSError, ValueError) as error:
         raise OSError(
-            f"cluster {address} is not reached ({error}); start a scheduler there, or give its address."
+            f"cluster {address} cannot be reached ({error}); start a scheduler there, or give its address."
         ) from error
     left = [unit for unit in units if not unit.is_complete]
     tasks: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Methods × requests × seeds: each a run of its own, compared with the same retrained models."""
+"""Methods × requests × seeds: each combination (a cell) is a run, compared with the same retrained models."""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -111,7 +111,7 @@ class ComparisonRun(ReadySweep):
         return self.comparison.seeds or (self.comparison.seed,)
 
     def units(self) -> list[Unit]:
-        """All that is computed: originals, retrained models, what is found of them, and the cells."""
+        """Everything that is computed: the originals, the retrained models, what is measured on them, and the cells."""
         originals = {seed: self.cells.original_units(seed) for seed in self.seeds}
         units = [unit for units in originals.values() for unit in units]
         numbers = itertools.count(1)
@@ -122,7 +122,7 @@ class ComparisonRun(ReadySweep):
         return units
 
     def run(self) -> dict[str, Any]:
-        """Computes every cell that is not there yet, and gives all that was found; a cell that fails leaves the others be.
+        """Computes every missing cell, and returns all results; a cell that fails does not affect the others.
 
         Returns:
             The content of `comparison.json`, before its tables are made (`cujax.reports.comparison_report.tabulate`).
@@ -270,12 +270,13 @@ def prepare_comparison(
 ) -> ComparisonRun:
     """Reads the data and checks everything that can be checked before computing.
 
-    A method that does not fit a request is left out of it, and the reason is shown. Arguments as of
-    `cujax.experiments.run.prepare`; `given` are methods with their settings, in place of those that the comparison names.
+    A method that does not fit a request is left out of it, and the reason is shown. The arguments are those
+    of `cujax.experiments.run.prepare`, and `given`: methods with their settings, which replace those that the comparison
+    names.
 
     Raises:
         ValueError: if data, requests, methods and settings do not fit together.
-        FileNotFoundError: if data, settings or a file of ids are not there.
+        FileNotFoundError: if data, settings or a file of ids does not exist.
     """
     kinds = _kinds(comparison.methods)
     controls = {_control_name(share): RetrainShort(share) for share in comparison.controls}
@@ -283,7 +284,7 @@ def prepare_comparison(
     for name in comparison.settings:
         settings = read_settings(Path(name))
         if settings["request"] in found:
-            raise ValueError(f"two files of settings are for {settings['request']}; give one a request.")
+            raise ValueError(f"two files of settings are for {settings['request']}; give at most one file for each request.")
         found[settings["request"]] = settings
     if not comparison.requests:
         raise ValueError("there is no request to compare methods on; give --requests class:5, for example.")
@@ -296,7 +297,10 @@ def prepare_comparison(
         )
     unasked = sorted(found.keys() - set(words))
     if unasked:
-        raise ValueError(f"settings are given for {', '.join(unasked)}; the requests are {', '.join(words)}.")
+        raise ValueError(
+            f"settings are given for {', '.join(unasked)}, but the requests are {', '.join(words)}; leave out these "
+            "settings, or add the requests."
+        )
     tasks = [_task(word, cells, kinds, controls, given, found.get(word)) for word in words]
     if comparison.protocol is not None:
         classes = [task.word for task in tasks if task.split.is_class_task]
@@ -315,7 +319,7 @@ def _kinds(words: Sequence[str]) -> dict[str, type[Method]]:
     """The methods that words such as "scrub" and "scrub@published" name, by word; all of them where there are none."""
     wrong = [word for word in words if "@" in word and word.partition("@")[2] not in _SETTINGS]
     if wrong:
-        raise ValueError(f"{', '.join(wrong)}: after @ stands one of {', '.join(_SETTINGS)}.")
+        raise ValueError(f"{', '.join(wrong)}: @ must be followed by one of {', '.join(_SETTINGS)}.")
     return {word: kind for word in words or method_names() for kind in chosen_methods((word.partition("@")[0],)).values()}
 
 
@@ -346,8 +350,8 @@ def _task(
     split = cells.split(request)
     if found is not None and found["forget_digest"] != split.digest:
         raise ValueError(
-            f"the settings for {word} were found for other samples (digest {found['forget_digest'][:12]}) than it names "
-            f"here ({split.digest[:12]}); tune on the same data."
+            f"the settings for {word} were tuned for other samples (digest {found['forget_digest'][:12]}) than the request "
+            f"selects here ({split.digest[:12]}); tune again on this data."
         )
     if given is None:
         given = _with_settings(kinds, word, split.task, found) | dict(controls)

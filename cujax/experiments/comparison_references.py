@@ -1,4 +1,4 @@
-"""What a comparison compares methods with: the original and the retrained models of a request and a seed."""
+"""The models with which a comparison compares methods: the original and the retrained models of a request and a seed."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +20,7 @@ VerdictReads = Literal["answers", "standard"]
 
 @dataclass
 class References:
-    """The original and the retrained models of a request and a seed; looked at once.
+    """The original and the retrained models of a request and a seed; each is inspected only once.
 
     Attributes:
         run: The run that has them, ready to compute.

@@ -54,8 +54,8 @@ class Setup:
             information: samples then continue under "loss", and classes run all passes.
         stop_early: Whether unlearning ends as soon as the stop rule is met. If not, it runs all passes of the method.
         validation: Whether to hold out a tenth of each class, to decide when to stop. Turn this off for an imported original
-            that was trained on all images. Any image can then be forgotten, but a stop rule that needs held-out samples is
-            never met.
+            that was trained on all images. Every image that it has seen can then be forgotten, but a stop rule that needs
+            held-out samples is never met.
         validation_ids: A file with the ids of the images to hold out instead, such as images that an imported original has
             not seen. It has one id per line, or is a .csv file with a column named id.
         seed: Seed of the initialisation, the order of the samples, and everything else that is random.
@@ -123,7 +123,7 @@ class Setup:
         """Raises ValueError if several processes are requested where only one can compute."""
         several = [name for name in ("worker", "cluster") if getattr(self, name)] + ["jobs"] * ((self.jobs or 1) > 1)
         if "cluster" in several and len(several) > 1:
-            raise ValueError(f"cluster is {self.cluster}, whose workers compute; leave out --worker and --jobs.")
+            raise ValueError(f"cluster is {self.cluster}, so its workers compute everything; leave out --worker and --jobs.")
         if several and (self.models_at_once or 1) > 1:
             raise ValueError(
                 f"models_at_once is {self.models_at_once}, but with --{several[0]} each process trains one model at a time; "
@@ -131,7 +131,7 @@ class Setup:
             )
         for name in ("multihost", "profile"):
             if several and getattr(self, name):
-                raise ValueError(f"{name} is of one command that computes alone; leave out --{several[0]}.")
+                raise ValueError(f"{name} is possible only if this process computes alone; leave out --{several[0]}.")
 
     @property
     def validation_rows(self) -> Validation:

@@ -31,13 +31,13 @@ def check_division(setup: Setup, units: Sequence[Unit]) -> None:
         check_cluster(setup.cluster)
         return
     if (setup.jobs or 1) > 1 and jax.default_backend() == "tpu":
-        raise ValueError(f"jobs is {setup.jobs}, but a TPU computes for one process; leave --jobs out.")
+        raise ValueError(f"jobs is {setup.jobs}, but only one process can use a TPU; leave out --jobs.")
     for unit in units:
         if not has_locks(unit.folder):
             raise ValueError(
-                f"{unit.folder} is in a bucket, which has no locks, so workers cannot divide the work there; leave --jobs "
-                "and --worker out, give a folder of this machine or of a shared file system, or give the work to a Dask "
-                "cluster with --cluster tcp://HOST:PORT."
+                f"{unit.folder} is in a bucket, which has no locks, so workers cannot divide the work there; leave out "
+                "--jobs and --worker, give a folder on this machine or on a shared file system, or use a Dask cluster with "
+                "--cluster tcp://HOST:PORT."
             )
 
 

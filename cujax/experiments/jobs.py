@@ -86,8 +86,8 @@ def _compute(unit: Unit, notify: Notify) -> None:
     begun = read_note(unit.folder, unit.name).begun
     if begun >= _MOST_KILLED:
         found: object = Failure(
-            f"its process was killed {begun} times, perhaps for lack of memory; give it more, or fewer --jobs, and run the "
-            "same command again."
+            f"its process was killed {begun} times, perhaps because the memory was full; use more memory or fewer --jobs, "
+            "and run the same command again."
         )
     else:
         write_note(unit.folder, unit.name, begun=begun + 1)
@@ -113,7 +113,7 @@ def work_through(units: Sequence[Unit], since: float, notify: Notify) -> None:
         still = [unit for unit in left if not settle(unit, since, notify)]
         if len(still) == len(left):
             if not waiting:
-                notify(f"Waiting for other processes: {len(left)} to go, the next is {left[0].title}.")
+                notify(f"Waiting for other processes; tasks left: {len(left)}, the next is {left[0].title}.")
             waiting = True
             time.sleep(POLL_SECONDS)
         left = still

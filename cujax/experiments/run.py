@@ -202,8 +202,8 @@ class Run:
         if isinstance(model, MaskedModel) and model.model == self.model:
             return {"masked_classes": model.masked_classes}
         raise ValueError(
-            f"{method_name(self.experiment.method)} returned another model than it was given, which a checkpoint cannot "
-            "hold; call the method from Python and keep what it returns."
+            f"{method_name(self.experiment.method)} returned another model than it was given, which cannot be saved; call "
+            "the method from Python and keep its result."
         )
 
     def answers(self, checkpoint: Checkpoint) -> Answers:
@@ -358,7 +358,7 @@ def _prepare(
     check_extras(experiment)
     source = load_source(experiment.data, progress) if source is None else source
     if not source.are_images and experiment.training.augmentation != "none":
-        notify(f"{source.name} holds no images, so there is no augmentation (training.augmentation none).")
+        notify(f"{source.name} contains no images, so nothing is augmented (training.augmentation none).")
         experiment = replace(experiment, training=replace(experiment.training, augmentation="none"))
     experiment = replace(experiment, method=with_recipe(experiment.method, experiment.training))
     experiment = replace(experiment, network=network_for(experiment.network, source))

@@ -61,14 +61,14 @@ class Sweep:
 
     def __post_init__(self) -> None:
         if self.setup.multihost:
-            raise ValueError("methods are compared on one host; leave --multihost out.")
+            raise ValueError("methods can be compared only on one host; leave out --multihost.")
         check_extras(self.setup)
         given = self.given_source
         self.source: Source = load_source(self.setup.data, self.progress) if given is None else given
 
     @cached_property
     def notify_once(self) -> Notify:
-        """Shows what many runs remark on their common input only once."""
+        """Shows a remark only once, even if many runs make it about the input that they share."""
         return once_each(self.notify)
 
     @property
@@ -136,7 +136,7 @@ class Sweep:
         return with_numbers(parse_request(word), self.source)
 
     def experiment(self, request: Request, method: Method, seed: int) -> Experiment:
-        """What the run of a cell computes, from the original of its seed, which is trained now if it does not exist."""
+        """The experiment of a cell; it starts from the original of its seed, which is trained now if it does not exist."""
         self.original(seed)
         return self.cell(request, method, seed)
 

@@ -106,7 +106,10 @@ class Trial:
 
     @property
     def rank(self) -> tuple[float, float, float, int]:
-        """Smaller is better. Small validation sets tie often; without the third, the most brittle setting would win."""
+        """The rank of the trial; smaller is better.
+
+        Small validation sets tie often: without the third value, the most brittle setting would win.
+        """
         shortfall = 0.0 if self.is_admissible else self.retain_drop
         return shortfall, self.unforgotten, max(self.retain_drop, 0.0), self.steps
 
@@ -155,7 +158,7 @@ def shortened(method: Method, share: float) -> Method:
 
 
 def rank_over_seeds(trials: Sequence[Trial]) -> tuple[float, float, float, float]:
-    """Smaller is better: the worst seed decides what was forgotten and whether it harmed, so that brittle settings lose."""
+    """The rank over seeds; smaller is better. The worst seed decides, so that brittle settings lose."""
     shortfall, unforgotten, drop, steps = zip(*(trial.rank for trial in trials), strict=True)
     return max(shortfall), max(unforgotten), float(np.mean(drop)), float(np.mean(steps))
 

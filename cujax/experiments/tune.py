@@ -192,7 +192,7 @@ class TuningRun(ReadySweep):
         """The outcome of a method's trials; None if some have not been run yet."""
 
         def missing(*trial: Any) -> Trial:
-            raise LookupError(f"this trial was not made yet: {trial}")
+            raise LookupError(f"this trial has not been run yet: {trial}")
 
         try:
             return self._halved(name, self._kept(name), missing)
@@ -313,7 +313,7 @@ def prepare_tuning(
         FileNotFoundError: if data or a file of ids does not exist.
     """
     if tuning.sampler == "tpe" and importlib.util.find_spec("optuna") is None:
-        raise ValueError("sampler tpe needs Optuna: run the command as uv run --extra tune ..., or take --sampler halton.")
+        raise ValueError("sampler tpe needs Optuna: run the command as uv run --extra tune ..., or use --sampler halton.")
     cells = Sweep(tuning, progress, notify, interruption or Interruption(), given_source=source)
     request = cells.request(tuning.request)
     tuning = replace(tuning, request=request_in_words(request))
@@ -322,8 +322,9 @@ def prepare_tuning(
     labels = cells.source.train.labels
     if not np.isin(labels[split.validation.indices], labels[split.forget.indices]).any():
         raise ValueError(
-            f"{cells.source.name} has no validation image of the classes that {tuning.request} names to judge a setting by; "
-            "ask for other classes, or give more images: a class needs 6 for one of validation."
+            f"{cells.source.name} has no validation image of the classes that {tuning.request} names, so settings cannot be "
+            "judged; name other classes, or give more images: a class needs at least 6 training images for one validation "
+            "image."
         )
     for name, kind in chosen_methods(tuning.methods).items():
         if search_space_of(kind) is None:

@@ -41,7 +41,7 @@ def build_model(network: str, num_classes: int, dtype: str = "float32") -> Model
     if not isinstance(model, Model):
         raise ValueError(
             f"network {network!r} must name a function that, given the number of classes, returns a cujax Model "
-            f"(from_linen, from_nnx or from_function), but it gives {type(model).__name__}."
+            f"(from_linen, from_nnx or from_function), but it returns {type(model).__name__}."
         )
     return model
 
@@ -124,5 +124,9 @@ def _of_the_user(path: Path, when: str = "") -> Iterator[None]:
         if not lines and isinstance(error, ValueError):
             raise
         where = f"{path}, line {lines[-1]}" if lines else str(path)
-        way_out = "install it, or start where it is found" if isinstance(error, ImportError) else "correct it"
+        way_out = (
+            "install it, or run the command in a folder where it can be imported"
+            if isinstance(error, ImportError)
+            else "correct it"
+        )
         raise ValueError(f"{where}{when}: {type(error).__name__}: {error}; {way_out}.") from error

@@ -105,7 +105,7 @@ def end_with_starter(interruption: Interruption) -> None:
 
 
 def once_each(notify: Notify) -> Notify:
-    """Shows each message only once: workers report the same remarks on their common input."""
+    """Shows each message only once, since all workers report the same remarks on the input that they share."""
     shown: set[str] = set()
 
     def show(sentence: str) -> None:

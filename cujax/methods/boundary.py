@@ -45,10 +45,13 @@ class BoundaryShrink(Descent):
     reproduction: ClassVar[Reproduction] = {"class": {"optimizer": "adamw", "learning_rate": 5e-4, "max_passes": 10}}
 
     def check(self, split: Split) -> None:
-        """Raises ValueError if a sample has no other class to go to."""
+        """Raises ValueError if there is no other class to which a sample could move."""
         if len(split.retained_classes) == 1 and not split.is_class_task:
             stays = split.retained_classes[0]
-            raise ValueError(f"only class {stays} stays, so its samples have no other to go to; keep another class.")
+            raise ValueError(
+                f"only class {stays} is retained, so its samples cannot move to another class; retain samples of another "
+                "class."
+            )
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:
         """Unlearns `split.forget` from `original`.

@@ -1,4 +1,4 @@
-"""CoUn: contrasts two views of the retain set and lets the rest fade (Khalil et al., arXiv:2509.16391, NeurIPS 2025)."""
+"""CoUn: trains on two contrasted views of the retain set (Khalil et al., arXiv:2509.16391, NeurIPS 2025)."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
@@ -29,8 +29,8 @@ class CoUn(Descent):
     Attributes:
         contrastive_weight: Weight of InfoNCE; published values range from 0.1 to 6.
         temperature: Temperature of InfoNCE.
-        augmentation: How the views are made: "crop", or "crop_flip" if a mirrored image belongs to the same class. "none"
-            contrasts only samples.
+        augmentation: How the views are made: "crop", or "crop_flip" if a mirrored image belongs to the same class.
+            With "none", both views of a sample are equal, and only different samples are contrasted.
     """
 
     max_passes: Count = 50

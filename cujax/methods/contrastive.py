@@ -35,17 +35,21 @@ class ContrastiveUnlearning:
         retain_weight: Weight of the retain batch's cross-entropy (lambda_CE).
         temperature: Temperature of the contrastive loss (tau).
         denominator: "paper" for the paper's equations, "official" for what the authors' code computes.
-        batch_norm: Which rows update batch statistics: "joint", "retain_only", "frozen".
-        retain_draws: Retain batches, and steps, for each forget batch (omega).
+        batch_norm: How batch statistics are used. With "joint", forget and retain rows are normalised as one batch and
+            update the running statistics. With "retain_only", they are normalised separately, and only retain rows update
+            the running statistics. With "frozen", the running statistics are used and do not change.
+        retain_draws: Number of retain batches, and so of steps, for each forget batch (omega).
         forget_batch_size: Rows of a forget batch; a smaller forget set forms one batch.
         retain_batch_size: Rows of a retain batch.
-        queue_size: Number of past retain embeddings that anchors are contrasted with, in addition to the retain batch; 0
-            for none. Useful for many classes: an anchor without positives is only pulled, not pushed. With 100 equally
-            frequent classes, 27 % of anchors have none in a batch of 128; with a queue of 256 it is 2.2 %, with 512 0.3 %
-            (in batches of 64: 53, 4 and 0.5 %). Counted over one pass with 5,000 forget and 45,000 retain samples, and a
-            queue that starts empty.
-        max_passes: Passes over the forget set after which the run ends in any case.
-        forgotten_accuracy: Class task: the run ends when accuracy on the class is at most this. None: 1 / classes.
+        queue_size: Number of past retain embeddings with which forget samples are contrasted, in addition to the retain
+            batch; 0 for none. This helps if there are many classes: a forget sample (anchor) without retain samples of its
+            own class (positives) is only pulled towards other classes, and not pushed out of its own. With 100 equally
+            frequent classes, 27 % of anchors have none in a batch of 128; with a queue of 256 it is 2.2 %, with 512
+            0.3 % (in batches of 64: 53, 4 and 0.5 %). Counted over one pass with 5,000 forget and 45,000 retain samples, and
+            a queue that starts empty.
+        max_passes: The maximum number of passes over the forget set.
+        forgotten_accuracy: If whole classes are to be forgotten, the run ends when accuracy on them is at most this. None:
+            one divided by the number of classes.
     """
 
     learning_rate: Positive = 0.02

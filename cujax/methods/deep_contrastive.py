@@ -42,7 +42,7 @@ class DeepContrastiveUnlearning(Descent):
             falls linearly, to a `max_passes`-th in the last.
         temperature: Temperature of the contrastive loss.
         push_weight: Weight of the push away from a sample's own class.
-        retain_draws: Retain batches, and steps, for each forget batch.
+        retain_draws: Number of retain batches, and so of steps, for each forget batch.
         retain_batch_size: Rows of a retain batch; `batch_size` applies to the forget batch.
     """
 
@@ -82,8 +82,8 @@ class DeepContrastiveUnlearning(Descent):
         """
         if not abstract_outputs(model, original, input_shapes(loop.images)).taps:
             warnings.warn(
-                "the network gives no features below its embedding (Outputs.taps), so DeepContrastiveUnlearning acts on the "
-                "embedding alone.",
+                "the network returns no features below its embedding (Outputs.taps), so DeepContrastiveUnlearning acts on "
+                "the embedding alone.",
                 stacklevel=2,
             )
         state_key, batch_key, fresh_key = jax.random.split(key, 3)

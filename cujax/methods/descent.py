@@ -1,4 +1,4 @@
-"""What methods that descend on an objective share: their settings, their step, and their run.
+"""The settings, the step and the run of all methods that descend on an objective.
 
 Such a method consists of an objective and the phases of one pass; docs/adding_a_method.md has an example.
 """
@@ -37,8 +37,9 @@ class Descent:
         momentum: Momentum of "sgd".
         weight_decay: Strength of L2 decay.
         batch_size: Rows of a batch; a smaller set forms one batch.
-        max_passes: Passes after which the run ends in any case.
-        forgotten_accuracy: Class task: the run ends when accuracy on the class is at most this. None: 1 / classes.
+        max_passes: The maximum number of passes.
+        forgotten_accuracy: If whole classes are to be forgotten, the run ends when accuracy on them is at most this. None:
+            one divided by the number of classes.
     """
 
     optimizer: OptimizerName = "sgd"

@@ -1,4 +1,4 @@
-"""Fine-tuning: trains on the retain set and lets the rest fade (Golatkar et al., arXiv:1911.04933)."""
+"""Fine-tuning: trains on the retain set only (Golatkar et al., arXiv:1911.04933)."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar

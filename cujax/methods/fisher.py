@@ -28,7 +28,7 @@ _FACTOR_OF_HEAD_AND_VECTORS = 10.0
 
 @dataclass(frozen=True)
 class FisherForgetting:
-    """Adds Gaussian noise in one shot; the less a weight matters for the retain set, the larger the variance.
+    """Adds Gaussian noise to the weights, once; the less a weight matters for the retain set, the larger the variance.
 
     The variance is `alpha · min(1 / (F + 1e-8), 1000)`, where F is the diagonal of the Fisher information of retain samples
     in eval mode: the mean over samples of the expectation, over the model's own answers, of the squared gradient of the
@@ -39,7 +39,8 @@ class FisherForgetting:
         alpha: Scale of the variance; published values range from 1e-9 to 1e-6.
         samples: Number of randomly drawn retain samples from which F is estimated; each takes one backward pass per class.
         batch_size: Rows of a batch. The gradients of all its samples are in memory at once.
-        forgotten_accuracy: Class task: the class counts as forgotten when accuracy on it is at most this. None: 1 / classes.
+        forgotten_accuracy: If whole classes are to be forgotten, they count as forgotten when accuracy on them is at most
+            this. None: one divided by the number of classes.
     """
 
     alpha: Positive = 1e-7

@@ -42,7 +42,8 @@ class InfluenceUnlearning:
         alpha: Length of the step; published values range from 1 to 20.
         samples: Number of randomly drawn retain samples that make up H.
         batch_size: Rows of a batch.
-        forgotten_accuracy: Class task: the class counts as forgotten when accuracy on it is at most this. None: 1 / classes.
+        forgotten_accuracy: If whole classes are to be forgotten, they count as forgotten when accuracy on them is at most
+            this. None: one divided by the number of classes.
     """
 
     alpha: Positive = 5.0

@@ -43,11 +43,12 @@ class LCodec:
         l2: Added to the diagonal of the Hessian.
         samples: Number of randomly drawn retain samples from which H is estimated.
         epsilon: Epsilon of the published certificate (with `delta`), for which Gaussian noise is added to the weights. For a
-            network, whose loss is not convex, it certifies nothing, and for 10,000 samples the published .1 means noise with
-            standard deviation 155. None: no noise.
+            network, whose loss is not convex, it certifies nothing; for 10,000 samples, the published value of 0.1 means
+            noise with a standard deviation of 155. None: no noise.
         delta: Delta of the certificate; see `epsilon`.
         max_samples: Requests for more samples are rejected, because they would take too long.
-        forgotten_accuracy: Class task: the class counts as forgotten when accuracy on it is at most this. None: 1 / classes.
+        forgotten_accuracy: If whole classes are to be forgotten, they count as forgotten when accuracy on them is at most
+            this. None: one divided by the number of classes.
     """
 
     perturbations: Annotated[int, Range(3, 2**31 - 1, whole=True)] = 1000
@@ -66,9 +67,9 @@ class LCodec:
         """Raises ValueError if there are too many samples to remove one by one."""
         if len(split.forget) > self.max_samples:
             raise ValueError(
-                f"l_codec removes samples one by one, each by {self.perturbations} perturbed passes and a Hessian over "
-                f"{self.samples} samples; the request is for {len(split.forget)}, and max_samples is {self.max_samples}. "
-                "Ask for fewer, or raise max_samples."
+                f"l_codec removes samples one by one, and each takes {self.perturbations} perturbed passes and a Hessian "
+                f"over {self.samples} samples; the request is for {len(split.forget)}, but max_samples is "
+                f"{self.max_samples}. Request fewer samples, or raise max_samples."
             )
 
     def check_network(self, model: Model, params: PyTree, split: Split) -> None:

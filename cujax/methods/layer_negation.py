@@ -16,7 +16,7 @@ from cujax.model import Model, PyTree, Variables
 
 @dataclass(frozen=True)
 class LayerNegation(FineTune):
-    """Negates the weights of the first layer, then trains on the retain set. A pass is a pass over it; all passes are run.
+    """Negates the weights of the first layer, then trains on the retain set. It runs all passes over the retain set.
 
     Only kernels are negated: also negating the scale of a normalisation would undo it.
     """

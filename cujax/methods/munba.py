@@ -33,8 +33,8 @@ class Munba(RandomLabels):
     Nash bargaining solution is the direction `g_r / ‖g_r‖ + g_f / ‖g_f‖`. The step has it with length 1, as in the authors'
     code, which clips the gradient to that.
 
-    A pass is a pass over the retain set: the first batches beside those of the forget set, the others alone. Labels are
-    drawn as by `RandomLabels`.
+    A pass is a pass over the retain set: the first batches are paired with those of the forget set, the others are used
+    alone. Labels are drawn as by `RandomLabels`.
     """
 
     learning_rate: Positive = 0.01

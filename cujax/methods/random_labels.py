@@ -28,7 +28,7 @@ class RandomLabels(Descent):
     from the retained classes. Defaults as in the code of Fan et al. (arXiv:2310.12508).
 
     Attributes:
-        true_label_allowed: Whether the draw may hit a sample's own label, as in published code.
+        true_label_allowed: Whether a random label may equal the true label, as in published code.
     """
 
     learning_rate: Positive = 0.013
@@ -47,7 +47,7 @@ class RandomLabels(Descent):
         """Raises ValueError if there is no other label for a sample."""
         if not self.true_label_allowed and len(split.retained_classes) == 1 and not split.is_class_task:
             raise ValueError(
-                f"only class {split.retained_classes[0]} stays, so its samples have no other label to be given; keep "
+                f"only class {split.retained_classes[0]} is retained, so there is no other label for its samples; retain "
                 "samples of another class, or set true_label_allowed."
             )
 
@@ -110,7 +110,7 @@ def random_labels(
         key: A typed key.
         labels: `[B]` int32, the true labels.
         classes: `[C]` bool, True for the classes to draw from.
-        true_label_allowed: Whether the draw may hit the true label.
+        true_label_allowed: Whether a random label may equal the true label.
 
     Returns:
         `[B]` int32.

@@ -106,4 +106,4 @@ def make_method(kind: type[Method], name: str, settings: Mapping[str, Any]) -> M
     try:
         return kind(**settings)
     except TypeError as error:
-        raise ValueError(f"method {name} cannot be made of {dict(settings)}: {error}") from error
+        raise ValueError(f"method {name} cannot be created with the settings {dict(settings)}: {error}") from error

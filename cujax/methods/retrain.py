@@ -33,7 +33,7 @@ class Retrain:
             FloatingPointError: if training diverges.
         """
         if self.training is None:
-            raise ValueError("Retrain needs the recipe that the original was trained by: Retrain(Training(...)).")
+            raise ValueError("Retrain needs the recipe with which the original was trained: Retrain(Training(...)).")
         trainer = Trainer(
             self.training, loop.images, loop.progress, loop.log, loop.steps_per_call, resume_point=loop.resume_point
         )
@@ -73,7 +73,7 @@ class RetrainShort:
         """
         if self.training is None:
             raise ValueError(
-                "RetrainShort needs the recipe that the original was trained by: RetrainShort(training=Training(...))."
+                "RetrainShort needs the recipe with which the original was trained: RetrainShort(training=Training(...))."
             )
         recipe = replace(self.training, epochs=epochs_at(self.training, self.share))
         return Retrain(recipe)(model, original, split, key=key, loop=loop)

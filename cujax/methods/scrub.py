@@ -1,4 +1,4 @@
-"""SCRUB: a student that disobeys its teacher on the forget set (Kurmanji et al., arXiv:2302.09880, NeurIPS 2023)."""
+"""SCRUB: a student that moves away from its teacher on the forget set (Kurmanji et al., arXiv:2302.09880, NeurIPS 2023)."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, Self
@@ -35,7 +35,7 @@ class Scrub(Descent):
         gamma: Weight of the cross-entropy.
         alpha: Weight of distillation on the retain set.
         temperature: Temperature of distillation (T).
-        max_steps: Number of passes that begin by maximising (msteps).
+        max_steps: Number of passes that begin with the pass over the forget set (msteps).
         forget_batch_size: Rows of a forget batch; `batch_size` applies to the retain set.
         rewind: SCRUB+R: run all passes, then go back to the one whose forget accuracy is nearest to that of held-out
             samples of the same classes.

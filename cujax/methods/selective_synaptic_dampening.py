@@ -20,7 +20,7 @@ from cujax.training.loop import NOTHING_YET, Cost
 
 @dataclass(frozen=True)
 class SelectiveSynapticDampening:
-    """Shrinks, in one shot, the parameters that matter more for the forget set than for all training data.
+    """Shrinks, in one step, the parameters that matter more for the forget set than for all training data.
 
     The importance I is the mean of the squared gradients of the cross-entropy, in eval mode, over the forget set (I_f) and
     over all training data (I_D). A parameter with `I_f > alpha · I_D` is multiplied by `min(lambda · I_D / I_f, 1)`. Since
@@ -33,7 +33,8 @@ class SelectiveSynapticDampening:
         per_sample: Whether gradients are squared per sample, as the paper defines, or per batch, as in its authors' code,
             which produced their results; the importance then depends on the batch size.
         batch_size: Rows of a batch. With `per_sample`, the gradients of all its samples are in memory at once.
-        forgotten_accuracy: Class task: the class counts as forgotten when accuracy on it is at most this. None: 1 / classes.
+        forgotten_accuracy: If whole classes are to be forgotten, they count as forgotten when accuracy on them is at most
+            this. None: one divided by the number of classes.
     """
 
     alpha: Positive = 10.0

@@ -37,8 +37,8 @@ class Unsir(Descent):
     Attributes:
         repair_learning_rate: Learning rate of the second phase; `learning_rate` is that of the first.
         retain_per_class: Number of randomly drawn retain samples of each class.
-        noise_batch_size: Number of noise images, shared between the forgotten classes. Published code has .57 for each
-            retain sample; here it is .5 with batches of 256.
+        noise_batch_size: Number of noise images, shared between the forgotten classes. Published code has 0.57 for each
+            retain sample; here, with batches of 256, it is 0.5.
     """
 
     optimizer: OptimizerName = "adamw"
@@ -61,8 +61,8 @@ class Unsir(Descent):
         check_whole_classes(split, "unsir makes noise against")
         if self.noise_batch_size < len(split.forgotten_classes):
             raise ValueError(
-                f"noise_batch_size is {self.noise_batch_size}, but {len(split.forgotten_classes)} classes are forgotten; "
-                "give each an image at least."
+                f"noise_batch_size is {self.noise_batch_size}, but {len(split.forgotten_classes)} classes are to be "
+                "forgotten; make it at least that, so that there is an image for each class."
             )
 
     def __call__(self, model: Model, original: Variables, split: Split, *, key: jax.Array, loop: Loop) -> Unlearned:

@@ -60,7 +60,7 @@ class Airbench(nn.Module):
         num_classes: Number of logits.
         widths: Channels of the groups; the published network has (64, 256, 256) and a linear head.
         head: "official" or "linear"; see `cujax.networks.heads`.
-        dtype: What the groups compute in; parameters, batch statistics and the head are float32.
+        dtype: The dtype in which the groups compute; parameters, batch statistics and the head are float32.
         axis_name: Mapped device axis over which batch statistics are averaged, if any.
     """
 

@@ -18,7 +18,7 @@ class CNN(nn.Module):
         features: Channels of the convolutions.
         hidden_dim: Width of the hidden layer of the head.
         embedding_dim: Width of the embedding.
-        dtype: What the convolutions compute in; parameters and head are float32.
+        dtype: The dtype in which the convolutions compute; the parameters and the head are float32.
     """
 
     num_classes: int

@@ -1,4 +1,4 @@
-"""What stands between an encoder's features and the logits: the paper's head, or one linear layer."""
+"""Heads, which compute the logits from an encoder's features: the paper's head, or one linear layer."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -29,10 +29,10 @@ def classify(
     "linear": the features are the embedding, and one `Dense` reads them.
 
     Args:
-        features: What the encoder gives.
+        features: The output of the encoder.
         taps: Features of lower depths, shallow first; `encoder` (and `hidden`) are added.
         num_classes: Number of logits.
-        head: Which of the two.
+        head: "official" or "linear".
         hidden_dim: Width of the official head's hidden layer.
         embedding_dim: Width of the official head's embedding.
     """

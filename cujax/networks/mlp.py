@@ -1,4 +1,4 @@
-"""A perceptron for tables and series: what the command line takes for inputs that are no images."""
+"""A perceptron for tables and series: the default network of the command line for inputs that are not images."""
 
 import flax.linen as nn
 import jax
@@ -14,10 +14,10 @@ class MLP(nn.Module):
 
     Attributes:
         num_classes: Number of logits.
-        width: Of the first hidden layer.
+        width: Width of the first hidden layer.
         hidden_dim: Width of the hidden layer of the head.
         embedding_dim: Width of the embedding.
-        dtype: What the first layer computes in; parameters and head are float32.
+        dtype: The dtype in which the first layer computes; the parameters and the head are float32.
 
     >>> import jax, jax.numpy as jnp
     >>> from cujax.adapters import from_linen

@@ -66,15 +66,15 @@ NETWORKS: Registry[Callable[..., nn.Module | Model]] = Registry("network", "cuja
 
 
 def make_network(name: str, num_classes: int, dtype: DTypeLike = "float32") -> Model:
-    """The reference network of this name.
+    """Creates the reference network with this name.
 
     Args:
         name: A key of `MODULES`, or a name that another package registered.
         num_classes: Number of logits.
-        dtype: What it computes in, float32 or bfloat16; its parameters are float32.
+        dtype: The dtype in which it computes, float32 or bfloat16; its parameters are float32.
 
     Raises:
-        ValueError: if there is no network of this name (the message lists those that there are).
+        ValueError: if there is no network with this name (the message lists the existing names).
     """
     try:
         make = NETWORKS.find(name)

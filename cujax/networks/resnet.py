@@ -29,14 +29,14 @@ class ResNet(nn.Module):
 
     Attributes:
         num_classes: Number of logits.
-        stage_sizes: Blocks of each stage; each stage but the first halves height and width, and doubles the channels.
+        stage_sizes: Blocks of each stage; each stage except the first halves height and width, and doubles the channels.
         bottleneck: Whether blocks are 1x1, 3x3, 1x1 convolutions with four times the channels at the end, rather than
             two of 3x3.
         width: Channels of the first stage.
         stem: "small" for images up to 64 pixels: one 3x3 convolution. "imagenet" for larger ones: 7x7 of stride 2 and
             max-pooling.
         head: "official" or "linear"; see `cujax.networks.heads`.
-        dtype: What the encoder computes in; parameters, batch statistics and the head are float32.
+        dtype: The dtype in which the encoder computes; parameters, batch statistics and the head are float32.
         axis_name: Mapped device axis over which batch statistics are averaged, if any.
     """
 

@@ -42,14 +42,15 @@ _PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".tar")
 
 @dataclass(frozen=True)
 class ImportedWeights:
-    """Weights that were translated and fit their network.
+    """Translated weights that match their network.
 
     Attributes:
         variables: Of the network.
-        num_classes: Its number of classes, seen in the file.
-        image_shape: `(H, W, C)` of images it takes; height and width of a network without positions are an example.
+        num_classes: The number of classes, as read from the file.
+        image_shape: `(H, W, C)` of images that it takes; for a network without positions, height and width are only an
+            example.
         digest: SHA-256 of the file, in hexadecimal.
-        prefix: What stood before all names and means nothing, such as "module._orig_mod."; "" for nothing.
+        prefix: A meaningless prefix that all names had, such as "module._orig_mod."; "" if there was none.
     """
 
     variables: Variables
@@ -62,16 +63,16 @@ class ImportedWeights:
 def import_weights(path: str | Path, network: str) -> ImportedWeights:
     """Reads a safetensors file as the weights of a reference network.
 
-    What training tools put before all names ("module.", "_orig_mod.", "model.", ...) is left out, whatever it is; so is
-    "encoder." before some. Half-precision weights become float32, and a last layer without a bias has one of zeros.
-    PyTorch's counters of batches (`num_batches_tracked`) have no place here and are left out.
+    What training tools put before all names ("module.", "_orig_mod.", "model.", ...) is left out, whatever it is; so
+    is "encoder." before some. Half-precision weights become float32, and a last layer without a bias has one of zeros.
+    PyTorch's counters of batches (`num_batches_tracked`) are left out.
 
     Args:
         path: The file, written by `safetensors.torch.save_file(model.state_dict(), path)` or the like.
         network: A name in `cujax.networks.MODULES`.
 
     Raises:
-        FileNotFoundError: if the file is not there.
+        FileNotFoundError: if the file does not exist.
         ValueError: if it is not a safetensors file (a pickle is never opened), holds NaN or infinity, or a name or shape
             does not match the network's; the message lists what is missing, unknown and of another shape.
     """
@@ -196,7 +197,8 @@ def _account(path: Path, network: str, missing: list[str], unknown: list[str], d
     lines += [f"  {line}" for line in differing[:5]]
     lines += [f"  and {len(differing) - 5} more of another shape"] if len(differing) > 5 else []
     lines.append(
-        "Name the network it is of: names ending in _linear have one layer after the encoder, as torchvision's and timm's, "
-        "the others the paper's head; _imagenet has the 7x7 stem of torchvision, _32 and _224 are sizes of images."
+        "Give the network that the file is of: names ending in _linear have one layer after the encoder, as torchvision's "
+        "and timm's, the others the paper's head; _imagenet has the 7x7 stem of torchvision, _32 and _224 are sizes of "
+        "images."
     )
     return "\n".join(lines)

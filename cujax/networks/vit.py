@@ -19,7 +19,7 @@ class ViT(nn.Module):
         depth: Number of blocks.
         num_heads: Attention heads of each block.
         head: "official" or "linear"; see `cujax.networks.heads`.
-        dtype: What the blocks compute in; parameters, layer normalisation and the head are float32.
+        dtype: The dtype in which the blocks compute; parameters, layer normalisation and the head are float32.
     """
 
     num_classes: int
@@ -73,7 +73,7 @@ class ViT(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, then two dense layers, each added to what it read normalised."""
+    """Self-attention, then two dense layers; each of the two parts reads its normalised input and is added to it."""
 
     num_heads: int
     dtype: DTypeLike

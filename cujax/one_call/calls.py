@@ -188,7 +188,8 @@ def _masked_classes(made: Model, model: Model, method: Method) -> tuple[int, ...
     if isinstance(made, MaskedModel) and made.model == model:
         return made.masked_classes
     raise ValueError(
-        f"{method_name(method)} returned another model than it was given, which cannot be judged; call it alone."
+        f"{method_name(method)} returned another model than it was given, which cannot be judged here; call the method "
+        "directly."
     )
 
 
@@ -232,8 +233,8 @@ def audit_model(
     if isinstance(retrained, int):
         if retrained < 0 or (retrained and recipe is None):
             raise ValueError(
-                f"retrained is {retrained}, and recipe {recipe}; to train models give how the original was trained, "
-                "recipe=cujax.TrainingRecipe(...), or give the trained models' arrays."
+                f"retrained is {retrained}, but recipe is {recipe}; to train models, say how the original was trained with "
+                "recipe=cujax.TrainingRecipe(...), or give the arrays of trained models."
             )
         if retrained and not model.has_initialiser:
             raise ValueError(
@@ -272,8 +273,8 @@ def _check_distinct(result: UnlearnResult, models: Sequence[Variables]) -> None:
         for name, other in others.items():
             if is_unchanged(other, variables):
                 raise ValueError(
-                    f"retrained[{number}] is {name}, parameter for parameter; give models trained without the "
-                    "forgotten rows (result.split.retain.indices), each from another key."
+                    f"retrained[{number}] is {name}, parameter for parameter; give models trained without the forgotten "
+                    "rows (result.split.retain.indices), each with a different key."
                 )
         others[f"retrained[{number}]"] = variables
 

@@ -138,7 +138,9 @@ def checked_pair(name: str, pair: Any, like: Inputs, num_classes: int) -> tuple[
     inputs, labels = checked_arrays(f"{name} ", *pair, num_classes)
     shapes = [jax.tree.map(lambda rows: (rows.shape[1:], rows.dtype.name), tree) for tree in (inputs, like)]
     if shapes[0] != shapes[1]:
-        raise ValueError(f"{name} inputs must be like the inputs, {shapes[1]} a row, but are {shapes[0]}.")
+        raise ValueError(
+            f"{name} inputs must have the shape and dtype of the inputs, {shapes[1]} per row, but are {shapes[0]}."
+        )
     return inputs, labels
 
 
@@ -147,7 +149,7 @@ def _subjects(subjects: Any, n: int) -> np.ndarray:
     array = np.asarray(subjects)
     if array.shape != (n,) or array.dtype.kind not in "iuU":
         raise ValueError(
-            f"subjects are {array.dtype} of shape {array.shape}, but must be [{n}] texts or integers, one a row."
+            f"subjects are {array.dtype} of shape {array.shape}, but must be [{n}] strings or integers, one for each row."
         )
     return array.astype(str)
 
@@ -160,7 +162,9 @@ def _validation(validation: Any, n: int) -> Any:
         return validation
     if isinstance(validation, float):
         if not 0 < validation < 1:
-            raise ValueError(f"validation is {validation}, but a fraction must be above 0 and below 1; give None for none.")
+            raise ValueError(
+                f"validation is {validation}, but a fraction must be above 0 and below 1; give None to hold out nothing."
+            )
         return validation
     return _rows("validation", validation, n)
 
@@ -177,7 +181,7 @@ def _rows(name: str, given: Any, n: int) -> np.ndarray:
             raise ValueError(f"{name} is a mask of shape {array.shape}, but there are {n} rows; give [{n}] booleans.")
         array = np.flatnonzero(array)
     if array.size == 0:
-        raise ValueError(f"{name} selects no row; there is nothing to do with it.")
+        raise ValueError(f"{name} selects no rows; select at least one.")
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
         raise ValueError(
             f"{name} is {array.dtype} of shape {array.shape}, but must be row indices [k] (integers) or a mask "
@@ -216,7 +220,7 @@ def split_of(given: Given, forget: Any, copies: Copies | None) -> Split:
     split = make_split(given.source, request, validation=validation)
     if isinstance(given.validation, float) and not split.is_class_task:
         warnings.warn(
-            f"validation={given.validation} takes rows of the inputs for samples that the model has not seen. If it was "
+            f"validation={given.validation} treats rows of the inputs as samples that the model has not seen. If it was "
             "trained on them, unlearning ends too early: give validation=(inputs, labels) that it has not seen, or None.",
             UserWarning,
             stacklevel=4,
@@ -234,8 +238,8 @@ def _request(given: Given, forget: Any) -> Request:
     array = np.asarray(forget)
     if isinstance(forget, tuple):
         raise ValueError(
-            f"forget is the tuple {forget}, which may mean classes or rows; give cujax.ForgetClasses({forget}) for classes, "
-            f"np.array({list(forget)}) for rows."
+            f"forget is the tuple {forget}, which could mean classes or rows; give cujax.ForgetClasses({forget}) for "
+            f"classes, np.array({list(forget)}) for rows."
         )
     if array.ndim == 0 and np.issubdtype(array.dtype, np.integer):
         num_classes = given.source.num_classes
@@ -253,6 +257,8 @@ def _request(given: Given, forget: Any) -> Request:
     held_out = given.validation if isinstance(given.validation, np.ndarray) else np.array([], int)
     both = np.intersect1d(rows, held_out)
     if len(both):
-        raise ValueError(f"forget holds row {both[0]}, which is among the validation rows; a row is forgotten or held out.")
+        raise ValueError(
+            f"forget holds row {both[0]}, which is among the validation rows; a row cannot be both forgotten and held out."
+        )
     chosen = set(given.source.train.ids[rows].tolist())
     return ForgetWhere(lambda name, label: name in chosen)

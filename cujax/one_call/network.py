@@ -32,7 +32,7 @@ def as_model(model_or_module: Any, *, embedding: str | None = None, outputs: Out
     if isinstance(model_or_module, Model):
         for name, value in options.items():
             raise ValueError(
-                f"{name} is {value!r}, but the model has its embedding; give it where the model is made: "
+                f"{name} is {value!r}, but a cujax.Model already has an embedding; give it where the model is created: "
                 f"cujax.from_linen(module, {name}={value!r})."
             )
         return model_or_module
@@ -95,7 +95,10 @@ def _without_training_state(name: str, variables: Variables, like: Variables) ->
     left_out = sorted(collections.keys() - like.model_state.keys())
     if any(jax.tree.leaves(collections[entry]) for entry in left_out):
         warnings.warn(
-            f"{name} holds {', '.join(left_out)} beside the arrays of the network; these are left out, also of the result.",
+            (
+                f"{name} contains {', '.join(left_out)} in addition to the arrays of the network; these are left out, also "
+                "from the result."
+            ),
             UserWarning,
             stacklevel=4,
         )

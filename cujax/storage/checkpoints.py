@@ -294,7 +294,7 @@ def _verified(path: Path) -> tuple[Mapping[str, Any], Metadata, str]:
         fields = {"schema": 1} | stored["metadata"]
         if fields["schema"] > SCHEMA:
             raise CheckpointError(
-                f"{path} was written by a newer version of cujax: schema {fields['schema']}, and this one reads up to "
+                f"{path} was written by a newer version of cujax: schema {fields['schema']}, but this version reads up to "
                 f"{SCHEMA}; update cujax."
             )
         fields["lineage"] = tuple(Ancestor(**ancestor) for ancestor in fields["lineage"])

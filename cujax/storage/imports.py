@@ -148,12 +148,12 @@ def _read_msgpack(path: Path) -> Any:
         tree = serialization.msgpack_restore(path.read_bytes())
     except Exception as error:  # msgpack raises many types
         raise CheckpointError(
-            f"{path} cannot be read as what flax.serialization.to_bytes makes ({type(error).__name__}: {str(error)[:200]}); "
-            "it is truncated, or something else. Give that, an Orbax directory or a .safetensors file."
+            f"{path} cannot be read as a file of flax.serialization.to_bytes ({type(error).__name__}: {str(error)[:200]}); "
+            "it is truncated, or of another kind. Give such a file, an Orbax directory or a .safetensors file."
         ) from error
     if not isinstance(tree, Mapping):
         raise CheckpointError(
-            f"{path} holds {type(tree).__name__}, not a tree of arrays as flax.serialization.to_bytes makes."
+            f"{path} contains {type(tree).__name__}, not a tree of arrays; write one with flax.serialization.to_bytes."
         )
     return tree
 
@@ -168,7 +168,10 @@ def _read_directory(path: Path, step: int | None) -> tuple[str, Any]:
         if path.is_file():
             return str(path), _read_msgpack(path)
     elif step is not None:
-        raise FileNotFoundError(f"step is {step}, but {path} holds no steps; it is one checkpoint, or none.")
+        raise FileNotFoundError(
+            f"step is {step}, but {path} contains no steps; give the directory of a CheckpointManager, or leave out the "
+            "step."
+        )
     items = _items(path)
     if _is_tree(path) or not items:
         return str(path), read_tree(path)[0]
@@ -298,7 +301,7 @@ def check_logits(model: Model, variables: Variables, path: str | PathLike[str], 
     except (ValueError, zipfile.BadZipFile, AttributeError, TypeError) as error:
         raise ValueError(f"{name} cannot be read as an .npz file ({error}); write it with numpy.savez.") from error
     if len(arrays) < 2:
-        raise ValueError(f"{name} must hold `inputs` and `logits`, but holds {sorted(arrays) or 'neither'}.")
+        raise ValueError(f"{name} must contain `inputs` and `logits`, but contains {sorted(arrays) or 'neither'}.")
     outputs, _ = model.apply(*variables, jnp.asarray(arrays["inputs"], jnp.float32), train=False)
     logits = np.asarray(outputs.logits, np.float32)
     if logits.shape != arrays["logits"].shape:

@@ -137,7 +137,7 @@ def conform(tree: PyTree, like: PyTree, where: str) -> Any:
     ]
     if missing or surplus or differing:
         dtypes_alone = not missing and not surplus and all(found[name].shape == leaf.shape for name, leaf in wanted.items())
-        lines = [f"{where} is of another network than the one given:"]
+        lines = [f"{where} belongs to another network than the one given:"]
         lines += [f"  missing: {', '.join(missing[:5])} ({len(missing)} in all)"] if missing else []
         lines += [f"  unknown to the network: {', '.join(surplus[:5])} ({len(surplus)} in all)"] if surplus else []
         lines += [f"  {line}" for line in differing[:5]]

@@ -73,8 +73,8 @@ def find_leftovers(workdir: Path, references: Sequence[Path] = ()) -> Leftovers:
     for folder in references:
         if not folder.is_dir():
             raise FileNotFoundError(
-                f"folder {folder} of shared models does not exist, so that nothing in it can be found; give the folder of "
-                "the models that audits share, which they took as --oracles."
+                f"folder {folder} of shared models does not exist, so nothing in it can be found; give the folder of the "
+                "models that audits share (--oracles of cujax audit)."
             )
     unlearned = load_checkpoint(path).metadata
     places = [(workdir, ""), *((folder, unlearned.source_version) for folder in references)]

@@ -259,7 +259,7 @@ def flops_of(lowered: jax.stages.Lowered) -> float | None:
 
 
 def memory_of_step(state: UnlearnState, phase: Phase, images: DeviceImages) -> int:
-    """Bytes that a phase's step takes on the device beside the images: the state before and after, and temporary arrays."""
+    """Bytes that a phase's step takes on the device besides images: the states before and after, and temporary arrays."""
     index_batches = jax.tree.map(lambda leaf: np.asarray(leaf)[None], next(iter(phase.batches)))
     compiled = _advance.lower(phase.prepare, phase.step, state, images, index_batches, phase.together).compile()
     analysis = compiled.memory_analysis()

@@ -48,7 +48,8 @@ class Training:
         learning_rate: The peak learning rate; it decays to 0 along half a cosine.
         warmup: Share of the steps over which the learning rate first rises linearly from 0 to its peak.
         weight_decay: Strength of L2 decay.
-        augmentation: "none", "crop" or "crop_flip".
+        augmentation: How images are augmented: "none", "crop" (padded and cropped at random) or "crop_flip" (also mirrored
+            at random).
     """
 
     epochs: Count = 20
@@ -229,7 +230,7 @@ class Trainer:
             FloatingPointError: if the loss of one of them becomes non-finite.
         """
         if isinstance(self.images, StreamedImages):
-            raise ValueError("images that are read from disk are drawn for one model at a time; train the models in turn.")
+            raise ValueError("images on disk are read for one model at a time; train the models one by one.")
         tx = self._optimizer(model, indices, description, frozen)
         states, order_keys = zip(*(self._start(model, tx, key, frozen) for key in keys), strict=True)
 
@@ -248,8 +249,8 @@ class Trainer:
     def models_at_once(self, model: Model, frozen: Variables | None = None) -> int:
         """How many models `train_together` can hold on the device.
 
-        One on a CPU, where models in turn are faster; one, too, if a model is spread over several devices, or if the device
-        does not report its memory.
+        It is one on a CPU, where training models one by one is faster; if a model is spread over several devices; and if the
+        device does not report its memory.
         """
         images = self.images
         if isinstance(images, StreamedImages) or images.mesh is not None or (free := free_memory()) is None:

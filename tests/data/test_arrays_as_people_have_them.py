@@ -55,7 +55,7 @@ TEST = {"test_images": PIXELS[:8] ^ 1, "test_labels": LABELS[:8]}
 )
 def test_an_array_with_almost_the_name_of_one_that_is_read_is_refused_with_that_name(tmp_path, more, renamed):
     with pytest.raises(
-        ValueError, match=rf"mine.npz holds {next(name for name in more if name in renamed)}.*rename {renamed}"
+        ValueError, match=rf"mine.npz contains {next(name for name in more if name in renamed)}.*rename {renamed}"
     ):
         load(tmp_path, **more)
 
@@ -130,7 +130,7 @@ def test_rows_of_pixels_are_refused_with_the_shape_to_give(tmp_path):
 )
 def test_float_images_far_from_a_normalisation_are_refused(tmp_path, change):
     images = np.asarray(change(PIXELS.astype(np.float64)), np.float32)
-    with pytest.raises(ValueError, match=r"taken as preprocessed, but go from .* Store pixels of 0 to 255 as uint8"):
+    with pytest.raises(ValueError, match=r"preprocessed, but their values go from .* Store pixels of 0 to 255 as uint8"):
         load(tmp_path, images=images)
 
 
@@ -176,7 +176,7 @@ def test_other_dtypes_are_refused_with_the_conversion(tmp_path, images, way_out)
     ids=["zeros", "grey", "colour", "two_thirds", "float"],
 )
 def test_images_of_one_colour_each_are_refused(tmp_path, images):
-    with pytest.raises(ValueError, match=r"mine.npz: images: \d+ of 48 training images are of one colour each"):
+    with pytest.raises(ValueError, match=r"mine.npz: images: \d+ of 48 training images have only one colour each"):
         load(tmp_path, images=images)
 
 
@@ -244,7 +244,7 @@ def test_test_labels_are_of_the_same_classes(tmp_path):
         1,
         2,
     ]
-    with pytest.raises(ValueError, match=r"test_labels holds \['e'\]"):
+    with pytest.raises(ValueError, match=r"test_labels contains \['e'\]"):
         load(tmp_path, labels=names, test_labels=np.array(["d", "a", "b", "e"]), **test)
 
 
@@ -265,10 +265,13 @@ def test_ids_are_read_as_text(tmp_path, ids, expected):
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        (np.arange(N) + 1e16, "no whole number below"),
+        (np.arange(N) + 1e16, "not a whole number below"),
         (np.where(np.arange(N) == 3, np.nan, np.arange(N)), "row 3 is nan"),
         (np.arange(N) + 0.5, "row 0 is 0.5"),
-        (np.array([f"per\u00e9-{n}".encode("latin-1") for n in range(N)]), r"mine.npz: ids holds bytes that are not UTF-8"),
+        (
+            np.array([f"per\u00e9-{n}".encode("latin-1") for n in range(N)]),
+            "mine.npz: ids contains bytes that are not UTF",
+        ),
         (np.arange(N)[:, None], r"ids must be \[60\]"),
         (np.array([f"a\r{n}" for n in range(N)]), "line breaks"),
     ],
@@ -279,7 +282,7 @@ def test_ids_that_may_be_mistaken_are_refused(tmp_path, ids, message):
 
 
 def test_the_same_ids_in_both_parts_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"4 ids are in ids and in test_ids, such as \['0', '1', '2', '3'\]"):
+    with pytest.raises(ValueError, match=r"4 ids are in both ids and test_ids, such as \['0', '1', '2', '3'\]"):
         load(tmp_path, ids=np.arange(N), test_images=PIXELS[:4], test_labels=LABELS[:4], test_ids=np.arange(4))
 
 

@@ -117,7 +117,7 @@ def test_images_are_scaled_to_the_shorter_side_and_cut_in_the_middle(tmp_path):
 def test_different_sizes_are_told_with_the_flag_that_mends_them(folder):
     root, _ = folder
     write(root / "dog" / "large.png", random_pixels((7, 5, 3)))
-    with pytest.raises(ValueError, match=r"most are 6x5, dog/large.png is 7x5; .*--data.image-size, such as 5"):
+    with pytest.raises(ValueError, match=r"most are 6x5, but dog/large.png is 7x5; .*--data.image-size, such as 5"):
         load(root)
 
 
@@ -194,5 +194,5 @@ def test_a_file_damaged_during_a_run_is_named(folder):
     source = load(root, memory_gb=0.0)
     files = to_device(source, source.train).files
     (root / source.train.ids[2]).write_bytes(b"gone")
-    with pytest.raises(ValueError, match=rf"{source.train.ids[2]} was readable when the run began, and is not any more"):
+    with pytest.raises(ValueError, match=rf"{source.train.ids[2]} was readable when the run began, but is not readable now"):
         files.read(np.arange(4))

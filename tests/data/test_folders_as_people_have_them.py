@@ -135,7 +135,7 @@ def test_a_background_that_hides_the_drawing_is_told_with_the_other_one(tmp_path
     for name in ("a", "b"):
         for number in range(5):
             picture(tmp_path / name / f"{number}.png", ink(RNG.integers(0, 256, (6, 5), dtype=np.uint8), colour=255))
-    with pytest.raises(ValueError, match=r"10 of 10 training images .* of one colour each.*--data.background black"):
+    with pytest.raises(ValueError, match=r"10 of 10 training images .* only one colour each.*--data.background black"):
         load(tmp_path)
     assert len(ids_of(load(tmp_path, background="black"))) == 10
 
@@ -258,7 +258,7 @@ def test_a_file_that_several_links_lead_to_is_read_once_and_the_others_are_told(
         (root / name).symlink_to(tmp_path / place / target)
     source = load(root)
     assert ids_of(source) == before | kept
-    told = [sentence for sentence in source.skipped if "by another link" in sentence]
+    told = [sentence for sentence in source.skipped if "through another link" in sentence]
     assert len(told) == (set(links) != kept)
 
 
@@ -270,7 +270,10 @@ def test_a_file_is_not_both_trained_on_and_tested_with_by_two_links(tmp_path):
     source = load(tmp_path / "pets")
     assert "train/a/one.png" in source.train.ids
     assert "test/a/one.png" not in source.test.ids
-    assert any(sentence.startswith("test/a/one.png: leads by a link") for sentence in source.skipped)
+    assert any(
+        sentence.startswith("test/a/one.png: a link to a file that is read through another link")
+        for sentence in source.skipped
+    )
 
 
 def test_images_kept_in_a_hidden_store_and_linked_to_are_read(tmp_path):
@@ -344,14 +347,16 @@ def test_parts_of_two_classes_by_other_names_are_not_taken_for_classes(tmp_path,
 )
 def test_parts_without_class_folders_are_not_taken_for_classes(tmp_path, parts):
     classes(tmp_path, parts)
-    with pytest.raises(ValueError, match=r"names of parts, .* images must lie in a folder per class: train/CLASS/IMAGE"):
+    with pytest.raises(
+        ValueError, match=r"names of parts, .* put the images of each class into a folder of its own: train/CLASS/IMAGE"
+    ):
         load(tmp_path)
 
 
 def test_a_training_part_without_class_folders_beside_a_test_part_with_them_is_refused(tmp_path):
     classes(tmp_path, ["train"])
     classes(tmp_path / "test", ["a", "b"])
-    with pytest.raises(ValueError, match="images must lie in a folder per class"):
+    with pytest.raises(ValueError, match="put the images of each class into a folder of its own"):
         load(tmp_path)
 
 
@@ -366,7 +371,7 @@ def test_of_three_parts_the_one_named_test_is_tested_with_then_the_held_out_one(
 def test_held_out_parts_without_a_training_part_are_refused(tmp_path):
     for part in ("test", "val"):
         classes(tmp_path / part, ["a", "b"])
-    with pytest.raises(ValueError, match="none of training images; expected are train"):
+    with pytest.raises(ValueError, match="no folder of training images; the expected names are train"):
         load(tmp_path)
 
 
@@ -385,7 +390,9 @@ def test_a_class_may_be_called_train(tmp_path):
 def test_a_class_with_folders_that_is_named_like_a_training_part_is_refused(tmp_path, name):
     for folder in (name, "airport"):
         classes(tmp_path / folder, ["day", "night"])
-    with pytest.raises(ValueError, match=rf"has {name}, which is like .* and airport with the same.*classes, rename {name}"):
+    with pytest.raises(
+        ValueError, match=rf"has the folder {name}, which is named like .* and airport with the same.*classes, rename {name}"
+    ):
         load(tmp_path)
 
 
@@ -395,7 +402,7 @@ def test_a_training_part_alone_is_read_and_what_lies_beside_it_is_told(tmp_path,
     classes(tmp_path / beside, ["a", "b"] if train == "train" else ["c", "d"])
     source = load(tmp_path)
     assert source.class_names == ("a", "b")
-    assert any(sentence.startswith(f"{beside}/: a folder beside {train}") for sentence in source.skipped)
+    assert any(sentence.startswith(f"{beside}/: a folder next to {train}") for sentence in source.skipped)
 
 
 def test_classes_may_be_called_after_the_same_part(tmp_path):
@@ -408,14 +415,14 @@ def test_classes_may_have_folders_inside(tmp_path):
     source = load(tmp_path)
     assert source.class_names == ("cat", "dog")
     (told,) = source.skipped
-    assert told.startswith("4 files or folders, such as cat/female: not a class")
+    assert told.startswith("4 files or folders, such as cat/female: not read as a class")
 
 
 def test_one_folder_too_deep_or_too_shallow_is_told_with_the_right_one(tmp_path):
     root = classes(tmp_path / "download" / "pets", ["a", "b"])
     with pytest.raises(ValueError, match=r"one class folder, 'pets'.* give .*download/pets/"):
         load(root.parent)
-    with pytest.raises(ValueError, match=r"no class folders.*holds 5 images itself: give the folder above"):
+    with pytest.raises(ValueError, match=r"no class folders.*contains 5 images itself; .*give the folder above"):
         load(root / "a")
 
 

@@ -122,11 +122,11 @@ def test_images_are_the_old_name_of_inputs():
         ({"inputs": np.arange(N)}, r"array\[:, None\]"),
         ({"inputs": np.full((N, 2), np.nan)}, "NaN"),
         ({"inputs": np.full((N, 2), "a")}, "must be numbers"),
-        ({"inputs": np.full((N, 2), 2**40)}, "beyond 32 bits"),
-        ({"inputs": np.ones((N, 2)), "inputs/age": np.ones((N, 2))}, "one array, or several"),
-        ({"inputs/a": np.ones((N, 2)), "inputs/b": np.ones((N - 1, 2))}, "equally many rows"),
+        ({"inputs": np.full((N, 2), 2**40)}, "more than 32 bits"),
+        ({"inputs": np.ones((N, 2)), "inputs/age": np.ones((N, 2))}, "either one array or several"),
+        ({"inputs/a": np.ones((N, 2)), "inputs/b": np.ones((N - 1, 2))}, "the same number of rows"),
         ({"inputs": np.ones((N, 2)), "images": np.ones((N, 2, 2))}, "one of the two"),
-        ({"inputs": np.ones((N - 1, 2))}, r"\[59\] integers, one a row"),
+        ({"inputs": np.ones((N - 1, 2))}, r"\[59\] integers, one for each row"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(tmp_path, arrays, said):

@@ -153,11 +153,13 @@ def test_tables_are_read_by_their_column_of_ids(source, free, tmp_path, name, te
 
 
 def test_tables_without_a_column_of_ids_are_refused(source, free, tmp_path):
-    with pytest.raises(ValueError, match=r"has the columns \['name', 'reason'\]; name the one that holds the ids id"):
+    with pytest.raises(
+        ValueError, match=r"has the columns \['name', 'reason'\], but none is named id; rename the column with the ids to id"
+    ):
         asked(source, f"name,reason\n{free[0]},x\n".encode(), tmp_path, "a.csv")
-    with pytest.raises(ValueError, match="names a sample; write a header above it"):
+    with pytest.raises(ValueError, match="names a sample; add a header above it"):
         asked(source, f"{free[0]}\n{free[1]}\n".encode(), tmp_path, "a.csv")
-    with pytest.raises(ValueError, match="has no id in row 2"):
+    with pytest.raises(ValueError, match=r"row 2 of .* has no id: "):
         asked(source, f"id,why\n,x\n{free[0]},y\n".encode(), tmp_path, "a.csv")
 
 

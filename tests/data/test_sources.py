@@ -122,12 +122,12 @@ def test_the_version_of_own_arrays_is_their_content(tmp_path):
         ({"labels": with_label(3, 2**31, np.uint32)}, "labels must number .* but row 3 is 2147483648"),
         ({"labels": with_label(3, -1, np.int8)}, "labels must count classes from 0, but row 3 is -1"),
         ({"labels": with_label(3, 2**31 - 2, np.int64)}, "no training image has label 4"),
-        ({"labels": np.arange(30) % 4}, r"\[40\] integers, one an image, but is \(30,\)"),
-        ({"ids": np.array(["same"] * 40)}, r"unique, but \['same'\] recur"),
+        ({"labels": np.arange(30) % 4}, r"\[40\] integers, one for each image, but is \(30,\)"),
+        ({"ids": np.array(["same"] * 40)}, r"unique, but \['same'\] occur more than once"),
         ({"ids": np.array([f"a\nb{row}" for row in range(40)])}, "line breaks"),
         ({"ids": np.array(["x", "y"])}, r"ids must be \[40\]"),
         ({"test_images": np.zeros((4, 6, 5, 3), np.uint8)}, "test_images, but no test_labels"),
-        ({"test_images": np.zeros((4, 9, 9, 3), np.uint8), "test_labels": np.arange(4)}, "one shape and dtype"),
+        ({"test_images": np.zeros((4, 9, 9, 3), np.uint8), "test_labels": np.arange(4)}, "the same shape and dtype"),
     ],
 )
 def test_malformed_arrays_are_told(tmp_path, changes, message):
@@ -165,14 +165,14 @@ def test_a_missing_or_truncated_file_is_told(tmp_path):
 def test_arrays_larger_than_the_memory_they_may_take_are_refused_before_they_are_read(tmp_path):
     load(tmp_path, arrays())
     with pytest.raises(
-        ValueError, match=r"mine.npz takes 0.00 GB in memory, more than the 1e-07 GB it may.*--data.memory-gb"
+        ValueError, match=r"mine.npz takes 0.00 GB in memory, more than the 1e-07 GB allowed.*--data.memory-gb"
     ):
         load_source(Data(str(tmp_path / "mine.npz"), memory_gb=1e-7))
 
 
 def test_a_tfds_data_set_larger_than_memory_is_refused_before_it_is_read(tmp_path):
     write_tfds(tmp_path, "things", n=(200, 10))  # 6,300 bytes, 600 with a limit of 10
-    message = r"data set 'things' takes 0.00 GB in memory, more than the 5e-06 GB it may.*--data.limit.*folder of images"
+    message = r"data set 'things' takes 0.00 GB in memory, more than the 5e-06 GB allowed.*--data.limit.*folder of images"
     with pytest.raises(ValueError, match=message):
         load_source(Data("things", str(tmp_path), memory_gb=5e-6))
     assert len(load_source(Data("things", str(tmp_path), limit=10, memory_gb=5e-6)).train) == 10

@@ -38,7 +38,7 @@ def test_what_cannot_be_meant_is_refused(tmp_path):
         cujax.make_split(load(tmp_path), cujax.ForgetSubject("nobody"))
     with pytest.raises(ValueError, match=r"subjects must be \[120\]"):
         load(tmp_path, subjects=SUBJECTS[:-1])
-    with pytest.raises(ValueError, match="are in subjects and in test_subjects"):
+    with pytest.raises(ValueError, match="are in both subjects and test_subjects"):
         load(tmp_path, test_inputs=ROWS[:6] + 1, test_labels=LABELS[:6], test_subjects=SUBJECTS[:6])
     np.savez(tmp_path / "bare.npz", inputs=ROWS, labels=LABELS)
     bare = cujax.load_source(cujax.Data(str(tmp_path / "bare.npz")))

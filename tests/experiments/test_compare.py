@@ -146,7 +146,9 @@ def test_the_script_writes_all_tables_and_its_status_tells_of_failures(tmp_path,
     assert written == {".json", ".csv", ".md", ".tex", ".html"}
     monkeypatch.setattr(SelectiveSynapticDampening, "__call__", lambda *arguments, **options: 1 / 0)
     assert run_script(*quick, "--methods", "mask_logit", "selective_synaptic_dampening") == 1
-    assert "1 cells failed: class:5, selective_synaptic_dampening, seed 0: ZeroDivisionError" in capsys.readouterr().err
+    assert (
+        "1 of the runs failed: class:5, selective_synaptic_dampening, seed 0: ZeroDivisionError" in capsys.readouterr().err
+    )
     assert "mask_logit" in (tmp_path / "run" / "comparison.md").read_text()
 
 
@@ -287,7 +289,7 @@ def test_the_budget_of_tuning_is_printed(made_up):
         },
     }
     found = tabulate(made_up)
-    assert "the best of 7 trials a method" in as_markdown(found)
+    assert "the best of 7 trials per method" in as_markdown(found)
     assert "The best three" not in as_markdown(found)
     made_up["tasks"]["class:5"]["tuned"]["seeds"] = [0, 4]
     assert "The best three were tried on seeds 0, 4, and the worst of these decided." in as_markdown(tabulate(made_up))
@@ -312,9 +314,9 @@ def settings_file(folder, **changes):
 
 
 def test_settings_for_other_samples_or_requests_are_refused(comparison, tmp_path):
-    with pytest.raises(ValueError, match="were found for other samples"):
+    with pytest.raises(ValueError, match="were tuned for other samples"):
         prepare_comparison(dataclasses.replace(comparison, settings=(settings_file(tmp_path),)))
-    with pytest.raises(ValueError, match="settings are given for class:7; the requests are class:5"):
+    with pytest.raises(ValueError, match="settings are given for class:7, but the requests are class:5"):
         prepare_comparison(dataclasses.replace(comparison, settings=(settings_file(tmp_path, request="class:7"),)))
     with pytest.raises(ValueError, match="two files of settings are for class:5"):
         prepare_comparison(dataclasses.replace(comparison, settings=(settings_file(tmp_path), settings_file(tmp_path))))
@@ -486,7 +488,7 @@ def test_a_name_can_say_where_its_settings_come_from(comparison):
         "contrastive@published": ContrastiveUnlearning.official("class"),
     }
     for wrong, message in (
-        ("scrub@tuned", "scrub@tuned: after @ stands one of published, reproduction"),
+        ("scrub@tuned", "scrub@tuned: @ must be followed by one of published, reproduction"),
         ("fisher_forgetting@reproduction", "fisher_forgetting has no reproduction for class:5; leave @reproduction out"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -80,7 +80,7 @@ def test_a_command_decides_once_and_says_so(tmp_path, monkeypatch, capsys):
     arguments = ["--data.limit", "200", "--training.epochs", "1", "--retrained", "2", "--workdir", str(tmp_path / "run")]
     assert train.main(arguments) == 0
     assert asked == [3, 2]
-    assert "2 processes share about 5 minutes of work; --jobs 1 for a single one." in capsys.readouterr().err
+    assert "2 processes share about 5 minutes of work; give --jobs 1 to use a single process." in capsys.readouterr().err
     for said in (["--jobs", "1"], ["--worker"]):
         asked.clear()
         assert train.main([*arguments, *said]) == 0

@@ -104,5 +104,5 @@ def test_where_it_cannot_be_is_told_before_anything_is_computed(experiment, monk
     with pytest.raises(ValueError, match="models_at_once is 2, but with --jobs each process trains one model at a time"):
         dataclasses.replace(experiment, jobs=2)
     monkeypatch.setattr("cujax.experiments.checks.data_mesh", lambda: jax.sharding.Mesh(jax.devices(), "rows"))
-    with pytest.raises(ValueError, match="a step is spread over all devices; leave it out"):
+    with pytest.raises(ValueError, match="each step is spread over all of them; leave it out"):
         prepare(experiment)

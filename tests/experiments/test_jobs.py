@@ -108,7 +108,7 @@ def test_a_unit_that_another_process_computes_is_come_back_to(folder):
     threading.Timer(1.0, process.kill).start()
     folder.work(first, second, other)
     assert folder.order == ["other", "first", "second"]
-    assert folder.told == ["Waiting for other processes: 2 to go, the next is the first."]
+    assert folder.told == ["Waiting for other processes; tasks left: 2, the next is the first."]
     end(process)
 
 
@@ -133,7 +133,7 @@ def test_a_unit_whose_process_was_killed_twice_has_failed_until_the_next_command
     write_note(folder.path, "first", begun=2)
     since = time.time()
     folder.work(unit, since=since)
-    assert "its process was killed 2 times, perhaps for lack of memory" in failures([unit], since)[0]
+    assert "its process was killed 2 times, perhaps because the memory was full" in failures([unit], since)[0]
     folder.work(unit, since=time.time())
     assert unit.is_complete
 
@@ -193,10 +193,16 @@ def test_the_models_of_a_run_are_units_and_need_no_more_than_the_original(tmp_pa
     [
         ({"jobs": 0}, "jobs must be at least 1"),
         ({"cluster": " "}, "cluster is empty"),
-        ({"cluster": "tcp://a:1", "worker": True}, "cluster is tcp://a:1, whose workers compute; leave out --worker"),
+        (
+            {"cluster": "tcp://a:1", "worker": True},
+            "cluster is tcp://a:1, so its workers compute everything; leave out",
+        ),
         ({"cluster": "tcp://a:1", "jobs": 2}, "leave out --worker and --jobs"),
-        ({"jobs": 2, "profile": "p"}, "profile is of one command that computes alone; leave out --jobs"),
-        ({"worker": True, "multihost": True}, "multihost is of one command that computes alone; leave out --worker"),
+        ({"jobs": 2, "profile": "p"}, "profile is possible only if this process computes alone; leave out --jobs"),
+        (
+            {"worker": True, "multihost": True},
+            "multihost is possible only if this process computes alone",
+        ),
     ],
 )
 def test_who_computes_is_said_without_contradiction(changes, message):

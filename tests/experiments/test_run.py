@@ -175,8 +175,8 @@ def test_an_original_of_other_data_noise_or_network_is_refused(experiment, tmp_p
     np.savez(tmp_path / "other.npz", images=images, labels=np.arange(200) % 10)
     for changes, error, message in (
         ({"data": Data(str(tmp_path / "other.npz"))}, ValueError, "was trained on digits"),
-        ({"data": Data(limit=400, label_noise=0.2)}, ValueError, "label-noise 0.0, but it is 0.2 now"),
-        ({"data": Data(limit=500)}, ValueError, "limit 400, but it is 500 now"),
+        ({"data": Data(limit=400, label_noise=0.2)}, ValueError, "label-noise 0.0, but is 0.2 now"),
+        ({"data": Data(limit=500)}, ValueError, "limit 400, but is 500 now"),
         ({"network": "cnn"}, CheckpointError, r"another network[\s\S]*missing: .*conv_2"),
     ):
         with pytest.raises(error, match=message):
@@ -378,7 +378,7 @@ def test_an_original_that_does_not_say_what_it_has_seen_is_remarked_on(experimen
         prepare(elsewhere(experiment, name, original=str(tmp_path / "brought"), **changes), notify=remarks.append)
         return " ".join(remarks)
 
-    assert re.search(r"does not say what it was trained on.*--no-validation.*--validation-ids FILE", told("tenth"))
+    assert re.search(r"does not record what it was trained on.*--no-validation.*--validation-ids FILE", told("tenth"))
     assert "trained on" not in told("none", validation=False)
     assert "trained on" not in told("named", validation_ids=str(tmp_path / "unseen.txt"))
 

@@ -26,9 +26,9 @@ def test_whole_classes_and_samples_of_others_are_not_compared_or_tuned_as_one(tm
     parts = prepare(Experiment(**SHARED, workdir=str(tmp_path / "run"), forget=ForgetClass(5))).split
     (tmp_path / "list.txt").write_text("\n".join([*parts.forget.ids.tolist(), *parts.retain.ids[:6].tolist()]))
     word = f"ids:{tmp_path / 'list.txt'}"
-    with pytest.raises(ValueError, match=r"all of 5 \('5'\) and 6 samples of other classes.*two requests"):
+    with pytest.raises(ValueError, match=r"all of 5 \('5'\) and 6 samples of other classes.*one request for the classes"):
         prepare_comparison(Comparison(**SHARED, workdir=str(tmp_path / "c"), requests=(word,), methods=("fine_tune",)))
-    with pytest.raises(ValueError, match=r"all of 5 \('5'\) and 6 samples of other classes.*two requests"):
+    with pytest.raises(ValueError, match=r"all of 5 \('5'\) and 6 samples of other classes.*one request for the classes"):
         prepare_tuning(Tuning(**SHARED, workdir=str(tmp_path / "t"), request=word, methods=("fine_tune",)))
     assert not list(tmp_path.glob("[ct]/**/*original*"))
 
@@ -51,7 +51,7 @@ def test_a_chained_comparison_and_tuning_have_the_split_of_the_run(request_, tmp
 
 def test_an_original_of_other_data_is_refused_before_anything_is_computed(tmp_path):
     other = SHARED | {"data": Data(limit=150)}
-    with pytest.raises(ValueError, match=r"was trained with --data\.limit 200, but it is 150 now"):
+    with pytest.raises(ValueError, match=r"was trained with --data\.limit 200, but is 150 now"):
         prepare_comparison(Comparison(**other, workdir=str(tmp_path / "c"), requests=("class:5",), methods=("fine_tune",)))
 
 

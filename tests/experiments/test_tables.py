@@ -60,7 +60,7 @@ def test_networks_for_images_are_refused_and_nothing_is_augmented(tmp_path):
     said = []
     run = prepare(experiment(tmp_path, rows, training=Training(batch_size=32, augmentation="crop")), notify=said.append)
     assert run.experiment.training.augmentation == "none"
-    assert "there is no augmentation" in said[0]
+    assert "nothing is augmented" in said[0]
 
 
 @pytest.mark.parametrize(("scale", "told"), [(1.0, False), (1000.0, True)])

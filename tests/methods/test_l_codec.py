@@ -238,7 +238,7 @@ def test_what_is_not_finite_gives_the_original_back():
 
 def test_too_many_samples_are_refused_before_anything_is_computed():
     LCodec(max_samples=3).check(SPLIT)
-    with pytest.raises(ValueError, match=r"removes samples one by one.*request is for 3, and max_samples is 2.*raise"):
+    with pytest.raises(ValueError, match=r"removes samples one by one.*request is for 3, but max_samples is 2.*raise"):
         LCodec(max_samples=2)(MODEL, ORIGINAL, SPLIT, key=KEY, loop=LOOP)
     with pytest.raises(ValueError, match="LCodec must know the layers"):
         QUICK(from_function(init, apply, num_classes=3), ORIGINAL, SPLIT, key=KEY, loop=LOOP)

@@ -153,7 +153,7 @@ def test_noise_is_made_in_eval_mode_and_the_original_is_left_alone():
 def test_samples_of_classes_that_stay_have_no_opposite():
     with pytest.raises(ValueError, match=r"unsir makes noise against whole classes.*another method"):
         Unsir()(MODEL, ORIGINAL, SPLIT, key=KEY, loop=LOOP)
-    with pytest.raises(ValueError, match="noise_batch_size is 1, but 2 classes are forgotten"):
+    with pytest.raises(ValueError, match="noise_batch_size is 1, but 2 classes are to be forgotten"):
         Unsir(noise_batch_size=1).check(TWO_CLASSES)
 
 

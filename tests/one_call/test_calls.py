@@ -164,10 +164,10 @@ def changed(rows, **where):
         ({"forget": (1, 2)}, "ForgetClasses"),
         ({"forget": True}, "forget is True"),
         ({"forget": [1, 2], "validation": [2, 3]}, "row 2, which is among the validation rows"),
-        ({"validation": (HELD_OUT[0][:, :5], HELD_OUT[1])}, "validation inputs must be like the inputs"),
+        ({"validation": (HELD_OUT[0][:, :5], HELD_OUT[1])}, "validation inputs must have the shape and dtype of the inputs"),
         ({"validation": 1.5}, "above 0 and below 1"),
         ({"test": TEST[0]}, r"test must be a pair"),
-        ({"embedding": "head"}, "the model has its embedding"),
+        ({"embedding": "head"}, "a cujax.Model already has an embedding"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(trained, arguments, said):

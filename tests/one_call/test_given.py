@@ -72,7 +72,7 @@ def test_inputs_of_many_lengths_are_named_in_a_short_message():
 
 def test_what_a_restored_dict_holds_beside_the_arrays_is_left_out_and_named():
     restored = {**VARIABLES, "step": np.int32(7), "opt_state": {"mu": VARIABLES["params"]}}
-    with pytest.warns(UserWarning, match="variables holds opt_state, step beside the arrays of the network") as warned:
+    with pytest.warns(UserWarning, match="contains opt_state, step in addition to the arrays of the network") as warned:
         taken = as_variables(restored, MODEL, ROWS[:1])
     assert len(warned) == 1
     own = VARIABLES["params"], {"batch_stats": VARIABLES["batch_stats"]}

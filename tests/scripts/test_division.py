@@ -165,5 +165,5 @@ def test_a_dask_cluster_computes_the_same_though_a_worker_is_killed(alone, start
 def test_a_cluster_that_is_not_there_is_a_sentence(tmp_path, capsys):
     assert commands.run("compare", settings(tmp_path / "run", "--cluster", "tcp://127.0.0.1:1")) == 1
     said = capsys.readouterr().err
-    assert "cluster tcp://127.0.0.1:1 is not reached" in said
+    assert "cluster tcp://127.0.0.1:1 cannot be reached" in said
     assert "Traceback" not in said

@@ -87,7 +87,7 @@ def test_a_manager_of_train_states_gives_its_latest_step_or_the_one_asked_for(tm
     chex.assert_trees_all_close(first.params, jax.tree.map(lambda leaf: leaf + 1, VARIABLES.params))
     with pytest.raises(FileNotFoundError, match=r"holds the steps \[1, 5\], but not step 3"):
         import_checkpoint(tmp_path / "run", MODEL, SHAPE, step=3)
-    with pytest.raises(FileNotFoundError, match="holds no steps"):
+    with pytest.raises(FileNotFoundError, match="contains no steps"):
         import_checkpoint(tmp_path / "run" / "5" / "default", MODEL, SHAPE, step=3)
 
 
@@ -204,9 +204,9 @@ def test_what_cannot_be_read_is_told_and_only_what_is_damaged_is_called_so(tmp_p
     (tmp_path / "net.safetensors").write_bytes(b"nothing of the kind")
     (tmp_path / "folder").mkdir()
     for name, message in (
-        ("net.msgpack", "truncated, or something else"),
+        ("net.msgpack", "truncated, or of another kind"),
         ("net.pkl", "pickles are never opened.*flax.serialization.to_bytes"),
-        ("pickled", "cannot be read as what flax.serialization.to_bytes makes"),
+        ("pickled", "cannot be read as a file of flax.serialization.to_bytes"),
         ("net.safetensors", "cannot be read as safetensors"),
         ("folder", "cannot be read as an Orbax checkpoint"),
     ):
@@ -221,7 +221,7 @@ def test_what_cannot_be_read_is_told_and_only_what_is_damaged_is_called_so(tmp_p
 
 def test_differences_are_listed(tmp_path):
     managed(tmp_path / "run", {2: 0.0}, default=a_train_state())
-    with pytest.raises(CheckpointError, match=r"run/2 is of another network[\s\S]*missing: model_state/batch_stats"):
+    with pytest.raises(CheckpointError, match=r"run/2 belongs to another network[\s\S]*missing: model_state/batch_stats"):
         import_checkpoint(tmp_path / "run", from_linen(Wide(), embedding="head"), SHAPE)
 
 
@@ -283,7 +283,7 @@ def test_logits_of_the_source_are_compared(tmp_path):
     with pytest.raises(ValueError, match=r"nan \(input 2\)"):
         check_logits(MODEL, VARIABLES, tmp_path / "nan.npz")
     np.savez(tmp_path / "other.npz", inputs=inputs)
-    with pytest.raises(ValueError, match=r"must hold `inputs` and `logits`, but holds \['inputs'\]"):
+    with pytest.raises(ValueError, match=r"must contain `inputs` and `logits`, but contains \['inputs'\]"):
         check_logits(MODEL, VARIABLES, tmp_path / "other.npz")
     np.savez(tmp_path / "shape.npz", inputs=inputs, logits=logits[:, :2])
     with pytest.raises(ValueError, match=r"shape \(5, 2\), but the network's \(5, 3\)"):

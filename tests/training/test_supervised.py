@@ -213,5 +213,5 @@ def streamed_of(images):
 
 
 def test_images_on_disk_are_not_trained_on_together():
-    with pytest.raises(ValueError, match="drawn for one model at a time; train the models in turn"):
+    with pytest.raises(ValueError, match="read for one model at a time; train the models one by one"):
         Trainer(Training(), streamed_of(make_images())).train_together(LINEAR, np.arange(20), [jax.random.key(0)])
