@@ -450,8 +450,12 @@ def test_the_curves_on_cifar10_are_the_stored_ones():
 def test_the_tables_of_the_defaults_are_those_of_their_comparisons():
     kinds = {
         "class": ("digits_class_0_to_2", "fashion_mnist_class_0_to_2", "digits_class_3_to_7", "fashion_mnist_class_3_to_7"),
-        "samples": ("../digits_sample/comparison", "../fashion_mnist_sample/comparison")
-        + ("digits_sample_3_to_7", "fashion_mnist_sample_3_to_5"),
+        "samples": (
+            "../digits_sample/comparison",
+            "../fashion_mnist_sample/comparison",
+            "digits_sample_3_to_7",
+            "fashion_mnist_sample_3_to_5",
+        ),
     }
     for (kind, names), (_, rows) in zip(kinds.items(), tables("defaults"), strict=True):
         word = "class:5" if kind == "class" else "random:0.1"
