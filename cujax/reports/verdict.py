@@ -160,7 +160,8 @@ def trust(verdict: dict[str, Any]) -> str:
     If retrained models are clearly less accurate than the original, they come from another recipe than it does, and the
     comparison with them says little.
     """
-    parts = [f"{verdict['retrained']} retrained models, {verdict['forget_samples']} forgotten samples"]
+    counts = {"retrained model": verdict["retrained"], "forgotten sample": verdict["forget_samples"]}
+    parts = [", ".join(f"{count} {thing}{'s' * (count != 1)}" for thing, count in counts.items())]
     noticed = [
         f"{metric['phi_holm']:.0%} of the original's {_heading(metric)}"
         for metric in verdict["metrics"]

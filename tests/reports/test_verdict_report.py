@@ -112,6 +112,11 @@ def test_a_recipe_that_is_weaker_than_the_original_s_is_reported(original, weake
     assert ("--training.epochs" in text) == weaker
 
 
+def test_counts_of_one_are_singular():
+    verdict = report(findings({}))["verdict"] | {"retrained": 1, "forget_samples": 1}
+    assert trust(verdict).startswith("1 retrained model, 1 forgotten sample;")
+
+
 def test_without_an_audit_there_is_no_verdict():
     assert verdict_lines({"verdict": None}) == ["No verdict: the run was not audited (--audit none)."]
     assert exit_status(None, None) == 0
