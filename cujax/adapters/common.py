@@ -37,7 +37,7 @@ def keywords(called: Any) -> tuple[list[str], bool]:
 
 
 def unboxed(tree: Any) -> Any:
-    """Arrays without the boxes that describe their partitioning: here, a mesh decides that."""
+    """Arrays without the boxes that describe their partitioning, which a mesh determines here."""
 
     def unbox(leaf: Any) -> Any:
         while isinstance(leaf, meta.AxisMetadata):
@@ -66,8 +66,8 @@ def logits_of(result: Any, computed: Any, embedding: str) -> Any:
             return found[0]
     shapes = [getattr(entry, "shape", type(entry).__name__) for entry in result]
     raise ValueError(
-        f"the network returns {shapes}, and which of them are the logits that {embedding!r} computes cannot be seen; return "
-        "the logits alone, or cujax.Outputs(embedding, logits)."
+        f"the network returns {shapes}, but it is not clear which of them are the logits that {embedding!r} computes; "
+        "return the logits alone, or cujax.Outputs(embedding, logits)."
     )
 
 
@@ -127,7 +127,7 @@ def named_outputs(result: Any, names: OutputNames | None) -> Any:
 
 
 def unsaid_pair(model: Model, variables: Variables, inputs: tuple[int, ...] | Inputs) -> tuple[int, int] | None:
-    """The widths of a returned pair whose order nobody said, read as `(embedding, logits)`; None for anything else.
+    """The widths of a returned pair whose order was not given, read as `(embedding, logits)`; None for anything else.
 
     Args:
         model: The network.
@@ -148,6 +148,6 @@ def which_order(widths: tuple[int, int], evidence: str) -> str:
     """Asks for the order of a pair whose widths contradict what else is known."""
     return (
         f"the network returns a pair of widths {widths[0]} and {widths[1]}. Read as (embedding, logits) it has {widths[1]} "
-        f"logits; {evidence}, so that (logits, embedding) seems to be meant. "
-        'Say which: outputs=("logits", "embedding") or outputs=("embedding", "logits").'
+        f"logits; {evidence}, so the order seems to be (logits, embedding). Give the order:"
+        ' outputs=("logits", "embedding") or outputs=("embedding", "logits").'
     )

@@ -288,7 +288,7 @@ def _in_words(name: str, trial: Trial) -> str:
     if trial.failed:
         return f"FAILED {what}: {trial.failed} {trial.settings or ''}"
     return (
-        f"{what}: forget {trial.forget_accuracy:.3f}, validation {trial.validation_forget_accuracy:.3f}, rest "
+        f"{what}: forget {trial.forget_accuracy:.3f}, validation {trial.validation_forget_accuracy:.3f}, retained "
         f"{-trial.retain_drop:+.3f}, "
         + "".join(f"{trace} {value:.3f}, " for trace, value in trial.traces.items())
         + f"{trial.steps} steps, {trial.seconds:.1f} s {trial.settings or ''}"
@@ -378,7 +378,7 @@ def chosen_in_words(found: dict[str, Any]) -> str:
         )
         settings = ", ".join(f"{key} {value}" for key, value in method["settings"].items()) or "published settings"
         lines.append(
-            f"{name:<29} forget {min(forget):.3f} to {max(forget):.3f}, rest {-100 * max(lost):+.1f} to "
+            f"{name:<29} forget {min(forget):.3f} to {max(forget):.3f}, retained {-100 * max(lost):+.1f} to "
             f"{-100 * min(lost):+.1f} points  {settings}" + "  (NOT ADMISSIBLE)" * (not method["admissible"])
         )
     return "\n".join(lines)

@@ -26,8 +26,8 @@ from cujax.training.supervised import OptimizerName, fresh_variables
 class BadTeacher(Descent):
     """Minimises `KL(teacher ‖ student)`, where a random network teaches the forget set, and the original the retain set.
 
-    Both teachers are in eval mode. A pass is a pass over the forget set and a share of the retain set together, the same
-    rows in every pass.
+    Both teachers are in eval mode. A pass goes over the forget set and a share of the retain set together; the rows are the
+    same in every pass.
 
     Attributes:
         retain_share: Share of the retain set that is used.

@@ -113,8 +113,9 @@ def _to_nearest(
 class BoundaryExpand(Descent):
     """Adds a shadow class, minimises the cross-entropy of the forget set with it, and drops it again.
 
-    The shadow's logit is a linear function of the embedding, freshly initialised. A pass is a pass over the forget set; the
-    retain set is not used. The stop rule sees what will be returned: the network without the shadow class.
+    The logit of the shadow class is a freshly initialised linear function of the embedding. A pass is a pass over the forget
+    set; the retain set is not used. The stop rule is applied to the network without the shadow class, which is what is
+    returned.
     """
 
     learning_rate: Positive = 1e-5

@@ -32,7 +32,7 @@ _MOST_PRODUCTS = 100
 
 @dataclass(frozen=True)
 class InfluenceUnlearning:
-    """Adds, in one shot, `alpha · H⁻¹ v` with `v = g_f / N - g_r · N_f / (N · N_r)`.
+    """Adds, in a single step, `alpha · H⁻¹ v` with `v = g_f / N - g_r · N_f / (N · N_r)`.
 
     g_f and g_r are the sums of the gradients of the cross-entropy of the N_f forget and the N_r retain samples, in eval
     mode, `N = N_f + N_r`, and `H = I + mean of g gᵀ` over some retain samples. H is never formed: conjugate gradients solve

@@ -16,7 +16,7 @@ from cujax.model import Model, PyTree, Variables
 
 @dataclass(frozen=True)
 class CatastrophicForgetLastK(FineTune):
-    """CF-k: trains the last layers on the retain set; the others keep their bits. A pass is a pass over the retain set.
+    """CF-k: trains only the last layers on the retain set; the others do not change. A pass is a pass over the retain set.
 
     Batch statistics are updated in all layers, as in published code.
 
@@ -69,7 +69,7 @@ class CatastrophicForgetLastK(FineTune):
 class ExactUnlearnLastK(CatastrophicForgetLastK):
     """EU-k: as CF-k, but from a fresh initialisation of the last layers, so that these never saw the forget set.
 
-    It runs all its passes: without them, the fresh layers know nothing. What the earlier layers have learned from the
+    It runs all its passes, since the new layers know nothing before them. What the earlier layers have learned from the
     forget set is not changed.
     """
 

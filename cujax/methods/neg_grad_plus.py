@@ -24,7 +24,7 @@ from cujax.training.loop import Phase
 class NegGradPlus(Descent):
     """Minimises `alpha · CE(retain batch) - (1 - alpha) · CE(forget batch)`.
 
-    A pass is a pass over the retain set, while the forget set is cycled alongside, in a new order each time.
+    A pass is a pass over the retain set; the forget set is repeated alongside it, in a new order each time.
 
     Attributes:
         alpha: Weight of the retain set; published values range from 0.95 to 0.9999.

@@ -84,7 +84,7 @@ class RandomLabels(Descent):
         return self.run(model, original, split, passes, key=state_key, loop=loop, **options)
 
     def draw(self, model: Model, split: Split, loop: Loop) -> "LabelDraw":
-        """From what random labels are drawn: the classes of the retain set.
+        """The classes from which random labels are drawn: those of the retain set.
 
         Raises:
             ValueError: if a sample has no other class to be labelled with.

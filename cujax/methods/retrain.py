@@ -49,7 +49,8 @@ class Retrain:
 class RetrainShort:
     """Retrains on the retain set for a share of the epochs, into which the whole learning rate schedule is compressed.
 
-    The simplest control: a method is worthwhile if it is nearer to retrained models than this at equal operations.
+    This is the simplest control: a method is worthwhile only if it is nearer to retrained models than this control is at the
+    same number of operations.
 
     Attributes:
         share: Share of the epochs; at least one is run.

@@ -18,7 +18,7 @@ from cujax.model import Model, PyTree, Variables
 
 @dataclass(frozen=True)
 class SalUn(RandomLabels):
-    """`RandomLabels` with updates only to the salient parameters; the others keep their bits.
+    """`RandomLabels` with updates only to the salient parameters; the others do not change.
 
     The salient parameters are those, among all parameters, where the gradient of the forget set's cross-entropy, summed over
     the set in eval mode, is largest in magnitude.

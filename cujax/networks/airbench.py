@@ -26,8 +26,8 @@ _ADDED_TO_VARIANCES = 5e-4
 def whitening_filters() -> np.ndarray:
     """Filters `[2, 2, 3, 24]` float32, after which patches of natural images have nearly uncorrelated values of variance 1.
 
-    The published network takes eigenvectors of training images. These are fixed, so nothing of a training image is in
-    them: in 5,000 training images of CIFAR-10 their variances differ from the eigenvalues by 12 % at most.
+    The published network uses eigenvectors of training images. These filters are fixed, so they contain nothing of a
+    training image. On 5,000 training images of CIFAR-10, their variances differ from the eigenvalues by at most 12 %.
     """
     patterns = np.stack([np.outer(pixels, colours) for pixels, colours in itertools.product(_PIXELS, _COLOURS)])
     scaled = patterns / np.sqrt(_VARIANCES + _ADDED_TO_VARIANCES).reshape(-1, 1, 1)

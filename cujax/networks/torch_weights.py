@@ -63,8 +63,8 @@ class ImportedWeights:
 def import_weights(path: str | Path, network: str) -> ImportedWeights:
     """Reads a safetensors file as the weights of a reference network.
 
-    What training tools put before all names ("module.", "_orig_mod.", "model.", ...) is left out, whatever it is; so
-    is "encoder." before some. Half-precision weights become float32, and a last layer without a bias has one of zeros.
+    A prefix that all names share, as training tools add it ("module.", "_orig_mod.", "model.", ...), is left out, and so
+    is "encoder." before some names. Half-precision weights become float32, and a last layer without a bias has one of zeros.
     PyTorch's counters of batches (`num_batches_tracked`) are left out.
 
     Args:

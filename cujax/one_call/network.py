@@ -47,10 +47,10 @@ def as_model(model_or_module: Any, *, embedding: str | None = None, outputs: Out
 
 
 def check_order(model: Model, variables: Variables, inputs: Inputs, labels: Any) -> None:
-    """Raises ValueError if the labels contradict how a pair was read whose order nobody said.
+    """Raises ValueError if a pair was returned without giving its order, and the labels contradict the assumed order.
 
-    They do if all of them have a logit in the other order, and either not all have one as the pair was read, or it has
-    fewer in the other order. Labels that use the last logit of the pair as it was read never contradict it.
+    They do if every label has a logit in the other order, and either some label has none in the assumed order, or the other
+    order has fewer logits. Labels that use the last logit in the assumed order never contradict it.
     """
     labels = np.asarray(labels)
     widths = unsaid_pair(model, variables, inputs)
