@@ -152,8 +152,8 @@ class Model(ABC):
         classes = self._num_classes()
         if classes is None:
             raise ValueError(
-                "num_classes is not known before the first init or apply of this model; give num_classes=... "
-                "where the model is made."
+                "num_classes is not known before the first init or apply of this model; give num_classes=... where the "
+                "model is created."
             )
         return classes
 

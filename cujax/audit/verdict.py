@@ -185,7 +185,7 @@ def judge(
     """
     table = key_metrics(task) if metrics is None else tuple(metrics)
     if unknown := figures.keys() - {metric.key for metric in table}:
-        raise ValueError(f"{', '.join(sorted(unknown))}: no key metrics of the task {task!r}.")
+        raise ValueError(f"{', '.join(sorted(unknown))}: not among the key metrics of the task {task!r}.")
     given = {key: figure for key, figure in figures.items() if isinstance(figure, Figure)}
     counts = {len(figure.retrained) for figure in given.values()}
     if len(counts) > 1:
@@ -265,7 +265,9 @@ def required_samples(accuracy: float, n_retrained: int, n_metrics: int = 7) -> i
     (86, 49)
     """
     if not 0 <= accuracy < 1:
-        raise ValueError(f"accuracy must be from 0 to below 1, but is {accuracy}: what is known anyway shows nothing.")
+        raise ValueError(
+            f"accuracy must be at least 0 and below 1, but is {accuracy}: samples that every model gets right show nothing."
+        )
     if n_retrained < 2:
         raise ValueError(f"n_retrained must be at least 2, but is {n_retrained}.")
     t = float(stdtrit(n_retrained - 1, 1 - LEVEL / 2 / n_metrics))

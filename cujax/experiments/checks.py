@@ -157,7 +157,8 @@ def check_one_task(request: Request, split: Split, source: Source) -> None:
 def remarks(experiment: Experiment, source: Source, split: Split, given: Checkpoint | None) -> Iterator[str]:
     """What users should know about a request, or about a given original, before anything is computed."""
     if len(split.copies):
-        how = "are forgotten with them" if experiment.forget.copies == "with" else "are kept and trained on"
+        forgets = experiment.forget.copies == "with"
+        how = "are forgotten too" if forgets else "are retained, so models are still trained on them"
         yield f"{len(split.copies)} images have the same pixels as one in the request and {how}: {_some(split.copies)}."
     if len(split.copies_in_test):
         yield (

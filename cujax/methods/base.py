@@ -265,7 +265,7 @@ class Loop:
             if good.step and good.check(checks).holds:
                 rule, reason = "stop_rule", good.check(checks).reason
                 if first.holds:
-                    reason += f" (before the first step it held that {first.reason}, which carries no information)"
+                    reason += f" (already before the first step, {first.reason}, which carries no information)"
             elif not self._tolerable(first, checks[-1]):
                 rule, reason = "retain_tolerance", self._not_tolerable(first, checks[-1], good.step)
         cost = spent + stepper.cost + replace(NOTHING_YET, seconds=checking)
@@ -305,7 +305,7 @@ class Loop:
                 if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(made.params)):
                     raise NotFiniteError("the new parameters are not finite.", cost)
             except NotFiniteError as error:
-                reason = f"{error} The parameters are kept as they were"
+                reason = f"{error} The original parameters are kept"
                 return Unlearned(model, *original, History((first,), "not_finite", reason, 0, error.cost))
             started = time.perf_counter()
             observed = self._observe(made_model, made, split, cost.steps, forgotten_accuracy, first.target)

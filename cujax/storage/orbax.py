@@ -142,7 +142,7 @@ def conform(tree: PyTree, like: PyTree, where: str) -> Any:
         lines += [f"  unknown to the network: {', '.join(surplus[:5])} ({len(surplus)} in all)"] if surplus else []
         lines += [f"  {line}" for line in differing[:5]]
         if dtypes_alone:
-            lines.append("Floating-point arrays are brought to the network's dtype with cast=True (--cast).")
+            lines.append("To cast floating-point arrays to the network's dtype, give cast=True (--cast).")
         raise CheckpointError("\n".join([*lines, "Give the network (--network) and data that it was trained with."]))
     leaves = [jnp.asarray(found[name]) for name in wanted]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
@@ -174,8 +174,8 @@ def write_tree(path: Path, tree: PyTree, stored: dict[str, Any] | None) -> None:
     except Exception as error:  # Orbax raises many types where a disk is full or access is denied
         remove_leftovers(path.parent, path.name)
         raise OSError(
-            f"{path} could not be written ({type(error).__name__}: {str(error)[-200:]}); nothing is left of it. Free space, "
-            "or restore access, and run the same command again: what was complete before is kept."
+            f"{path} could not be written ({type(error).__name__}: {str(error)[-200:]}); no partial files are left. Free "
+            "space, or restore access, and run the same command again: what was complete before is kept."
         ) from error
 
 

@@ -450,7 +450,7 @@ def test_what_is_not_a_number_is_missing(field, value):
 
 def test_what_was_not_given_is_missing_and_what_is_unknown_raises():
     assert judge({}, "samples").missing["mia_loss_auc"] == "was not measured"
-    with pytest.raises(ValueError, match="nearest_class_mean: no key metrics of the task 'samples'"):
+    with pytest.raises(ValueError, match="nearest_class_mean: not among the key metrics of the task 'samples'"):
         judge({"nearest_class_mean": "was lost"}, "samples")
 
 
