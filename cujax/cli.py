@@ -163,8 +163,7 @@ def _configuration(arguments: Sequence[str], configs: Path) -> tuple[Experiment,
     if not isinstance(default, Experiment):
         raise ValueError(f"{path} must define CONFIG = cujax.experiments.config.Experiment(...), but it does not.")
     explanation = (
-        f"--config NAME or PATH.py sets the defaults of the flags below; give it first (now: {config}; available: "
-        f"{', '.join(names)})."
+        f"--config NAME or PATH.py sets the defaults of the flags below (now: {config}; available: {', '.join(names)})."
     )
     return default, explanation, rest
 

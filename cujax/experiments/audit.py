@@ -63,7 +63,7 @@ class Audit:
         if self.level not in LEVELS:
             raise ValueError(f"level {self.level!r} does not exist; choose one of {', '.join(get_args(LevelName))}.")
         if self.level == "full" and self.root is None:
-            raise ValueError("level full needs a folder for shadow models.")
+            raise ValueError("level full needs a folder for shadow models: give root, or choose level standard.")
 
     @classmethod
     def asked_for(cls, run: Run) -> Self | None:

@@ -51,7 +51,8 @@ class Setup:
             as on held-out samples or, for a class, as low as for a class that was never learned. With "loss" (only for
             samples), when the loss of the forget set is no lower than that of held-out samples. With "none", never. A rule
             that another package registered can be given by name. A rule that is met before the first step carries no
-            information: samples then continue under "loss", and classes run all passes.
+            information: samples then continue under "loss", and classes until the features find at most half of the class's
+            validation samples; if that is also met from the start, all passes are run.
         stop_early: Whether unlearning ends as soon as the stop rule is met. If not, it runs all passes of the method.
         validation: Whether to hold out a tenth of each class, to decide when to stop. Turn this off for an imported original
             that was trained on all images. Every image that it has seen can then be forgotten, but a stop rule that needs

@@ -48,8 +48,8 @@ class Tuning(SeveralRuns):
     """Choose the settings of methods for a request, on validation data.
 
     Attributes:
-        request: What to forget: class:LABEL, classes:LABEL,LABEL, random:FRACTION, random:COUNT or ids:PATH. By default, the
-            request of the configuration.
+        request: What to forget: class:LABEL, classes:LABEL,LABEL, random:FRACTION, random:COUNT, subject:NAME or
+            ids:PATH. By default, the request of the configuration.
         methods: Which methods to tune; by default all.
         trials: How many settings to try for each method. The published settings come first, then those used to reproduce the
             published results. All settings are tried with a third of the passes; the best third, and the two that came
