@@ -50,7 +50,8 @@ class Comparison(SeveralRuns):
 
     Attributes:
         requests: What to forget: one or more requests, each compared separately. A request is class:LABEL,
-            classes:LABEL,LABEL, random:FRACTION, random:COUNT, subject:NAME or ids:PATH. By default, the request of the configuration.
+            classes:LABEL,LABEL, random:FRACTION, random:COUNT, subject:NAME or ids:PATH. By default, the request
+            of the configuration.
         methods: Which methods to compare; by default all. NAME@published uses the method's published settings, and
             NAME@reproduction the settings used to reproduce its published results (docs/results/reproductions.md).
         seeds: Seeds of the originals, the retrained models and the methods; by default only --seed.
