@@ -181,10 +181,11 @@ def remarks(experiment: Experiment, source: Source, split: Split, given: Checkpo
     retained = int(np.isin(labels, split.retained_classes).sum())
     errors = math.floor(experiment.retain_tolerance * retained + 1e-9)
     if retained > 0 and errors < _FEW_ERRORS and not isinstance(experiment.method, Retrain):
+        enough = min(1.0, math.ceil(20 * _FEW_ERRORS / retained) / 20)
         yield (
-            f"retain_tolerance {experiment.retain_tolerance:g} allows {errors} more error{'s' * (errors != 1)} on the {retained} "
-            "validation samples of retained classes, so the run may end by chance before anything is forgotten. If it does, raise the "
-            f"tolerance with --retain-tolerance {min(1.0, math.ceil(20 * _FEW_ERRORS / retained) / 20):g}."
+            f"retain_tolerance {experiment.retain_tolerance:g} allows {errors} more error{'s' * (errors != 1)} on the "
+            f"{retained} validation samples of retained classes, so the run may end by chance before anything is "
+            f"forgotten. If it does, raise the tolerance with --retain-tolerance {enough:g}."
         )
 
 
