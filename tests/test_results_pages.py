@@ -454,7 +454,7 @@ def test_the_tables_of_the_defaults_are_those_of_their_comparisons():
             "../digits_sample/comparison",
             "../fashion_mnist_sample/comparison",
             "digits_sample_3_to_7",
-            "fashion_mnist_sample_3_to_5",
+            "fashion_mnist_sample_3_to_4",
         ),
     }
     for (kind, names), (_, rows) in zip(kinds.items(), tables("defaults"), strict=True):

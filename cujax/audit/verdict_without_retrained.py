@@ -159,7 +159,7 @@ def judge_without_retrained(known: Alone, task: Task, *, unchanged: bool = False
         missing=missing,
         missing_families=("answers or attack", "features", "return"),
         reasons=tuple(test.words for fault in faults for test in found if test.fault == fault)
-        or ("no fault is visible without retrained models; 5 are needed to judge, 8 to say that there is no trace",),
+        or ("no fault is visible; 5 retrained models are needed to judge, 8 to say that there is no trace",),
         seen_alone={test.family: (test in found, test.words) for test in tests},
     )
 

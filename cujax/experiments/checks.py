@@ -17,7 +17,7 @@ from cujax.data.requests import Part, Request, Split
 from cujax.experiments.config import Experiment, Setup
 from cujax.experiments.identity import normalised
 from cujax.experiments.request_words import describe_request
-from cujax.methods.retrain import Retrain
+from cujax.methods.retrain import Retrain, RetrainShort
 from cujax.model import Model, Variables
 from cujax.sharding import check_batch_size, data_mesh
 from cujax.storage.checkpoints import Checkpoint
@@ -180,7 +180,7 @@ def remarks(experiment: Experiment, source: Source, split: Split, given: Checkpo
     labels = source.train.labels[split.validation.indices]
     retained = int(np.isin(labels, split.retained_classes).sum())
     errors = math.floor(experiment.retain_tolerance * retained + 1e-9)
-    if retained > 0 and errors < _FEW_ERRORS and not isinstance(experiment.method, Retrain):
+    if retained > 0 and errors < _FEW_ERRORS and not isinstance(experiment.method, Retrain | RetrainShort):
         enough = min(1.0, math.ceil(20 * _FEW_ERRORS / retained) / 20)
         yield (
             f"retain_tolerance {experiment.retain_tolerance:g} allows {errors} more error{'s' * (errors != 1)} on the "

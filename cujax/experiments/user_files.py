@@ -35,7 +35,11 @@ def build_model(network: str, num_classes: int, dtype: str = "float32") -> Model
         return make_network(network, num_classes, dtype)
     if dtype != "float32":
         raise ValueError(f"dtype {dtype} applies to the networks of cujax; {network} chooses its own dtype.")
-    make = getattr(load_python_file(path), name, None)
+    loaded = load_python_file(path)
+    if not hasattr(loaded, name):
+        names = sorted(known for known, found in vars(loaded).items() if callable(found) and not known.startswith("_"))
+        raise ValueError(f"{path} has no {name!r}; it has {', '.join(names) or 'no functions'}.")
+    make = getattr(loaded, name)
     with _of_the_user(path):
         model = make(num_classes) if callable(make) else make
     if not isinstance(model, Model):

@@ -317,7 +317,7 @@ class Loop:
         if last.target is not None:
             reason = f"accuracy {last.forget_accuracy:.3f} on the forget set is above {last.target:.3f} after the only pass"
         if by_construction:
-            rule, reason = "stop_rule", "the model was trained without the forget set"
+            rule, reason = "stop_rule", "a new model was trained, without the forget set"
         elif not self._tolerable(first, last):
             reason = self._not_tolerable(first, last, 0)
             return Unlearned(model, *original, History((first, last), "retain_tolerance", reason, 0, cost))
@@ -332,7 +332,7 @@ class Loop:
         return (
             f"validation accuracy on retained classes fell from {first.retain_accuracy:.3f} to {check.retain_accuracy:.3f}, "
             f"more than {self.retain_tolerance}; the parameters of step {kept} are kept; lower the learning rate or weight "
-            "with which the method forgets"
+            "with which the method forgets (of shortened retraining, raise the share of the epochs)"
         )
 
     def _observe(

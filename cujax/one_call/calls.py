@@ -81,7 +81,11 @@ class AuditReport:
 
 
 def _in_words(verdict: Verdict, *more: str) -> str:
-    return "\n".join([f"{HEADINGS[verdict.word]}: {'; '.join(verdict.reasons)}.", *(f"{line}." for line in more)])
+    """Lines of text; the first is a warning if nothing was done."""
+    unchanged = ["UNCHANGED: the parameters are those of the original; nothing was forgotten."] * verdict.unchanged
+    return "\n".join(
+        [*unchanged, f"{HEADINGS[verdict.word]}: {'; '.join(verdict.reasons)}.", *(f"{line}." for line in more)]
+    )
 
 
 def unlearn(
@@ -163,6 +167,11 @@ def unlearn(
     if method is None:
         method = ContrastiveUnlearning()
         method = replace(method, retain_batch_size=min(method.retain_batch_size, len(split.retain)))
+    if not callable(method):
+        raise ValueError(
+            f"method is {method!r}, but must be a method with its settings: cujax.ContrastiveUnlearning(), or one of those "
+            "in cujax.methods."
+        )
     if getattr(method, "training", ...) is None:
         raise ValueError(
             f"{method_name(method)} trains a network from scratch but has no recipe; give it "

@@ -178,7 +178,9 @@ def make_report(
             "versions": installed_versions(),
             "seed": run.experiment.seed,
             "audit": None if findings is None else describe_findings(findings),
-            "verdict": None if findings is None else describe_verdict(findings, len(split.forget)),
+            "verdict": None
+            if findings is None
+            else describe_verdict(findings, len(split.forget), unlearned.metadata.method),
             "requested_by": run.experiment.requested_by,
             "ticket": run.experiment.ticket,
             "checkpoints": {

@@ -20,6 +20,24 @@ _NEXT_FOR_SAMPLES = {
     "damaged": "lower the learning rate or the method's unlearning weight, or try method:shrink_perturb",
     "hidden": "the features still contain it: try method:shrink_perturb, or method:retrain for certainty",
     "distinguishable": "try method:shrink_perturb, or compare methods on the same request: cujax compare",
+}  # Shortened retraining has neither passes nor a weight: what it can do is train for longer, and start from less.
+_NEXT_FOR_SHORT = {
+    "damaged": "train for longer: raise --method.share",
+    "not_forgotten": "train for longer: raise --method.share, or use method:retrain for certainty",
+    "hidden": "train for longer: raise --method.share, or use method:retrain for certainty",
+    "over_forgotten": "train for longer: raise --method.share, or use method:retrain for certainty",
+    "distinguishable": "train for longer: raise --method.share, or compare other methods on the same request: cujax compare",
+}
+_NEXT_FOR_METHOD = {
+    "RetrainShort": _NEXT_FOR_SHORT,
+    "ShrinkPerturb": {
+        word: step.replace("train for longer: raise --method.share", "lower --method.shrink or raise --method.share")
+        for word, step in _NEXT_FOR_SHORT.items()
+    },
+    "Retrain": dict.fromkeys(
+        ("damaged", "not_forgotten", "hidden", "over_forgotten", "distinguishable"),
+        "this model is retrained itself: some retrained models differ from the others; run it with another --seed",
+    ),
 }
 
 # Retained test accuracy that retrained models may lack before the recipe counts as another than that of the original.
@@ -40,12 +58,13 @@ def exit_status(verdict: dict[str, Any] | None, require: Word | None) -> int:
     return 3 if verdict["unchanged"] or verdict["word"] in ("not_forgotten", "damaged") else 0
 
 
-def describe_verdict(findings: Findings, n_forget: int) -> dict[str, Any]:
+def describe_verdict(findings: Findings, n_forget: int, method: str = "") -> dict[str, Any]:
     """The verdict as plain data, as specified in `docs/report.schema.json` under "verdict".
 
     Args:
         findings: The findings of the audit.
         n_forget: The number of samples in the request.
+        method: The class name of the method that was used, if it is known; the next step depends on it.
     """
     verdict = findings.verdict
     headings = {metric.key: metric.heading for metric in findings.metrics}
@@ -64,7 +83,7 @@ def describe_verdict(findings: Findings, n_forget: int) -> dict[str, Any]:
         "missing_families": list(verdict.missing_families),
         "required_samples": _required_samples(verdict),
         "seconds_to_judge": findings.seconds_to_judge,
-        "next_step": _next_step(verdict, findings),
+        "next_step": _next_step(verdict, findings, method),
     }
 
 
@@ -100,9 +119,10 @@ def _required_samples(verdict: Verdict) -> int | None:
     return None
 
 
-def _next_step(verdict: Verdict, findings: Findings) -> str:
+def _next_step(verdict: Verdict, findings: Findings, method: str) -> str:
     if verdict.word != "not_judged":
-        return (_NEXT | _NEXT_FOR_SAMPLES if verdict.task == "samples" else _NEXT)[verdict.word]
+        of_samples = _NEXT_FOR_SAMPLES if verdict.task == "samples" else {}
+        return (_NEXT | of_samples | _NEXT_FOR_METHOD.get(method, {}))[verdict.word]
     if len(findings.models["retrained"]) >= FEWEST_FOR_NO_TRACE:
         return "request more samples, or examine it in more depth: cujax audit --level full"
     seconds = findings.seconds_to_judge

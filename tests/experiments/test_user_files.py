@@ -137,8 +137,9 @@ def test_a_changed_network_is_refused_in_the_folder_of_the_one_before(network, t
         ),
         ("def helper():\n    raise ValueError('wrong')\n\nhelper()\n", r"net.py, line 2: ValueError: wrong; correct it"),
         ("def mine(num_classes):\n    return num_classes.net\n", r"net.py, line 2: AttributeError"),
-        ("mine = 3\n", "gives int"),
-        ("x = 1\n", "gives NoneType"),
+        ("mine = 3\n", "returns int"),
+        ("x = 1\n", r"net.py has no 'mine'; it has no functions"),
+        ("def yours(num_classes):\n    return None\n", r"net.py has no 'mine'; it has yours"),
         (
             NETWORK.replace("nn.Dense(self.classes", "nn.Dense(self.none_such"),
             r"net.py, line 24 when applied to images \[8, 8, 1\]: AttributeError",

@@ -12,7 +12,7 @@ from flax import nnx
 import cujax
 from cujax.data.batches import DeviceImages
 from cujax.experiments.judging import verdict_without_retrained
-from cujax.methods import ContrastiveUnlearning
+from cujax.methods import ContrastiveUnlearning, ShrinkPerturb
 from cujax.one_call.network import as_variables
 from cujax.training.predict import accuracy, predict
 from cujax.training.supervised import Trainer
@@ -88,6 +88,18 @@ def test_the_audit_compares_with_trained_models(result):
     given = cujax.audit_model(result, retrained=report.retrained)
     assert given.verdict == report.verdict
     assert given.findings[0].level == "quick"
+
+
+def test_a_request_that_was_not_carried_out_is_the_first_thing_said(trained):
+    """Retraining for one epoch harms the network, so that the original is returned."""
+    short = cujax.TrainingRecipe(epochs=1, batch_size=200, learning_rate=1e-5)
+    unlearned = cujax.unlearn(MODEL, trained, ROWS, LABELS, forget=np.arange(8), validation=HELD_OUT, test=TEST,
+                              method=ShrinkPerturb(shrink=0.01, training=short))  # fmt: skip
+    np.testing.assert_array_equal(unlearned.variables.params["head"]["kernel"], trained.params["head"]["kernel"])
+    assert str(unlearned).startswith("UNCHANGED: the parameters are those of the original; nothing was forgotten.\n")
+    assert "raise the share of the epochs" in str(unlearned)
+    audited = cujax.audit_model(unlearned, retrained=1, recipe=RECIPE)
+    assert str(audited).startswith("UNCHANGED")
 
 
 def test_what_an_audit_cannot_do_without_is_asked_for(result, trained):
@@ -166,6 +178,7 @@ def changed(rows, **where):
         ({"forget": [1, 2], "validation": [2, 3]}, "row 2, which is among the validation rows"),
         ({"validation": (HELD_OUT[0][:, :5], HELD_OUT[1])}, "validation inputs must have the shape and dtype of the inputs"),
         ({"validation": 1.5}, "above 0 and below 1"),
+        ({"method": "retrain_short"}, "method is 'retrain_short', but must be a method with its settings"),
         ({"test": TEST[0]}, r"test must be a pair"),
         ({"embedding": "head"}, "a cujax.Model already has an embedding"),
     ],
@@ -173,7 +186,7 @@ def changed(rows, **where):
 def test_what_cannot_be_meant_is_refused(trained, arguments, said):
     complete = {"inputs": ROWS, "labels": LABELS, "forget": 2} | arguments
     with pytest.raises(ValueError, match=said):
-        cujax.unlearn(MODEL, trained, method=METHOD, **complete)
+        cujax.unlearn(MODEL, trained, **{"method": METHOD} | complete)
 
 
 def test_arrays_of_another_network_are_refused(trained):

@@ -84,6 +84,17 @@ def test_the_next_step_is_a_method_for_the_task():
     assert "method:shrink_perturb" in report(of_samples)["verdict"]["next_step"]
 
 
+@pytest.mark.parametrize("case", sorted(CASES.keys() - {"no_trace"}))
+@pytest.mark.parametrize(
+    ("method", "advice"), [("RetrainShort", "--method.share"), ("ShrinkPerturb", "--method.shrink"), ("Retrain", "--seed")]
+)
+def test_the_next_step_after_retraining_is_one_that_it_can_take(case, method, advice):
+    step = describe_verdict(findings(CASES[case]), 131, method)["next_step"]
+    assert advice in step
+    assert "weight" not in step
+    assert "passes" not in step
+
+
 def test_with_too_few_models_the_next_step_is_how_to_judge():
     made = report(findings({}, retrained=5))
     assert made["verdict"]["word"] == "not_judged"
