@@ -25,7 +25,7 @@ CONFIG = Experiment(
         augmentation="crop_flip",
     ),
     forget=ForgetClass(5),
-    method=RetrainShort(share=0.7),
+    method=RetrainShort(),
     retrained=8,
     workdir="runs/cifar10_class",
 )

@@ -17,7 +17,7 @@ CONFIG = Experiment(
     data=Data("digits"),
     network="small_cnn",
     training=Training(epochs=40, augmentation="crop"),
-    method=RetrainShort(share=0.7),
+    method=RetrainShort(),
     retrained=8,
     workdir="runs/digits_class",
 )

@@ -18,7 +18,7 @@ CONFIG = Experiment(
     network="cnn",
     training=Training(epochs=20),
     forget=ForgetClass(5),
-    method=RetrainShort(share=0.7),
+    method=RetrainShort(),
     retrained=8,
     workdir="runs/fashion_mnist_class",
 )

@@ -56,7 +56,7 @@ class MarginMatching(Descent):
         retain_draws: Retain batches, and steps, for each forget batch.
         reference_samples: Number of retain samples against which the margins before a pass are computed.
         scout_share: Share of the original's epochs for which the scout is trained.
-        training: The recipe of the scout; None for the original's recipe, which an `Experiment` fills in.
+        training: The recipe of the scout; None for that of the original.
     """
 
     learning_rate: Positive = 0.05

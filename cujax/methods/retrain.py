@@ -18,7 +18,7 @@ class Retrain:
     """Trains a fresh initialisation on the retain set.
 
     Attributes:
-        training: The recipe; None for the original's recipe, which an `Experiment` fills in.
+        training: The recipe; None for that of the original.
     """
 
     training: Training | None = None
@@ -53,11 +53,11 @@ class RetrainShort:
     same number of operations.
 
     Attributes:
-        share: Share of the epochs; at least one is run.
-        training: The recipe to shorten; None for the original's recipe, which an `Experiment` fills in.
+        share: The part of the recipe's epochs for which a new network is trained from scratch; at least one epoch.
+        training: The recipe to shorten; None for that of the original.
     """
 
-    share: ProportionAboveZero = 0.2
+    share: ProportionAboveZero = 0.7
     training: Training | None = None
 
     is_reference: ClassVar[bool] = True

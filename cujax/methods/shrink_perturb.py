@@ -25,8 +25,8 @@ class ShrinkPerturb:
 
     Attributes:
         shrink: Share of the original in the weights with which training starts.
-        share: Share of the epochs; at least one is run.
-        training: The recipe to shorten; None for the original's recipe, which an `Experiment` fills in.
+        share: The part of the recipe's epochs for which the mixture is trained; at least one epoch.
+        training: The recipe to shorten; None for that of the original.
     """
 
     shrink: Proportion = 0.2

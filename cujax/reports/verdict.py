@@ -42,6 +42,8 @@ _NEXT_FOR_METHOD = {
 
 # Retained test accuracy that retrained models may lack before the recipe counts as another than that of the original.
 _SAME_RECIPE = 0.02
+# The same of the original, before it counts as trained on other inputs, or on classes in another order.
+_SAME_DATA = 0.2
 
 
 def exit_status(verdict: dict[str, Any] | None, require: Word | None) -> int:
@@ -193,11 +195,19 @@ def trust(verdict: dict[str, Any]) -> str:
     if needed is not None and verdict["forget_samples"] < needed:
         parts.append(f"with fewer than {needed} samples, even the original can pass on its answers")
     for metric in verdict["metrics"]:
-        known = metric["key"] == "retain_test_accuracy" and metric["original"] is not None
-        if known and metric["original"] - metric["mean"] > _SAME_RECIPE:
+        if metric["key"] != "retain_test_accuracy" or metric["original"] is None:
+            continue
+        retrained, original = (f"{100 * metric[name]:.1f}" for name in ("mean", "original"))
+        if metric["original"] - metric["mean"] > _SAME_RECIPE:
             parts.append(
-                f"retrained models classify only {100 * metric['mean']:.1f} of 100 retained test samples correctly, the "
-                f"original {100 * metric['original']:.1f}: give the recipe that trained the original (--training.epochs and "
-                "the others), or the comparison says little"
+                f"retrained models classify only {retrained} of 100 retained test samples correctly, the original "
+                f"{original}: give the recipe that trained the original (--training.epochs and the others), or the "
+                "comparison says little"
+            )
+        if metric["mean"] - metric["original"] > _SAME_DATA:
+            parts.append(
+                f"the original classifies only {original} of 100 retained test samples correctly, retrained models "
+                f"{retrained}: are its classes in another order, or its inputs on another scale? See "
+                "docs/bring_your_own.md"
             )
     return "; ".join(parts) + "; an audit can show that something is left, not that nothing is"

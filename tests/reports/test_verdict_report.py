@@ -109,8 +109,10 @@ def test_a_small_request_is_told_how_many_samples_it_takes():
     assert "even the original can pass" in trust(verdict | {"forget_samples": verdict["required_samples"] - 1})
 
 
-@pytest.mark.parametrize(("original", "weaker"), [(0.9, False), (0.92, False), (0.95, True)])
-def test_a_recipe_that_is_weaker_than_the_original_s_is_reported(original, weaker):
+@pytest.mark.parametrize(
+    ("original", "weaker", "stranger"), [(0.9, False, False), (0.92, False, False), (0.95, True, False), (0.33, False, True)]
+)
+def test_a_weaker_recipe_and_an_original_of_other_data_are_reported(original, weaker, stranger):
     found = findings({})
     metrics = [
         dataclasses.replace(judged, original=original) if judged.metric.key == "retain_test_accuracy" else judged
@@ -121,6 +123,8 @@ def test_a_recipe_that_is_weaker_than_the_original_s_is_reported(original, weake
     found = re.search(r"classify only 90\.[34] of 100 retained test samples correctly, the original 95\.0", text)
     assert (found is not None) == weaker
     assert ("--training.epochs" in text) == weaker
+    assert ("the original classifies only 33.0 of 100" in text) == stranger
+    assert ("classes in another order" in text) == stranger
 
 
 def test_counts_of_one_are_singular():
