@@ -374,7 +374,7 @@ def test_the_sentences_on_noisy_digits_are_those_of_their_comparisons():
     ) in text
     assert f"{hard['retrain_short_40']['mean']['agreement']:.3f} of its answers agree with those of retrained models" in text
     rows = load("other_inputs/digit_rows.json")["tables"]["random:0.1"]
-    after = [cells[-1] for cells in list(tables("samples"))[5][1]]
+    after = [cells[-1] for cells in list(tables("samples"))[6][1]]
     assert after == [
         f"{noisy['margin_matching']['mean']['js_to_retrained']:.3f}",
         f"{left[1]:.3f}",
@@ -472,7 +472,38 @@ def test_the_tables_of_the_defaults_are_those_of_their_comparisons():
         expected = {"class": ("retrain_short_70", 5), "samples": ("shrink_perturb", 6)}[kind]
         assert (rows[0][0], passed[rows[0][0]]) == expected
         assert max(passed.values()) == expected[1]
+    others = {
+        name: load(f"defaults/{name}.json")["tables"] for name in ("digits_class_3_to_7", "fashion_mnist_class_3_to_7")
+    }
+    passed = [tables["class:5"]["retrain_short_70"]["verdicts"]["no_trace"] for tables in others.values()]
+    assert passed == [3, 4]
+    text = sentences("defaults")
+    assert "it passes on three of five on digits and on four of five on Fashion-MNIST" in text
+    of_samples = [load(f"defaults/{name}.json")["tables"]["random:0.1"] for name in kinds["samples"][2:]]
+    assert [table["shrink_perturb"]["verdicts"]["no_trace"] for table in of_samples] == [4, 2]
+    assert of_samples[0]["retrain_short_40"]["verdicts"]["no_trace"] == 2
+    assert all(table["retrain_short_60"]["verdicts"].keys() == {"no_trace"} for table in of_samples)
     digits = [load(f"defaults/digits_class_{seeds}.json")["tables"]["class:5"] for seeds in ("0_to_2", "3_to_7")]
     assert sum(table["retrain_short_70"]["verdicts"]["no_trace"] for table in digits) == 5
     readme = " ".join((RESULTS.parents[1] / "README.md").read_text("utf-8").split())
     assert "the default passes on five of the eight that were run" in readme
+
+
+def test_the_table_of_small_requests_is_that_of_its_comparison():
+    found = load("digits_sample/sizes.json")["tables"]
+    heading, rows = list(tables("samples"))[5]
+    assert heading[0] == "number"
+    for size, name, *cells in rows:
+        row = found[f"random:{size}"][name]
+        expected = [f"{row['mean'][key]:.{digits}f}" for key, digits in (COLUMNS[column] for column in heading[2:-1])]
+        assert cells == [*expected, in_words(row)], (size, name)
+    names = ("shrink_perturb", "retrained", "original", "margin_matching", "contrastive")
+    test = {
+        name: [f"{found[f'random:{size}'][name]['mean']['retain_test_accuracy']:.3f}" for size in (1, 10, 100)]
+        for name in names
+    }
+    text = sentences("samples")
+    both = [*test["shrink_perturb"], *test["retrained"]]
+    assert "test accuracy is {}, {} and {}, where retrained models have {}, {} and {}.".format(*both) in text
+    of_ten = (test[name][1] for name in ("original", "margin_matching", "contrastive"))
+    assert "falls from {} to {} and {}".format(*of_ten) in text
