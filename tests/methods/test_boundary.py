@@ -118,7 +118,7 @@ def test_forgotten_classes_are_never_the_answer():
 
 def test_a_single_class_has_no_other_to_go_to():
     alone = dataclasses.replace(SPLIT, forget=part([0]), retain=part([3, 6]), retained_classes=(0,))
-    with pytest.raises(ValueError, match="only class 0 stays"):
+    with pytest.raises(ValueError, match="only class 0 is retained"):
         record(BoundaryShrink(), alone)
 
 

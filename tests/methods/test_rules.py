@@ -136,7 +136,7 @@ def test_a_single_class_has_no_other_label():
         SPLIT.forget.__class__(np.array([6, 9], np.int32), np.array(["6", "9"])),
         SPLIT.validation, SPLIT.test, SPLIT.test, (), (), (0,),
     )  # fmt: skip
-    with pytest.raises(ValueError, match=r"only class 0 stays.*true_label_allowed"):
+    with pytest.raises(ValueError, match=r"only class 0 is retained.*true_label_allowed"):
         record(RandomLabels(), alone)
 
 
