@@ -68,7 +68,8 @@ def test_a_table_that_is_not_standardised_is_remarked_on(tmp_path, scale, told):
     columns = RNG.normal(size=(150, 5)) * np.array([1, 1, 1, 1, scale])
     remarks = []
     trained_on = prepare(experiment(tmp_path, {"inputs": columns}), notify=remarks.append).source.train.images
-    assert any(f"are as large as {np.abs(trained_on).max():g}" in remark and "standardise" in remark for remark in remarks) == told
+    largest = f"are as large as {np.abs(trained_on).max():g}"
+    assert any(largest in remark and "standardise" in remark for remark in remarks) == told
 
 
 def test_tokens_are_not_asked_to_be_standardised(tmp_path):
