@@ -252,7 +252,7 @@ def test_a_network_of_ones_own_is_found_by_path(tmp_path):
         "from cujax.networks.cnn import CNN\nimport cujax\ndef mine(n): return cujax.from_linen(CNN(n))\nx = 3\n"
     )
     assert build_model(f"{path}:mine", 7) == build_model("cnn", 7)
-    with pytest.raises(ValueError, match="has no 'absent'; it has .*mine"):
+    with pytest.raises(ValueError, match=r"has no 'absent'; it has .*mine"):
         build_model(f"{path}:absent", 7)
     with pytest.raises(FileNotFoundError, match=r"nothere\.py does not exist"):
         build_model(f"{tmp_path}/nothere.py:mine", 7)
