@@ -374,7 +374,7 @@ def test_the_sentences_on_noisy_digits_are_those_of_their_comparisons():
     ) in text
     assert f"{hard['retrain_short_40']['mean']['agreement']:.3f} of its answers agree with those of retrained models" in text
     rows = load("other_inputs/digit_rows.json")["tables"]["random:0.1"]
-    after = [cells[-1] for cells in list(tables("samples"))[6][1]]
+    after = [cells[-1] for cells in list(tables("samples"))[7][1]]
     assert after == [
         f"{noisy['margin_matching']['mean']['js_to_retrained']:.3f}",
         f"{left[1]:.3f}",
@@ -507,3 +507,18 @@ def test_the_table_of_small_requests_is_that_of_its_comparison():
     assert "test accuracy is {}, {} and {}, where retrained models have {}, {} and {}.".format(*both) in text
     of_ten = (test[name][1] for name in ("original", "margin_matching", "contrastive"))
     assert "falls from {} to {} and {}".format(*of_ten) in text
+
+
+def test_the_table_of_likelihood_ratios_is_that_of_the_stored_audits():
+    found = load("digits_sample/full.json")
+    _, rows = list(tables("samples"))[6]
+    for name, *cells, verdict in rows:
+        key = {"original": "original", "retrained": "retrained"}.get(name, "unlearned")
+        metrics = found[name if key == "unlearned" else "shrink_perturb"]["metrics"]
+        columns = ("ulira_auc", "ulira_accuracy", "ulira_tpr", "klom")
+        assert cells == [f"{metrics[column][key]:.3f}" for column in columns], name
+        assert verdict == (IN_TABLES[found[name]["verdict"]] if key == "unlearned" else "–")
+    assert {one["retrained_models"] for one in found.values()} == {16}
+    auc = found["shrink_perturb"]["metrics"]["ulira_auc"]
+    assert f"(AUC {auc['unlearned']:.3f}; retrained models {auc['retrained']:.3f})" in sentences("samples")
+    assert auc["unlearned"] <= auc["retrained"] + 0.02
