@@ -23,13 +23,14 @@ from cujax.data.requests import Split
 from cujax.losses import cosine_similarity, counted_rows, cross_entropy, logsumexp_among
 from cujax.methods.base import Loop, Unlearned
 from cujax.methods.descent import Descent
+from cujax.methods.retrain import shortened_recipe
 from cujax.methods.search_space import OPTIMIZERS, ByOptimizer, LogUniform, SearchSpace
 from cujax.model import Model, PyTree, Variables
 from cujax.sharding import whole
 from cujax.step import apply_to_batch
 from cujax.training.loop import Cost, Phase
 from cujax.training.predict import cost_of_predicting, predict, sample_losses
-from cujax.training.supervised import Trainer, Training, epochs_at
+from cujax.training.supervised import Trainer, Training
 
 
 @dataclass(frozen=True)
@@ -98,10 +99,7 @@ class MarginMatching(Descent):
             FloatingPointError: if the scout diverges.
         """
         self.check(split)
-        if self.training is None:
-            raise ValueError(
-                "MarginMatching needs the recipe that the original was trained by: MarginMatching(training=Training(...))."
-            )
+        recipe = shortened_recipe(self.training, self.scout_share, "MarginMatching")
         state_key, batch_key, scout_key, draw_key = jax.random.split(key, 4)
         labels = np.asarray(loop.images.labels)
         forget, held_out = split.forget.indices, split.validation.indices
@@ -112,7 +110,7 @@ class MarginMatching(Descent):
             )
         drawn = np.asarray(jax.random.permutation(draw_key, split.retain.indices))[: self.reference_samples]
         asked = np.concatenate([forget, held_out])
-        log_odds, spent = self._scout(model, original, split, asked, scout_key, loop)
+        log_odds, spent = self._scout(recipe, model, original, split, asked, scout_key, loop)
         per_pass = cost_of_predicting(model, original, loop.images, len(forget) + len(held_out) + len(drawn))
 
         def targets(variables: Variables) -> tuple[np.ndarray, Cost]:
@@ -159,12 +157,17 @@ class MarginMatching(Descent):
             before_pass=(targets, jnp.zeros(len(forget), jnp.float32)),
         )
 
+    @staticmethod
     def _scout(
-        self, model: Model, original: Variables, split: Split, asked: np.ndarray, key: jax.Array, loop: Loop
+        recipe: Training,
+        model: Model,
+        original: Variables,
+        split: Split,
+        asked: np.ndarray,
+        key: jax.Array,
+        loop: Loop,
     ) -> tuple[np.ndarray, Cost]:
         """How sure a network that was trained on the retain set alone is of the labels (log-odds, `[n]`), and the cost."""
-        assert self.training is not None
-        recipe = replace(self.training, epochs=epochs_at(self.training, self.scout_share))
         trainer = Trainer(recipe, loop.images, loop.progress, steps_per_call=loop.steps_per_call)
         scout = trainer.train(model, split.retain.indices, key, description="training a scout", frozen=original)
         losses = sample_losses(predict(model, scout.variables, loop.images, asked, embeddings=False))

@@ -1,5 +1,6 @@
 """Retraining from scratch, the target of every other method, and shortened retraining, which a method should beat."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -11,6 +12,57 @@ from cujax.methods.base import Loop, Unlearned
 from cujax.model import Model, Variables
 from cujax.training.loop import Cost
 from cujax.training.supervised import Trainer, Training, epochs_at
+
+
+def given_recipe(training: Training | None, method: str, setting: str = "training=") -> Training:
+    """The recipe of a method that trains from scratch.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if training is None:
+        raise ValueError(f"{method} needs the recipe with which the original was trained: {method}({setting}Training(...)).")
+    return training
+
+
+def shortened_recipe(training: Training | None, share: float, method: str) -> Training:
+    """The recipe with a share of its epochs, into which the whole learning rate schedule is compressed.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    recipe = given_recipe(training, method)
+    return replace(recipe, epochs=epochs_at(recipe, share))
+
+
+def train_on_retain_set(
+    recipe: Training,
+    model: Model,
+    original: Variables,
+    split: Split,
+    *,
+    key: jax.Array,
+    loop: Loop,
+    start: Callable[[Variables], Variables] = lambda fresh: fresh,
+) -> tuple[Variables, Cost]:
+    """The arrays of a network that is trained on `split.retain`, and the cost.
+
+    Args:
+        recipe: How it is trained.
+        model: The network.
+        original: Arrays from which frozen parameters are taken.
+        split: The forget set and the retain set.
+        key: Key of the initialisation and the order.
+        loop: The images and the run.
+        start: Makes the arrays with which training starts from a fresh initialisation.
+
+    Raises:
+        ValueError: if the recipe's batch is larger than the retain set.
+        FloatingPointError: if training diverges.
+    """
+    trainer = Trainer(recipe, loop.images, loop.progress, loop.log, loop.steps_per_call, resume_point=loop.resume_point)
+    trained = trainer.train(model, split.retain.indices, key, description="retraining", frozen=original, start=start)
+    return trained.variables, trained.cost
 
 
 @dataclass(frozen=True)
@@ -32,15 +84,10 @@ class Retrain:
             ValueError: if there is no recipe, or its batch is larger than the retain set.
             FloatingPointError: if training diverges.
         """
-        if self.training is None:
-            raise ValueError("Retrain needs the recipe with which the original was trained: Retrain(Training(...)).")
-        trainer = Trainer(
-            self.training, loop.images, loop.progress, loop.log, loop.steps_per_call, resume_point=loop.resume_point
-        )
+        recipe = given_recipe(self.training, "Retrain", setting="")
 
         def make() -> tuple[Variables, Cost]:
-            trained = trainer.train(model, split.retain.indices, key, description="retraining", frozen=original)
-            return trained.variables, trained.cost
+            return train_on_retain_set(recipe, model, original, split, key=key, loop=loop)
 
         return loop.once(model, original, make, split, forgotten_accuracy=0.0, by_construction=True)
 
@@ -72,9 +119,5 @@ class RetrainShort:
             ValueError: if there is no recipe, or its batch is larger than the retain set.
             FloatingPointError: if training diverges.
         """
-        if self.training is None:
-            raise ValueError(
-                "RetrainShort needs the recipe with which the original was trained: RetrainShort(training=Training(...))."
-            )
-        recipe = replace(self.training, epochs=epochs_at(self.training, self.share))
+        recipe = shortened_recipe(self.training, self.share, "RetrainShort")
         return Retrain(recipe)(model, original, split, key=key, loop=loop)

@@ -1,6 +1,6 @@
 """Shrink and perturb: shortened retraining from a mixture of the original's weights and fresh ones."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import jax
@@ -8,10 +8,11 @@ import jax
 from cujax._ranges import Proportion, ProportionAboveZero, check_fields
 from cujax.data.requests import Split
 from cujax.methods.base import Loop, Unlearned
+from cujax.methods.retrain import shortened_recipe, train_on_retain_set
 from cujax.methods.search_space import LogUniform, SearchSpace
 from cujax.model import Model, Variables
 from cujax.training.loop import Cost
-from cujax.training.supervised import Trainer, Training, epochs_at
+from cujax.training.supervised import Training
 
 
 @dataclass(frozen=True)
@@ -45,19 +46,13 @@ class ShrinkPerturb:
             ValueError: if there is no recipe, or its batch is larger than the retain set.
             FloatingPointError: if training diverges.
         """
-        if self.training is None:
-            raise ValueError(
-                "ShrinkPerturb needs the recipe that the original was trained by: ShrinkPerturb(training=Training(...))."
-            )
-        recipe = replace(self.training, epochs=epochs_at(self.training, self.share))
-        trainer = Trainer(recipe, loop.images, loop.progress, loop.log, loop.steps_per_call, resume_point=loop.resume_point)
+        recipe = shortened_recipe(self.training, self.share, "ShrinkPerturb")
 
         def start(fresh: Variables) -> Variables:
             mixed: Variables = jax.tree.map(lambda old, new: self.shrink * old + (1.0 - self.shrink) * new, original, fresh)
             return mixed
 
         def make() -> tuple[Variables, Cost]:
-            trained = trainer.train(model, split.retain.indices, key, description="retraining", frozen=original, start=start)
-            return trained.variables, trained.cost
+            return train_on_retain_set(recipe, model, original, split, key=key, loop=loop, start=start)
 
         return loop.once(model, original, make, split, forgotten_accuracy=None)

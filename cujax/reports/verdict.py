@@ -20,22 +20,26 @@ _NEXT_FOR_SAMPLES = {
     "damaged": "lower the learning rate or the method's unlearning weight, or try method:shrink_perturb",
     "hidden": "the features still contain it: try method:shrink_perturb, or method:retrain for certainty",
     "distinguishable": "try method:shrink_perturb, or compare methods on the same request: cujax compare",
-}  # Shortened retraining has neither passes nor a weight: what it can do is train for longer, and start from less.
-_NEXT_FOR_SHORT = {
-    "damaged": "train for longer: raise --method.share",
-    "not_forgotten": "train for longer: raise --method.share, or use method:retrain for certainty",
-    "hidden": "train for longer: raise --method.share, or use method:retrain for certainty",
-    "over_forgotten": "train for longer: raise --method.share, or use method:retrain for certainty",
-    "distinguishable": "train for longer: raise --method.share, or compare other methods on the same request: cujax compare",
 }
+
+
+def _after_retraining(longer: str) -> dict[str, str]:
+    """The next steps after shortened retraining, which has neither passes nor a weight."""
+    certain = f"{longer}, or use method:retrain for certainty"
+    return {
+        "damaged": longer,
+        "not_forgotten": certain,
+        "hidden": certain,
+        "over_forgotten": certain,
+        "distinguishable": f"{longer}, or compare other methods on the same request: cujax compare",
+    }
+
+
 _NEXT_FOR_METHOD = {
-    "RetrainShort": _NEXT_FOR_SHORT,
-    "ShrinkPerturb": {
-        word: step.replace("train for longer: raise --method.share", "lower --method.shrink or raise --method.share")
-        for word, step in _NEXT_FOR_SHORT.items()
-    },
+    "RetrainShort": _after_retraining("train for longer: raise --method.share"),
+    "ShrinkPerturb": _after_retraining("lower --method.shrink or raise --method.share"),
     "Retrain": dict.fromkeys(
-        ("damaged", "not_forgotten", "hidden", "over_forgotten", "distinguishable"),
+        _NEXT.keys() - {"no_trace"},
         "this model is retrained itself: some retrained models differ from the others; run it with another --seed",
     ),
 }
