@@ -1,7 +1,7 @@
 """Masks the logits of the forgotten classes: the control that any method must beat, since it forgets nothing."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ class MaskLogit:
         """
         del key
         self.check(split)
-        masked = MaskedModel(model.declared_num_classes, model.layers, model.axis_name, model, split.forgotten_classes)
+        masked = MaskedModel.of(model, split.forgotten_classes)
         return loop.once(model, original, lambda: (original, NOTHING_YET), split, forgotten_accuracy=0.0, made_model=masked)
 
 
@@ -46,6 +46,11 @@ class MaskedModel(Model):
 
     model: Model
     masked_classes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, model: Model, masked_classes: tuple[int, ...]) -> Self:
+        """A model with some of its classes masked."""
+        return cls(model.declared_num_classes, model.layers, model.axis_name, model, masked_classes)
 
     @property
     def freezes(self) -> bool:

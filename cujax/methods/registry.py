@@ -30,6 +30,7 @@ from cujax.methods.scrub import Scrub
 from cujax.methods.selective_synaptic_dampening import SelectiveSynapticDampening
 from cujax.methods.shrink_perturb import ShrinkPerturb
 from cujax.methods.traits import is_reference
+from cujax.methods.undo import Undo
 from cujax.methods.unsir import Unsir
 from cujax.registry import Registry
 
@@ -62,6 +63,7 @@ METHODS: dict[str, type[Method]] = {
     "scrub": Scrub,
     "selective_synaptic_dampening": SelectiveSynapticDampening,
     "shrink_perturb": ShrinkPerturb,
+    "undo": Undo,
     "unsir": Unsir,
 }
 

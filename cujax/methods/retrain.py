@@ -11,7 +11,7 @@ from cujax.data.requests import Split
 from cujax.methods.base import Loop, Unlearned
 from cujax.model import Model, Variables
 from cujax.training.loop import Cost
-from cujax.training.supervised import Trainer, Training, epochs_at
+from cujax.training.supervised import MakeStep, Trainer, Training, epochs_at, make_train_step
 
 
 def given_recipe(training: Training | None, method: str, setting: str = "training=") -> Training:
@@ -44,6 +44,7 @@ def train_on_retain_set(
     key: jax.Array,
     loop: Loop,
     start: Callable[[Variables], Variables] = lambda fresh: fresh,
+    make_step: MakeStep = make_train_step,
 ) -> tuple[Variables, Cost]:
     """The arrays of a network that is trained on `split.retain`, and the cost.
 
@@ -55,13 +56,16 @@ def train_on_retain_set(
         key: Key of the initialisation and the order.
         loop: The images and the run.
         start: Makes the arrays with which training starts from a fresh initialisation.
+        make_step: Makes the step from the network and the optimiser; by default, one on the cross-entropy.
 
     Raises:
         ValueError: if the recipe's batch is larger than the retain set.
         FloatingPointError: if training diverges.
     """
     trainer = Trainer(recipe, loop.images, loop.progress, loop.log, loop.steps_per_call, resume_point=loop.resume_point)
-    trained = trainer.train(model, split.retain.indices, key, description="retraining", frozen=original, start=start)
+    trained = trainer.train(
+        model, split.retain.indices, key, description="retraining", frozen=original, start=start, make_step=make_step
+    )
     return trained.variables, trained.cost
 
 

@@ -1,5 +1,6 @@
 """Shrink and perturb: shortened retraining from a mixture of the original's weights and fresh ones."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -48,11 +49,18 @@ class ShrinkPerturb:
         """
         recipe = shortened_recipe(self.training, self.share, "ShrinkPerturb")
 
-        def start(fresh: Variables) -> Variables:
-            mixed: Variables = jax.tree.map(lambda old, new: self.shrink * old + (1.0 - self.shrink) * new, original, fresh)
-            return mixed
-
         def make() -> tuple[Variables, Cost]:
+            start = mixture(original, self.shrink)
             return train_on_retain_set(recipe, model, original, split, key=key, loop=loop, start=start)
 
         return loop.once(model, original, make, split, forgotten_accuracy=None)
+
+
+def mixture(original: Variables, shrink: float) -> Callable[[Variables], Variables]:
+    """The function that makes `shrink · original + (1 - shrink) · fresh` of a fresh initialisation."""
+
+    def mixed(fresh: Variables) -> Variables:
+        found: Variables = jax.tree.map(lambda old, new: shrink * old + (1.0 - shrink) * new, original, fresh)
+        return found
+
+    return mixed

@@ -38,6 +38,7 @@ def _after_retraining(longer: str) -> dict[str, str]:
 _NEXT_FOR_METHOD = {
     "RetrainShort": _after_retraining("train for longer: raise --method.share"),
     "ShrinkPerturb": _after_retraining("lower --method.shrink or raise --method.share"),
+    "Undo": _after_retraining("lower --method.shrink or raise --method.share"),
     "Retrain": dict.fromkeys(
         _NEXT.keys() - {"no_trace"},
         "this model is retrained itself: some retrained models differ from the others; run it with another --seed",

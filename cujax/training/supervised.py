@@ -122,6 +122,10 @@ def free_memory() -> int | None:
     return int(statistics["bytes_limit"] - statistics.get("bytes_in_use", 0))
 
 
+# Makes a pure step `step(state, examples) -> (state, metrics)` from the network and the optimiser.
+MakeStep = Callable[[Model, optax.GradientTransformation], Step]
+
+
 def make_train_step(model: Model, tx: optax.GradientTransformation) -> Step:
     """The pure supervised update: `step(state, examples) -> (state, metrics)`, on the masked cross-entropy."""
     return jax.tree_util.Partial(_TrainStep(model, tx))
@@ -190,11 +194,12 @@ class Trainer:
         description: str = "training",
         frozen: Variables | None = None,
         start: Callable[[Variables], Variables] = lambda fresh: fresh,
+        make_step: MakeStep = make_train_step,
     ) -> Trained:
         """Trains parameters on the images at `indices`; initialisation and order both come from `key`.
 
-        Training starts from what `start` makes of a fresh initialisation. Frozen parameters are taken from `frozen`, the
-        arrays of a network that has them.
+        Training starts from what `start` makes of a fresh initialisation, and takes the steps of `make_step`. Frozen
+        parameters are taken from `frozen`, the arrays of a network that has them.
 
         Raises:
             ValueError: if the batch is larger than the number of images; if augmentation is requested for inputs that are
@@ -208,7 +213,7 @@ class Trainer:
         def batches(epoch: int) -> Iterator[Rows]:
             return batches_of_all(indices, self.recipe.batch_size, jax.random.fold_in(order_key, epoch))
 
-        state, cost = self._fit(state, make_train_step(model, tx), batches, description)
+        state, cost = self._fit(state, make_step(model, tx), batches, description)
         return Trained(Variables(state.params, state.model_state), cost)
 
     def train_together(

@@ -86,7 +86,13 @@ def test_the_next_step_is_a_method_for_the_task():
 
 @pytest.mark.parametrize("case", sorted(CASES.keys() - {"no_trace"}))
 @pytest.mark.parametrize(
-    ("method", "advice"), [("RetrainShort", "--method.share"), ("ShrinkPerturb", "--method.shrink"), ("Retrain", "--seed")]
+    ("method", "advice"),
+    [
+        ("RetrainShort", "--method.share"),
+        ("ShrinkPerturb", "--method.shrink"),
+        ("Undo", "--method.shrink"),
+        ("Retrain", "--seed"),
+    ],
 )
 def test_the_next_step_after_retraining_is_one_that_it_can_take(case, method, advice):
     step = describe_verdict(findings(CASES[case]), 131, method)["next_step"]
