@@ -99,8 +99,8 @@ class _Step:
 
         def objective(params: PyTree) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
             student, model_state = self.model.apply(params, state.model_state, examples.inputs, train=True, key=key)
-            answers = (masked_logits(logits, self.masked) for logits in (student.logits, teacher.logits))
-            likeness = distillation(*answers, examples.mask, temperature=terms.temperature)
+            own, taught = (masked_logits(logits, self.masked) for logits in (student.logits, teacher.logits))
+            likeness = distillation(own, taught, examples.mask, temperature=terms.temperature)
             labels = cross_entropy(student.logits, examples.labels, examples.mask)
             loss = terms.teacher_weight * likeness + (1.0 - terms.teacher_weight) * labels
             return loss, (model_state, {"loss": loss, "accuracy": accuracy(student.logits, examples)})
