@@ -1,11 +1,10 @@
 """Masks the logits of the forgotten classes: the control that any method must beat, since it forgets nothing."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from cujax.data.requests import Split, check_whole_classes
 from cujax.methods.base import Loop, Unlearned
@@ -32,13 +31,8 @@ class MaskLogit:
         """
         del key
         self.check(split)
-        masked = MaskedModel(model.declared_num_classes, model.layers, model.axis_name, model, split.forgotten_classes)
+        masked = MaskedModel.of(model, split.forgotten_classes)
         return loop.once(model, original, lambda: (original, NOTHING_YET), split, forgotten_accuracy=0.0, made_model=masked)
-
-
-def masked_logits(logits: jax.Array, classes: tuple[int, ...]) -> jax.Array:
-    """Logits `[B, C]`, with those of some classes at minus infinity."""
-    return logits.at[:, np.asarray(classes, np.int32)].set(-jnp.inf)
 
 
 @dataclass(frozen=True)
@@ -52,6 +46,11 @@ class MaskedModel(Model):
 
     model: Model
     masked_classes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, model: Model, masked_classes: tuple[int, ...]) -> Self:
+        """A model with some of its classes masked."""
+        return cls(model.declared_num_classes, model.layers, model.axis_name, model, masked_classes)
 
     @property
     def freezes(self) -> bool:
@@ -69,4 +68,5 @@ class MaskedModel(Model):
     def _apply(self, variables: Variables, images: jax.Array, train: bool, key: jax.Array | None) -> tuple[Any, PyTree]:
         model = self.model if self.axis_name is None else self.model.with_axis_name(self.axis_name)
         outputs, model_state = model.apply(*variables, images, train=train, key=key)
-        return replace(outputs, logits=masked_logits(outputs.logits, self.masked_classes)), model_state
+        logits = outputs.logits.at[:, jnp.array(self.masked_classes)].set(-jnp.inf)
+        return replace(outputs, logits=logits), model_state

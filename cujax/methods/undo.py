@@ -11,7 +11,7 @@ from cujax.batch import Examples
 from cujax.data.requests import Split
 from cujax.losses import cross_entropy, distillation
 from cujax.methods.base import Loop, Unlearned
-from cujax.methods.mask_logit import masked_logits
+from cujax.methods.mask_logit import MaskedModel
 from cujax.methods.retrain import shortened_recipe, train_on_retain_set
 from cujax.methods.search_space import LogUniform, SearchSpace
 from cujax.methods.shrink_perturb import mixture
@@ -26,13 +26,12 @@ class Undo:
     """Trains `shrink · original + (1 - shrink) · fresh` on the retain set, to answer like the original and like the labels.
 
     Minimises `teacher_weight · T² · KL(teacher ‖ student) + (1 - teacher_weight) · CE` at temperature T. The teacher is
-    the original. If classes are to be forgotten, their logits are masked in KL, in those of both: labels alone then decide
-    how unlikely these classes become, as in retraining. Lee et al. ("Distillation Robustifies Unlearning",
-    arXiv:2506.06278) found that a student that starts nearly fresh takes over what an unlearned teacher answers, but not
-    what its features still contain. There, the teacher is unlearned by another method, and only its answers are used; here,
-    masking takes the place of unlearning, and the labels are used as well. The start is that of `ShrinkPerturb`, and the
-    learning rate schedule is compressed as in `RetrainShort`. The teacher's forward pass adds about a third to the
-    operations of a step.
+    the original; if classes are to be forgotten, their logits are masked. Lee et al. ("Distillation Robustifies
+    Unlearning", arXiv:2506.06278) found that a student that starts nearly fresh takes over what an unlearned teacher
+    answers, but not what its features still contain. There, the teacher is unlearned by another method, and only its
+    answers are used; here, masking takes the place of unlearning, and the labels are used as well. The start is that of
+    `ShrinkPerturb`, and the learning rate schedule is compressed as in `RetrainShort`. The teacher's forward pass adds
+    about a third to the operations of a step.
 
     Attributes:
         shrink: Share of the original in the weights with which training starts.
@@ -66,11 +65,11 @@ class Undo:
             FloatingPointError: if training diverges.
         """
         recipe = shortened_recipe(self.training, self.share, "Undo")
-        masked = split.forgotten_classes
+        teacher = model if split.task == "samples" else MaskedModel.of(model, split.forgotten_classes)
         terms = _Terms(original, self.teacher_weight, self.temperature)
 
         def make_step(model: Model, tx: optax.GradientTransformation) -> Step:
-            return jax.tree_util.Partial(_Step(model, masked, tx), terms)
+            return jax.tree_util.Partial(_Step(model, teacher, tx), terms)
 
         def make() -> tuple[Variables, Cost]:
             start = mixture(original, self.shrink)
@@ -90,17 +89,16 @@ class _Step:
     """The static part of the step; equal values share one compilation."""
 
     model: Model
-    masked: tuple[int, ...]
+    teacher: Model
     tx: optax.GradientTransformation
 
     def __call__(self, terms: _Terms, state: UnlearnState, examples: Examples) -> tuple[UnlearnState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
-        teacher, _ = self.model.apply(*terms.original, examples.inputs, train=False)
+        teacher, _ = self.teacher.apply(*terms.original, examples.inputs, train=False)
 
         def objective(params: PyTree) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
             student, model_state = self.model.apply(params, state.model_state, examples.inputs, train=True, key=key)
-            own, taught = (masked_logits(logits, self.masked) for logits in (student.logits, teacher.logits))
-            likeness = distillation(own, taught, examples.mask, temperature=terms.temperature)
+            likeness = distillation(student.logits, teacher.logits, examples.mask, temperature=terms.temperature)
             labels = cross_entropy(student.logits, examples.labels, examples.mask)
             loss = terms.teacher_weight * likeness + (1.0 - terms.teacher_weight) * labels
             return loss, (model_state, {"loss": loss, "accuracy": accuracy(student.logits, examples)})

@@ -3,6 +3,7 @@
 import dataclasses
 
 import chex
+import jax
 import numpy as np
 import pytest
 from tiny import (
@@ -15,12 +16,11 @@ from tiny import (
     X,
     Y,
     assert_close,
-    backward,
     combine,
     cross_entropy_gradient,
+    distillation_gradient,
     float64,
     forward,
-    log_softmax,
 )
 
 from cujax.methods import ShrinkPerturb, Undo
@@ -41,21 +41,14 @@ def start(shrink, split=SPLIT):
     return float64(run(ShrinkPerturb(shrink=shrink, training=recipe), split).params)
 
 
-def answers(params, split, temperature):
-    """Probabilities of the retain set at a temperature; the forgotten classes have none."""
-    logits = forward(float64(params), X[split.retain.indices])[1] / temperature
-    logits[:, list(split.forgotten_classes)] = -np.inf
-    return np.exp(log_softmax(logits))
-
-
 def expected(split, *, shrink, teacher_weight, temperature, epochs):
     """Heavy-ball descent with a cosine schedule on the two terms, in float64."""
     rows = split.retain.indices
-    teacher = answers(ORIGINAL.params, split, temperature)
+    teacher = forward(float64(ORIGINAL.params), X[rows])[1]
+    teacher[:, list(split.forgotten_classes)] = -np.inf
     params, trace = start(shrink, split), None
     for step in range(epochs):
-        pull = temperature * (answers(params, split, temperature) - teacher) / len(rows)
-        likeness = backward(params, X[rows], pull)
+        likeness = distillation_gradient(params, X[rows], teacher, temperature)
         gradient = combine(
             (teacher_weight, likeness), (1 - teacher_weight, cross_entropy_gradient(params, X[rows], Y[rows]))
         )
@@ -85,21 +78,18 @@ def test_without_the_teacher_it_is_shrink_and_perturb(split):
     )
 
 
-@pytest.mark.parametrize("split", [SPLIT, CLASS_SPLIT], ids=["samples", "class"])
-def test_the_original_itself_already_answers_like_its_teacher(split):
-    found = run(Undo(shrink=1.0, teacher_weight=1.0, share=1.0, training=RECIPE), split).params
+def test_the_original_itself_already_answers_like_the_teacher_of_samples():
+    found = run(Undo(shrink=1.0, teacher_weight=1.0, share=1.0, training=RECIPE)).params
     chex.assert_trees_all_close(found, ORIGINAL.params, rtol=1e-5, atol=1e-6)
+    changed = run(Undo(shrink=1.0, teacher_weight=1.0, share=1.0, training=RECIPE), CLASS_SPLIT).params
+    assert not np.allclose(jax.tree.leaves(changed)[-1], jax.tree.leaves(ORIGINAL.params)[-1], atol=1e-2)
 
 
-def test_labels_alone_decide_on_a_forgotten_class():
-    long = dataclasses.replace(RECIPE, epochs=60)
-    found = run(Undo(share=1.0, training=long), CLASS_SPLIT)
+def test_the_student_does_not_answer_with_a_class_that_the_teacher_masks():
+    found = run(Undo(share=1.0, training=dataclasses.replace(RECIPE, epochs=60)), CLASS_SPLIT)
+    answers = forward(float64(found.params), X)[1].argmax(1)
     assert (forward(float64(ORIGINAL.params), X)[1].argmax(1) == 0).any()
-    assert not (forward(float64(found.params), X)[1].argmax(1) == 0).any()
-    unlabelled = run(Undo(shrink=0.2, teacher_weight=1.0, share=1.0, training=long), CLASS_SPLIT).params
-    np.testing.assert_array_equal(
-        np.asarray(unlabelled["head"]["kernel"])[:, 0], start(0.2, CLASS_SPLIT)["head"]["kernel"][:, 0]
-    )
+    assert not (answers == 0).any()
 
 
 def test_it_asks_for_the_recipe_and_for_numbers_in_range():
