@@ -411,8 +411,8 @@ def test_the_sentences_on_cifar10_are_those_of_its_comparison():
     assert (
         f"At {1 / undo['flops_ratio']:.2f} of the operations its JS is {undo['js_to_retrained']:.3f} and its agreement "
         f"{undo['agreement']:.3f} (between retrained models {retrained['js_to_retrained']:.3f} and "
-        f"{retrained['agreement']:.3f}), and its retained accuracy is {undo['retain_test_accuracy']:.3f}, more than retraining cut short reaches at "
-        f"{1 / short['flops_ratio']:.2f} ({short['retain_test_accuracy']:.3f})"
+        f"{retrained['agreement']:.3f}), and its retained accuracy is {undo['retain_test_accuracy']:.3f}, more than "
+        f"retraining cut short reaches at {1 / short['flops_ratio']:.2f} ({short['retain_test_accuracy']:.3f})"
     ) in text
     pair, of_retrained = (f"{row['probe_z']:.3f} and {row['probe_below_z']:.3f}" for row in (undo, retrained))
     assert f"probes recognise {pair} (retrained models {of_retrained})" in text
