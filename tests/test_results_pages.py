@@ -387,6 +387,20 @@ def test_the_sentences_on_noisy_digits_are_those_of_their_comparisons():
     assert len(set(ids)) == 130
 
 
+def test_the_figures_of_undo_on_fashion_mnist_are_those_of_its_comparison():
+    text = sentences("fashion_mnist_class")
+    table = load("fashion_mnist_class/undo.json")["tables"]["class:5"]
+    mean, retrained = table["undo"]["mean"], table["retrained"]["mean"]
+    assert table["undo"]["verdicts"] == {"distinguishable": 1, "no_trace": 2}
+    assert (
+        f"retained accuracy {mean['retain_test_accuracy']:.3f} (retrained models {retrained['retain_test_accuracy']:.3f}), "
+        f"JS {mean['js_to_retrained']:.3f}, {mean['relearning_steps']:.0f} steps to relearn, at "
+        f"{1 / mean['flops_ratio']:.2f} of the operations"
+    ) in text
+    of_table = load("fashion_mnist_class/comparison.json")["tables"]["class:5"]["retrained"]["mean"]
+    assert retrained["js_to_retrained"] == pytest.approx(of_table["js_to_retrained"])
+
+
 def test_the_sentences_on_cifar10_are_those_of_its_comparison():
     text = sentences("cifar10")
     table = load(CIFAR10)["tables"]["class:5"]
