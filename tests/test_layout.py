@@ -83,3 +83,11 @@ def test_a_name_that_never_was_is_an_attribute_error(module):
 @pytest.mark.parametrize("name", ["Examples", "Batch"])
 def test_the_step_offers_the_batches_it_takes(name):
     assert getattr(importlib.import_module("cujax.step"), name) is getattr(importlib.import_module("cujax"), name)
+
+
+def test_no_file_of_the_repository_is_over_a_megabyte_or_an_archive_of_packages():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True).stdout.split("\0")[:-1]
+    if not listed:
+        pytest.skip("not a git checkout: an sdist contains only what pyproject.toml lists")
+    assert [name for name in listed if (ROOT / name).is_file() and (ROOT / name).stat().st_size > 1_000_000] == []
+    assert [name for name in listed if name.endswith((".whl", ".tar.gz"))] == []
